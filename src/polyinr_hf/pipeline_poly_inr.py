@@ -1,0 +1,201 @@
+"""PolyINRPipeline: class names in, images of any size out."""
+
+import difflib
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from polyinr_hf.modeling_poly_inr import PolyINRGenerator, check_extent, check_size
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+class PolyINRPipeline(DiffusionPipeline):
+    """Generates images with Poly-INR (Singh, Shukla, Turaga, CVPR 2023).
+
+    Args:
+        generator ([`PolyINRGenerator`]): The network.
+        id2label (`dict[int, str]`, *optional*): Name of each class id; synonyms are separated by commas.
+    """
+
+    model_cpu_offload_seq = "generator"
+
+    def __init__(self, generator: PolyINRGenerator, id2label: dict[int, str] | None = None):
+        super().__init__()
+        self.register_modules(generator=generator)
+        # JSON has no integer keys, and the configuration is written as it is registered.
+        self.register_to_config(id2label=id2label and {str(key): name for key, name in id2label.items()})
+        self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class id -> class name as given, synonyms included."""
+        return {int(key): name for key, name in (self.config.id2label or {}).items()}
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Class name -> class id, one entry for each synonym, sorted by name."""
+        names = {name.strip(): key for key, joined in self.id2label.items() for name in joined.split(",")}
+        return dict(sorted(names.items()))
+
+    def get_label_ids(self, label: str | list[str]) -> list[int]:
+        """Class ids of one or several class names; any synonym and the whole comma-separated name will do.
+
+        Raises:
+            ValueError: for an unknown name; the message suggests the nearest ones.
+        """
+        ids = {name: key for key, name in self.id2label.items()} | self.labels
+        folded = {name.casefold(): key for name, key in reversed(ids.items())} | ids
+        names = [label] if isinstance(label, str) else list(label)
+        for name in names:
+            if name not in folded and name.casefold() not in folded:
+                nearest = difflib.get_close_matches(name.casefold(), [n for n in folded if n == n.casefold()], n=3)
+                hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+                known = "`pipe.labels` lists the names." if ids else "This pipeline has no class names: give ids."
+                raise ValueError(f"`class_labels` has an unknown class name {name!r}.{hint} {known}")
+        return [folded[name] if name in folded else folded[name.casefold()] for name in names]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | list[int | str] | Tensor | None = None,
+        num_images_per_label: int = 1,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        antialias: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        affine_parameters: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        r"""Generates images.
+
+        Args:
+            class_labels: Class names or ids, one or a list. `None` for an unconditional model.
+            num_images_per_label: Images of each label, consecutive in the result; of an unconditional model, images.
+            truncation_psi: 1 samples freely; towards 0, images approach their class's mean: typical, less varied.
+            truncation_cutoff: Truncate only the levels below this one.
+            height, width: Size in pixels, `pipe.generator.config.sample_size` by default. Any size will do.
+            extent: (top, left, bottom, right) of the region drawn. (0, 0, 1, 1) is the image, a smaller one zooms in,
+                a larger one shows what lies beyond the border.
+            antialias: k averages k x k colours per pixel.
+            generator: One `torch.Generator`, from which latents are drawn image by image, or a list of one per image.
+                The same seed gives the same image on every device and in any batch.
+            latents: z (B, z_dim), instead of drawing them.
+            affine_parameters: A (B, L, n, 3), drawn as it is; no labels, latents or truncation then.
+            output_type: `"pil"` images; `"np"` (B, H, W, 3) or `"pt"` (B, 3, H, W), both in [0, 1].
+            return_dict: `False` returns a tuple.
+
+        Returns:
+            [`~diffusers.ImagePipelineOutput`] with `images`, or a tuple of them.
+
+        Raises:
+            ValueError: for any argument of a wrong kind, shape or range, before anything is computed.
+
+        Example:
+            >>> pipe = PolyINRPipeline.from_pretrained("pretrained/poly-inr-emoji")
+            >>> pipe(class_labels=0, height=512, width=512, generator=torch.Generator().manual_seed(0)).images[0]
+        """
+        config, device = self.generator.config, self._execution_device
+        height = config.sample_size if height is None else height
+        width = config.sample_size if width is None else width
+        check_size(height, width)
+        check_extent(extent)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+        for name, value in (("num_images_per_label", num_images_per_label), ("antialias", antialias)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive whole number, got {value!r}.")
+        if not torch.isfinite(torch.as_tensor(float(truncation_psi))):
+            raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
+
+        if affine_parameters is not None:
+            if class_labels is not None or latents is not None:
+                raise ValueError("`affine_parameters` are the whole image: give no `class_labels` or `latents`.")
+            self.generator._check_affine_parameters(affine_parameters)
+            self._check_finite("affine_parameters", affine_parameters)
+        else:
+            ids = self._class_ids(class_labels, num_images_per_label)
+            num_images = num_images_per_label if ids is None else len(ids)
+            latents = self.prepare_latents(num_images, generator, latents)
+            if truncation_cutoff is not None and not 0 <= truncation_cutoff <= config.num_levels:
+                raise ValueError(f"`truncation_cutoff` must be in 0..{config.num_levels}, got {truncation_cutoff!r}.")
+
+        if hasattr(self.generator, "_hf_hook"):  # CPU offload moves the model when it is used; `forward` is not
+            self.generator._hf_hook.pre_forward(self.generator)
+        if affine_parameters is None:
+            class_ids = None if ids is None else torch.tensor(ids, device=device)  # (B,)
+            w = self.generator.map(latents.to(device), class_ids, truncation_psi, truncation_cutoff)  # (B, L, w_dim)
+            affine_parameters = self.generator.affine(w)  # (B, L, n, 3)
+        images = [
+            self.generator.render(A.unsqueeze(0), height, width, extent, antialias)
+            for A in self.progress_bar(affine_parameters.to(device))
+        ]
+        self.maybe_free_model_hooks()
+
+        images = self.image_processor.postprocess(torch.cat(images), output_type)  # from [-1, 1] to [0, 1]
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def prepare_latents(
+        self,
+        num_images: int,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Latents z (B, z_dim), float32, checked if given; otherwise the i-th image's are drawn i-th, on their own.
+
+        Raises:
+            ValueError: for a wrong shape, a NaN or infinity, or a list of generators that is not one per image.
+        """
+        z_dim = self.generator.config.z_dim
+        if latents is not None:
+            if tuple(latents.shape) != (num_images, z_dim):
+                raise ValueError(f"`latents` must have shape ({num_images}, {z_dim}), got {tuple(latents.shape)}.")
+            self._check_finite("latents", latents)
+            return latents
+        generators = generator if isinstance(generator, list) else [generator] * num_images
+        if len(generators) != num_images:
+            raise ValueError(f"`generator` must be a list of one per image, {num_images}, got {len(generators)}.")
+        return torch.cat(
+            [
+                randn_tensor((1, z_dim), g, device=torch.device("cpu" if g is None else g.device), dtype=torch.float32)
+                for g in generators
+            ]
+        )  # (B, z_dim)
+
+    def _class_ids(self, class_labels, num_images_per_label: int) -> list[int] | None:
+        """Class id of every image, or None for an unconditional model."""
+        num_classes = self.generator.config.num_classes
+        if num_classes is None:
+            if class_labels is not None:
+                raise ValueError(f"`class_labels` must be None, this model is unconditional; got {class_labels!r}.")
+            return None
+        if class_labels is None:
+            raise ValueError(f"`class_labels` is required: names or ids in 0..{num_classes - 1}.")
+        if isinstance(class_labels, Tensor):
+            class_labels = class_labels.tolist()
+        if isinstance(class_labels, (int, str)):
+            class_labels = [class_labels]
+        if len(class_labels) == 0:
+            raise ValueError("`class_labels` is empty: give at least one name or id.")
+        ids = []
+        for label in class_labels:
+            if isinstance(label, str):
+                ids += self.get_label_ids(label)
+            elif isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
+                raise ValueError(f"`class_labels` must be names or ids in 0..{num_classes - 1}, got {label!r}.")
+            else:
+                ids.append(label)
+        return [key for key in ids for _ in range(num_images_per_label)]
+
+    @staticmethod
+    def _check_finite(name: str, tensor: Tensor) -> None:
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")

@@ -1,0 +1,1 @@
+"""Training of Poly-INR generators: a projected GAN on any image dataset."""
