@@ -9,6 +9,7 @@ This file needs torch, numpy and diffusers only, so that a Hub repository can ca
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,8 @@ def check_size(height: int, width: int) -> None:
 
 def check_extent(extent: tuple[float, float, float, float]) -> None:
     """Raises ValueError unless `extent` is (top, left, bottom, right), finite, with top < bottom and left < right."""
-    if len(extent) != 4 or not all(math.isfinite(value) for value in extent):
+    is_four = isinstance(extent, (tuple, list)) and len(extent) == 4
+    if not is_four or not all(isinstance(value, Real) and math.isfinite(value) for value in extent):
         raise ValueError(f"`extent` must be four finite numbers (top, left, bottom, right), got {extent!r}.")
     top, left, bottom, right = extent
     if not (top < bottom and left < right):
@@ -58,8 +60,8 @@ def coordinate_axes(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0)) -> tup
 
     def axis(start: float, end: float, count: int) -> Tensor:
         if count == 1:
-            return torch.tensor([(start + end) / 2], dtype=torch.float32)
-        return torch.linspace(start, end, count, dtype=torch.float64).float()
+            return torch.tensor([(start + end) / 2], dtype=torch.float32, device="cpu")
+        return torch.linspace(start, end, count, dtype=torch.float64, device="cpu").float()
 
     return axis(top, bottom, height), axis(left, right, width)
 
@@ -210,7 +212,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         num_mapping_layers (`int`, defaults to 2): Layers of the mapping network.
         sample_size (`int`, defaults to 256): Height and width in pixels when none are asked for.
         modulation_activation (`"leaky_relu"` or `"none"`): `"leaky_relu"` as the authors' released weights expect,
-            `"none"` for equation (3) to the letter.
+            `"none"` for equation (3), but for the clamp of features to +-256, which both keep.
         compose_coordinates (`bool`, defaults to `True`): Level l transforms the coordinates of level l - 1 (the
             released weights), or, `False`, the pixel grid itself (equation 3).
         initialization (`"signal_preserving"` or `"released"`): How new weights are drawn, see `initialize_weights`.
@@ -502,7 +504,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 raise ValueError(f"`class_labels` is required: this model has {self.config.num_classes} classes.")
             if class_labels.shape != z.shape[:1]:
                 raise ValueError(f"`class_labels` must have shape ({len(z)},), got {tuple(class_labels.shape)}.")
-        if truncation_cutoff is not None and not 0 <= truncation_cutoff <= self.config.num_levels:
+        if truncation_cutoff is not None and truncation_cutoff not in range(self.config.num_levels + 1):
             raise ValueError(f"`truncation_cutoff` must be in 0..{self.config.num_levels}, got {truncation_cutoff}.")
 
     def _check_affine_parameters(self, A: Tensor) -> None:

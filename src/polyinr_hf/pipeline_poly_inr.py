@@ -1,6 +1,10 @@
 """PolyINRPipeline: class names in, images of any size out."""
 
 import difflib
+import math
+import os
+from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -18,17 +22,31 @@ class PolyINRPipeline(DiffusionPipeline):
 
     Args:
         generator ([`PolyINRGenerator`]): The network.
-        id2label (`dict[int, str]`, *optional*): Name of each class id; synonyms are separated by commas.
+        id2label (`dict[int, str]`, *optional*): Name of each class id; synonyms are separated by commas. Ids may be
+            strings, as JSON has them.
     """
 
     model_cpu_offload_seq = "generator"
 
-    def __init__(self, generator: PolyINRGenerator, id2label: dict[int, str] | None = None):
+    def __init__(self, generator: PolyINRGenerator, id2label: dict[int, str] | dict[str, str] | None = None):
         super().__init__()
         self.register_modules(generator=generator)
         # JSON has no integer keys, and the configuration is written as it is registered.
         self.register_to_config(id2label=id2label and {str(key): name for key, name in id2label.items()})
         self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRPipeline":
+        """Opens a pipeline folder or Hub repository, with the arguments of [`~diffusers.DiffusionPipeline`]'s.
+
+        Only safetensors are read, unless `use_safetensors=False`: a pickle may run code.
+
+        Raises:
+            OSError: for a folder without a pipeline, or a weight file that is missing or damaged.
+            ValueError: for a path that is neither a folder nor a Hub id, or a pipeline of another kind.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -42,21 +60,31 @@ class PolyINRPipeline(DiffusionPipeline):
         return dict(sorted(names.items()))
 
     def get_label_ids(self, label: str | list[str]) -> list[int]:
-        """Class ids of one or several class names; any synonym and the whole comma-separated name will do.
+        """Class ids of one or several class names: a whole name as in `id2label`, or one of its synonyms, in any case.
 
         Raises:
-            ValueError: for an unknown name; the message suggests the nearest ones.
+            ValueError: for an unknown name, with the nearest ones, or one that several classes share, with their ids.
         """
-        ids = {name: key for key, name in self.id2label.items()} | self.labels
-        folded = {name.casefold(): key for name, key in reversed(ids.items())} | ids
-        names = [label] if isinstance(label, str) else list(label)
-        for name in names:
-            if name not in folded and name.casefold() not in folded:
-                nearest = difflib.get_close_matches(name.casefold(), [n for n in folded if n == n.casefold()], n=3)
+        known: dict[str, set[int]] = {}
+        for key, joined in self.id2label.items():
+            for name in joined.split(","):
+                known.setdefault(name.strip().casefold(), set()).add(key)
+        whole: dict[str, set[int]] = {}
+        for key, joined in self.id2label.items():
+            whole.setdefault(joined.casefold(), set()).add(key)
+        known |= whole
+        ids = []
+        for name in [label] if isinstance(label, str) else label:
+            found = known.get(name.strip().casefold(), set())
+            if len(found) > 1:
+                raise ValueError(f"`class_labels` has {name!r}, the name of classes {sorted(found)}: give the id.")
+            if not found:
+                nearest = difflib.get_close_matches(name.casefold(), known, n=3)
                 hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-                known = "`pipe.labels` lists the names." if ids else "This pipeline has no class names: give ids."
-                raise ValueError(f"`class_labels` has an unknown class name {name!r}.{hint} {known}")
-        return [folded[name] if name in folded else folded[name.casefold()] for name in names]
+                where = "`pipe.labels` lists the names." if known else "This pipeline has no class names: give ids."
+                raise ValueError(f"`class_labels` has an unknown class name {name!r}.{hint} {where}")
+            ids += found
+        return ids
 
     @torch.no_grad()
     def __call__(
@@ -113,7 +141,7 @@ class PolyINRPipeline(DiffusionPipeline):
         for name, value in (("num_images_per_label", num_images_per_label), ("antialias", antialias)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive whole number, got {value!r}.")
-        if not torch.isfinite(torch.as_tensor(float(truncation_psi))):
+        if not isinstance(truncation_psi, Real) or not math.isfinite(truncation_psi):
             raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
 
         if affine_parameters is not None:
@@ -125,7 +153,7 @@ class PolyINRPipeline(DiffusionPipeline):
             ids = self._class_ids(class_labels, num_images_per_label)
             num_images = num_images_per_label if ids is None else len(ids)
             latents = self.prepare_latents(num_images, generator, latents)
-            if truncation_cutoff is not None and not 0 <= truncation_cutoff <= config.num_levels:
+            if truncation_cutoff is not None and truncation_cutoff not in range(config.num_levels + 1):
                 raise ValueError(f"`truncation_cutoff` must be in 0..{config.num_levels}, got {truncation_cutoff!r}.")
 
         if hasattr(self.generator, "_hf_hook"):  # CPU offload moves the model when it is used; `forward` is not
@@ -181,7 +209,7 @@ class PolyINRPipeline(DiffusionPipeline):
             raise ValueError(f"`class_labels` is required: names or ids in 0..{num_classes - 1}.")
         if isinstance(class_labels, Tensor):
             class_labels = class_labels.tolist()
-        if isinstance(class_labels, (int, str)):
+        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
             class_labels = [class_labels]
         if len(class_labels) == 0:
             raise ValueError("`class_labels` is empty: give at least one name or id.")

@@ -1,0 +1,53 @@
+"""Convert one of the authors' checkpoints (.pkl) to a pipeline folder, without running anything inside it.
+
+    python scripts/convert_original.py --checkpoint best_model.pkl --output poly-inr-imagenet --id2label imagenet
+
+Prints the folder; `PolyINRPipeline.from_pretrained` opens it.
+"""
+
+import argparse
+import sys
+
+from polyinr_hf.conversion import convert_original_checkpoint, read_id2label
+from polyinr_hf.files import check_new_folder, replace_folder
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="the authors' pickle, of any training stage")
+    parser.add_argument("--output", required=True, help="folder to write; must be new or empty")
+    parser.add_argument(
+        "--id2label",
+        help="class names: a JSON file (a list, or an object {id: name}), or the word imagenet (needs timm)",
+    )
+    parser.add_argument(
+        "--weights", default="G_ema", choices=("G_ema", "G"), help="running average of the generator, or the last one"
+    )
+    parser.add_argument("--variant", choices=("fp16",), help="write half-precision weights too, under this name")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        check_new_folder(args.output)
+        id2label = read_id2label(args.id2label) if args.id2label else None
+        pipe = convert_original_checkpoint(args.checkpoint, id2label, args.weights)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    config = pipe.generator.config
+    print(
+        f"{config.channels} channels, {config.num_levels} levels, {config.num_classes or 'no'} classes, "
+        f"{config.sample_size}x{config.sample_size} pixels",
+        file=sys.stderr,
+    )
+    with replace_folder(args.output) as folder:
+        pipe.save_pretrained(folder)
+        if args.variant:
+            pipe.generator.half()
+            pipe.save_pretrained(folder, variant=args.variant)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Writing folders so that a failure half-way leaves what was there."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_new_folder(path: str | Path) -> None:
+    """Raises ValueError if there is something at `path` already, other than an empty folder."""
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"`output` must be a new or empty folder, {path} exists.")
+
+
+@contextmanager
+def replace_folder(path: str | Path) -> Iterator[Path]:
+    """Write a folder beside `path`, and put it in place when the block ends without an error.
+
+    Yields the path of an empty folder next to `path`. If the block raises, it is removed and `path` stays as it was. If
+    not, it takes the place of `path`, whose old contents are deleted only then.
+
+    Example:
+        >>> with replace_folder("runs/a/checkpoint") as folder:
+        ...     pipe.save_pretrained(folder)
+
+    Raises:
+        ValueError: if `path` is a file.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"`path` must be a folder or not exist yet, got the file {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The folder that is seen by nobody keeps both: what is being written and, for a moment, what it replaces.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as workspace:
+        new, old = Path(workspace, "new"), Path(workspace, "old")
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                shutil.move(old, path)
+            raise

@@ -1,0 +1,414 @@
+import copyreg
+import functools
+import importlib
+import io
+import json
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.conversion import (
+    UnsafePickleError,
+    convert_original_checkpoint,
+    load_original_checkpoint,
+    read_id2label,
+)
+
+NAMES = ("official_conditional_n64", "official_unconditional_superres_n32")
+SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_original.py"
+
+
+@pytest.fixture(params=NAMES)
+def checkpoint(request, shared_fixtures):
+    return shared_fixtures / f"{request.param}.pkl"
+
+
+@pytest.fixture
+def script():
+    return runpy.run_path(str(SCRIPT))["main"]
+
+
+# --- writing checkpoints in the authors' format ---------------------------------------------------------------------
+
+
+def draw_tensors(channels, num_classes, num_levels, size, z_dim=16, w_dim=24, dtype=torch.float32):
+    """Random tensors of the authors' names and shapes."""
+    shapes = {"gridt": (1, size * size, 2), "synthesis.grid": (1, size * size, 2)}
+    shapes |= {"mapping.embed.weight": (num_classes or 1000, 20)}  # unused without classes
+    shapes |= {"mapping.w_avg": (num_classes, w_dim) if num_classes else (w_dim,)}
+
+    def linear(name, fan_in, fan_out):
+        shapes.update({f"{name}.weight": (fan_out, fan_in), f"{name}.bias": (fan_out,)})
+
+    if num_classes:
+        linear("mapping.embed_proj", 20, z_dim)
+    linear("mapping.fc0", z_dim * (2 if num_classes else 1), w_dim)
+    linear("mapping.fc1", w_dim, w_dim)
+    for level in range(num_levels):
+        prefix = "synthesis" if level == 0 else f"synthesis.fb{level}"
+        fan_in = w_dim if level == 0 else channels
+        if level > 0:
+            linear(f"{prefix}.fc0_5", w_dim, channels)
+        for index, fan_out in enumerate((2 * channels, channels, 4, 2), start=1):
+            linear(f"{prefix}.fc0_{index}", fan_in, fan_out)
+        linear(f"{prefix}.fc0_0" if level == 0 else f"{prefix}.fb0.fc1", channels, channels)
+    shapes |= {"synthesis.to_rgb.weight": (3, channels, 1, 1), "synthesis.to_rgb.bias": (3,)}
+    rng = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=rng).to(dtype) for name, shape in shapes.items()}
+
+
+def build_modules(tensors):
+    """A tree of modules whose state dict is `tensors`."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        module = root
+        *path, leaf = name.split(".")
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+        if leaf == "w_avg":
+            module.register_buffer(leaf, tensor)
+        else:
+            module.register_parameter(leaf, nn.Parameter(tensor))
+    return root
+
+
+def write_checkpoint(path, tensors, **entries):
+    path.write_bytes(pickle.dumps({"G": None, "G_ema": build_modules(tensors), **entries}))
+    return path
+
+
+@pytest.fixture
+def small_tensors():
+    return draw_tensors(channels=8, num_classes=3, num_levels=2, size=4)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_infers_the_config(shared_fixtures):
+    configs = [load_original_checkpoint(shared_fixtures / f"{name}.pkl")[0] for name in NAMES]
+    common = {"z_dim": 64, "w_dim": 512, "num_levels": 10, "num_mapping_layers": 2, "class_embed_dim": 320}
+    common |= {"initialization": "released"}
+    assert configs[0] == common | {"channels": 64, "num_classes": 1000, "sample_size": 32}
+    assert configs[1] == common | {"channels": 32, "num_classes": None, "sample_size": 64}
+
+
+@pytest.mark.parametrize("num_classes", [1, 7, None])
+def test_any_size_is_read_exactly(tmp_path, num_classes):
+    tensors = draw_tensors(channels=12, num_classes=num_classes, num_levels=4, size=48)
+    discriminator = nn.ModuleList([nn.utils.spectral_norm(nn.Conv2d(3, 4, 1)), timm.create_model("test_vit")])
+    path = write_checkpoint(tmp_path / "network.pkl", tensors, D=discriminator, device=torch.device("cpu"))
+    generator = convert_original_checkpoint(path).generator
+    config = generator.config
+    assert (config.channels, config.num_levels, config.sample_size) == (12, 4, 48)
+    assert (config.num_classes, config.z_dim, config.w_dim) == (num_classes, 16, 24)
+    ours = generator.state_dict()
+    assert torch.equal(ours["synthesis_levels.3.weight"], tensors["synthesis.fb3.fb0.fc1.weight"])
+    assert torch.equal(ours["affine_levels.0.rotation.bias"], tensors["synthesis.fc0_3.bias"])
+    assert torch.equal(ours["affine_levels.2.hidden.weight"], tensors["synthesis.fb2.fc0_5.weight"])
+    assert torch.equal(ours["to_rgb.weight"], tensors["synthesis.to_rgb.weight"][:, :, 0, 0])
+    dropped = {"gridt", "synthesis.grid"} | (set() if num_classes else {"mapping.embed.weight"})
+    assert sum(t.numel() for t in ours.values()) == sum(t.numel() for n, t in tensors.items() if n not in dropped)
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_half_precision_and_views_become_whole_float32(tmp_path, small_tensors):
+    small_tensors = {name: tensor.half() for name, tensor in small_tensors.items()}
+    weight = small_tensors["mapping.fc1.weight"]
+    small_tensors["mapping.fc1.weight"] = weight.T
+    _, state_dict = load_original_checkpoint(write_checkpoint(tmp_path / "network.pkl", small_tensors))
+    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in state_dict.values())
+    assert torch.equal(state_dict["mapping.layers.1.weight"], weight.T.float())
+
+
+def test_averaged_weights_are_the_default(tmp_path, small_tensors):
+    last = {name: tensor + 1 for name, tensor in small_tensors.items()}
+    path = tmp_path / "network.pkl"
+    path.write_bytes(pickle.dumps({"G": build_modules(last), "G_ema": build_modules(small_tensors)}))
+    for weights, expected in (({}, small_tensors), ({"weights": "G_ema"}, small_tensors), ({"weights": "G"}, last)):
+        _, state_dict = load_original_checkpoint(path, **weights)
+        assert torch.equal(state_dict["w_mean"], expected["mapping.w_avg"])
+
+
+def test_source_text_and_classes_inside_are_never_run(tmp_path, small_tensors, monkeypatch):
+    """As `torch_utils.persistence` writes objects: a call with the source text of their class and their state."""
+    marker = tmp_path / "marker"
+    source = f"open({str(marker)!r}, 'w')"
+    persistence = types.ModuleType("torch_utils.persistence")
+    exec("def _reconstruct_persistent_obj(meta): raise AssertionError('called')", persistence.__dict__)
+    persistence._reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+    (tmp_path / "trap_module.py").write_text(source + "\nclass Settings(dict): pass")
+    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
+    monkeypatch.setitem(sys.modules, "torch_utils.persistence", persistence)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Persistent(nn.Module):
+        def __reduce__(self):
+            meta = {"type": "class", "version": 6, "module_src": source, "class_name": "Generator"}
+            return persistence._reconstruct_persistent_obj, ({**meta, "state": self.__dict__},)
+
+    import trap_module
+
+    root = Persistent()
+    root.__dict__.update(build_modules(small_tensors).__dict__)
+    root.settings = trap_module.Settings(size=1)
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps({"G_ema": root}))
+    marker.unlink()
+    for name in ("torch_utils", "torch_utils.persistence", "trap_module"):
+        monkeypatch.delitem(sys.modules, name)
+    _, state_dict = load_original_checkpoint(tmp_path / "network.pkl")
+    assert torch.equal(state_dict["w_mean"], small_tensors["mapping.w_avg"])
+    assert not marker.exists()
+    assert "trap_module" not in sys.modules
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def with_persistent_id():
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer)
+    pickler.persistent_id = lambda obj: "elsewhere" if isinstance(obj, Call) else None
+    pickler.dump(Call(print))
+    return buffer.getvalue()
+
+
+ATTACKS = {
+    # what the message names: a pickle, given the path of a file that must not appear
+    "posix.system": lambda marker: pickle.dumps(Call(os.system, f"touch {marker}")),
+    "builtins.eval": lambda marker: pickle.dumps(Call(eval, f"open({marker!r}, 'w')")),
+    "builtins.exec": lambda marker: pickle.dumps({"G_ema": [Call(exec, f"open({marker!r}, 'w')")]}),
+    "__builtin__.eval": lambda marker: pickle.dumps(Call(eval, f"open({marker!r}, 'w')"), protocol=2),
+    "io.open": lambda marker: pickle.dumps(Call(open, marker, "w")),
+    "builtins.getattr": lambda marker: pickle.dumps(Call(getattr, [], "append")),
+    "subprocess.Popen": lambda marker: pickle.dumps(Call(subprocess.Popen, ["touch", marker])),
+    "importlib.import_module": lambda marker: pickle.dumps(Call(importlib.import_module, "antigravity")),
+    "torch.serialization.load": lambda marker: pickle.dumps(Call(torch.load, marker)),
+    "torch.hub.load": lambda marker: pickle.dumps(Call(torch.hub.load, "owner/name", "model")),
+    "builtins.bytearray": lambda marker: pickle.dumps(Call(bytearray, 2**50)),
+    "calls os.system": lambda marker: b"cos\nsystem\n(X\x01\0\0\0xtR.",
+    "calls os.popen": lambda marker: b"(X\x01\0\0\0xios\npopen\n.",
+    "calls os.remove": lambda marker: b"(cos\nremove\nX\x01\0\0\0xo.",
+    "constructs pathlib.Path": lambda marker: b"\x80\x04cpathlib\nPath\n(X\x01\0\0\0/t\x81.",
+    "constructs pathlib.PurePath": lambda marker: b"\x80\x04cpathlib\nPurePath\n)}\x92.",
+    "persistent id 'elsewhere'": lambda marker: with_persistent_id(),
+    "extension registry, code 240": lambda marker: b"\x80\x02\x82\xf0X\x01\0\0\0x\x85R.",
+    "attributes of <function _rebuild_parameter": lambda marker: (
+        b"\x80\x04ctorch._utils\n_rebuild_parameter\nN}X\x0c\0\0\0__defaults__)s\x86b."
+    ),
+    "_load_from_bytes calls exec": lambda marker: pickle.dumps(
+        Call(torch.storage._load_from_bytes, pickle.dumps(Call(exec, f"open({marker!r}, 'w')"), protocol=2))
+    ),
+    "content is no storage": lambda marker: pickle.dumps(
+        Call(torch.storage._load_from_bytes, saved({"weight": torch.zeros(2)}))
+    ),
+}
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_smuggled_call_is_refused_by_name(name, tmp_path):
+    copyreg.add_extension("os", "system", 240)
+    try:
+        marker = tmp_path / "marker"
+        (tmp_path / "network.pkl").write_bytes(ATTACKS[name](str(marker)))
+        with pytest.raises(UnsafePickleError) as error:
+            load_original_checkpoint(tmp_path / "network.pkl")
+    finally:
+        copyreg.remove_extension("os", "system", 240)
+    assert name in str(error.value)
+    assert isinstance(error.value, ValueError)
+    assert not marker.exists()
+    assert "antigravity" not in sys.modules
+
+
+def test_a_partial_is_a_record_that_is_never_called(tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps({"G_ema": functools.partial(open, str(marker), "w")}))
+    with pytest.raises(ValueError, match="no Poly-INR generator"):
+        load_original_checkpoint(tmp_path / "network.pkl")
+    assert not marker.exists()
+
+
+def test_a_call_beside_the_weights_is_refused_too(tmp_path, small_tensors):
+    path = write_checkpoint(tmp_path / "network.pkl", small_tensors, D=Call(os.system, f"touch {tmp_path / 'marker'}"))
+    with pytest.raises(UnsafePickleError, match="posix.system"):
+        load_original_checkpoint(path)
+    assert not (tmp_path / "marker").exists()
+
+
+def rebuilt(storage, *arguments):
+    return pickle.dumps(Call(torch._utils._rebuild_tensor_v2, storage, *arguments, False, {}))
+
+
+def test_claims_of_a_great_size_cost_nothing(tmp_path):
+    storage = torch.zeros(4)._typed_storage()
+    inflated = saved(storage).replace(b"K\x04", b"M\xff\xff", 1)
+    bombs = [
+        rebuilt(storage, 0, (10**6, 10**6), (0, 0)),
+        rebuilt(storage, 0, (2**40,), (1,)),
+        rebuilt(storage, 3, (2,), (1,)),
+        rebuilt(storage, -1, (2,), (1,)),
+        rebuilt(storage, 0, (-2, -2), (1, 1)),
+        pickle.dumps(Call(torch.storage._load_from_bytes, inflated)),
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",  # bytes
+        b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"N.",  # a frame
+        b"\x80\x04Nr\xff\xff\xff\x7f.",  # a memo of 2^31 entries
+    ]
+    for bomb in bombs:
+        (tmp_path / "network.pkl").write_bytes(bomb)
+        with pytest.raises(ValueError, match="`checkpoint`"):
+            load_original_checkpoint(tmp_path / "network.pkl")
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.9, 0.99999])
+def test_a_file_cut_short_is_an_error(checkpoint, tmp_path, fraction):
+    content = checkpoint.read_bytes()
+    (tmp_path / "cut.pkl").write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(ValueError, match=r"`checkpoint` .*cut\.pkl.* cut short"):
+        load_original_checkpoint(tmp_path / "cut.pkl")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<!DOCTYPE html><html></html>", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04" + bytes(30)]
+    + [pickle.dumps(value) for value in (None, [1, 2], {"G": 1}, {"G_ema": None}, {"G_ema": nn.Linear(2, 2)})],
+    ids=["html", "lfs pointer", "zip", "none", "list", "no G_ema", "empty G_ema", "another network"],
+)
+def test_other_files_are_an_error(tmp_path, content):
+    (tmp_path / "network.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match="`checkpoint`|persistent id"):  # as a pickle, a zip's PK is a persistent id K
+        load_original_checkpoint(tmp_path / "network.pkl")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_damage_is_an_error_or_changes_a_value(tmp_path, small_tensors):
+    content = write_checkpoint(tmp_path / "network.pkl", small_tensors).read_bytes()
+    rng, refused = torch.Generator().manual_seed(0), 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        position, value = (int(torch.randint(limit, (1,), generator=rng)) for limit in (len(content), 256))
+        damaged[position] = value
+        (tmp_path / "network.pkl").write_bytes(damaged)
+        try:
+            load_original_checkpoint(tmp_path / "network.pkl")
+        except ValueError:
+            refused += 1
+    assert refused > 5
+
+
+def test_wrong_tensors_are_named(tmp_path, small_tensors):
+    cases = {
+        "unknown tensor synthesis.extra": small_tensors | {"synthesis.extra": torch.zeros(2)},
+        "synthesis_levels.1.bias": {k: v for k, v in small_tensors.items() if k != "synthesis.fb1.fb0.fc1.bias"},
+        "affine_levels.0.shift.bias": small_tensors | {"synthesis.fc0_4.bias": torch.zeros(5)},
+        "w_mean": small_tensors | {"mapping.w_avg": torch.zeros(4, 24)},
+        "mapping.fc0.weight": {k: v for k, v in small_tensors.items() if k != "mapping.fc0.weight"},
+    }
+    for message, tensors in cases.items():
+        with pytest.raises(ValueError, match=message):
+            load_original_checkpoint(write_checkpoint(tmp_path / "network.pkl", tensors))
+
+
+def test_bad_arguments_are_named(tmp_path, small_tensors, shared_fixtures):
+    path = write_checkpoint(tmp_path / "network.pkl", small_tensors)
+    with pytest.raises(ValueError, match="`weights` must be 'G_ema' or 'G', got 'D'"):
+        load_original_checkpoint(path, weights="D")
+    with pytest.raises(ValueError, match="no network 'G'; its networks:.*G_ema"):
+        load_original_checkpoint(path, weights="G")
+    with pytest.raises(ValueError, match="`id2label` has 2 names, the network has 3 classes"):
+        convert_original_checkpoint(path, id2label={0: "a", 1: "b"})
+    with pytest.raises(ValueError, match="`id2label` has 1 names, the network has 0 classes"):
+        convert_original_checkpoint(shared_fixtures / f"{NAMES[1]}.pkl", id2label={0: "a"})
+    with pytest.raises(FileNotFoundError):
+        load_original_checkpoint(tmp_path / "none.pkl")
+
+
+# --- class names ------------------------------------------------------------------------------------------------------
+
+
+def test_class_names_come_from_json_or_imagenet(tmp_path):
+    path = tmp_path / "names.json"
+    for names in (["cat", "dog"], {"0": "cat", "1": "dog"}):
+        path.write_text(json.dumps(names))
+        assert read_id2label(path) == {0: "cat", 1: "dog"}
+    names = read_id2label("imagenet")
+    assert list(names) == list(range(1000))
+    assert (names[1], names[207]) == ("goldfish, Carassius auratus", "golden retriever")
+    for content in ("not json", "3", '{"cat": 0}', "[0, 1]"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="`id2label` .*names.json"):
+            read_id2label(path)
+
+
+# --- the script -------------------------------------------------------------------------------------------------------
+
+
+def test_script_writes_a_pipeline_that_makes_the_same_images(tmp_path, shared_fixtures, script, capsys):
+    checkpoint = shared_fixtures / f"{NAMES[0]}.pkl"
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--id2label", "imagenet"]
+    script([*arguments, "--variant", "fp16"])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    pipe = PolyINRPipeline.from_pretrained(tmp_path / "out")
+    assert pipe.id2label[1] == "goldfish, Carassius auratus"
+    call = {"class_labels": ["goldfish", 207], "output_type": "pt"}
+    image = pipe(**call, generator=torch.Generator().manual_seed(0)).images
+    direct = convert_original_checkpoint(checkpoint, read_id2label("imagenet"))
+    assert torch.equal(direct(**call, generator=torch.Generator().manual_seed(0)).images, image)
+    half = PolyINRPipeline.from_pretrained(tmp_path / "out", variant="fp16", torch_dtype=torch.float16)
+    assert half.generator.dtype == torch.float16
+    # An output that is there already is refused and kept.
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*"))
+    with pytest.raises(SystemExit, match="`output` must be a new or empty folder"):
+        script(arguments)
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path, small_tensors, script, monkeypatch):
+    path = write_checkpoint(tmp_path / "network.pkl", small_tensors)
+    save_model = PolyINRGenerator.save_pretrained
+
+    def interrupted(self, *args, **kwargs):
+        save_model(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PolyINRGenerator, "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        script(["--checkpoint", str(path), "--output", str(tmp_path / "out")])
+    assert [path.name for path in tmp_path.iterdir()] == ["network.pkl"]
+
+
+def test_script_reports_an_attack_and_writes_nothing(tmp_path, script):
+    path = tmp_path / "network.pkl"
+    path.write_bytes(pickle.dumps({"G_ema": Call(os.system, f"touch {tmp_path / 'marker'}")}))
+    with pytest.raises(SystemExit, match=r"UnsafePickleError: refused: the pickle calls posix\.system"):
+        script(["--checkpoint", str(path), "--output", str(tmp_path / "out")])
+    assert [path.name for path in tmp_path.iterdir()] == ["network.pkl"]
