@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 logger = logging.getLogger(__name__)
 
@@ -281,9 +281,9 @@ def collate(samples):
     return torch.stack(images), labels, [problem for part in problems for problem in part]
 
 
-def batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt):
+def batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start=0):
     return DataLoader(
-        DecodedRows(dataset, resolution, skip_corrupt),
+        Subset(DecodedRows(dataset, resolution, skip_corrupt), range(start, len(dataset))),
         batch_size,
         num_workers=num_workers,
         collate_fn=collate,
@@ -291,7 +291,7 @@ def batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt):
     )
 
 
-def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrupt=False):
+def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrupt=False, start=0):
     """Go through a dataset once, in its order.
 
     Args:
@@ -300,6 +300,7 @@ def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrup
         batch_size: images per batch; the last batch may be smaller.
         num_workers: worker processes, 0 for none.
         skip_corrupt: replace a broken image by the next good one and warn, instead of raising.
+        start: index of the first image, to go on with a pass that was stopped.
 
     Yields:
         images (uint8, (B, 3, resolution, resolution)) and class labels (int64, (B,)) or None.
@@ -310,7 +311,7 @@ def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrup
     """
     if dataset.streaming:
         raise ValueError("dataset: a streaming dataset cannot be gone through by index; load it without streaming")
-    for images, labels, problems in batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt):
+    for images, labels, problems in batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start):
         for problem in problems:
             logger.warning("skipped: %s", problem)
         yield images, labels

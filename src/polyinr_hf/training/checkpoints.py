@@ -1,0 +1,70 @@
+"""Checkpoints that are there whole or not at all: written beside, then renamed, and checked by digest when loaded."""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, keep: int) -> Path:
+    """Writes `accelerator`'s state and `progress` as `folder`/step-N and removes all but the newest `keep`.
+
+    All processes call it. The step's number is `progress["step"]`.
+    """
+    target, beside = folder / f"step-{progress['step']:08d}", folder / ".writing"
+    if accelerator.is_main_process:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(beside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        files = {str(path.relative_to(beside)): _digest(path) for path in sorted(beside.rglob("*")) if path.is_file()}
+        (beside / MANIFEST).write_text(json.dumps({"progress": progress, "files": files}, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        beside.rename(target)
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return target
+
+
+def load_newest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | None:
+    """Loads the newest whole checkpoint into `accelerator`'s state; returns its `progress`, None if there is none.
+
+    A damaged one is skipped with a warning for the one before it.
+    """
+    for checkpoint in sorted(folder.glob("step-*"), reverse=True):
+        problem = find_damage(checkpoint)
+        if problem is None:
+            accelerator.load_state(str(checkpoint))
+            return json.loads((checkpoint / MANIFEST).read_text())["progress"]
+        logger.warning("checkpoint %s is skipped: %s", checkpoint, problem)
+    return None
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, None if they are as they were written."""
+    try:
+        files: dict[str, str] = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    for name, digest in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _digest(path) != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,84 @@
+"""Class embeddings to start from: the mean EfficientNet-lite0 feature of each class's images."""
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data import ImageDataset, image_batches, to_float
+from .feature_networks import load_feature_network
+
+logger = logging.getLogger(__name__)
+
+NETWORK = "tf_efficientnet_lite0"
+RESOLUTION = 224  # pixels, what the network was trained at
+SAVE_EVERY_BATCHES = 200
+
+
+@torch.inference_mode()
+def compute_class_embeddings(
+    dataset: ImageDataset,
+    path: str | Path,
+    weights: str | Path | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    skip_corrupt: bool = False,
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> Tensor:
+    """Mean over each class's images of lite0's spatially pooled last block, (num_classes, 320).
+
+    Sums are kept in `path` (safetensors) as the pass goes on, so that a stopped one resumes, and a finished one is
+    read back. A class without images gets the mean of the others.
+
+    Raises:
+        ValueError: if the dataset has no classes, or `path` holds sums of another dataset.
+        FileNotFoundError: if the weights of EfficientNet-lite0 cannot be had.
+    """
+    if not dataset.num_classes:
+        raise ValueError("dataset: it has no classes to embed")
+    path = Path(path)
+    sums, counts, images_done = _load_sums(path, dataset.num_classes)
+    if images_done < len(dataset):
+        network = load_feature_network(NETWORK, weights).to(device)
+        options = {"num_workers": num_workers, "skip_corrupt": skip_corrupt, "start": images_done}
+        batches = image_batches(dataset, RESOLUTION, batch_size, **options)
+        progress = tqdm(total=len(dataset), initial=images_done, desc="class embeddings", unit="image", disable=quiet)
+        for number, (images, labels) in enumerate(batches, start=1):
+            features = network.forward_pooled(to_float(images.to(device))).double().cpu()  # (B, 320)
+            sums.index_add_(0, labels, features)
+            counts.index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
+            images_done += len(images)
+            progress.update(len(images))
+            if number % SAVE_EVERY_BATCHES == 0:
+                _save_sums(path, sums, counts, images_done)
+        _save_sums(path, sums, counts, images_done)
+    empty = counts == 0
+    if empty.any():
+        logger.warning("%d of %d classes have no images", int(empty.sum()), len(counts))
+    means = sums / counts.clamp(min=1).unsqueeze(1)  # (num_classes, 320)
+    means[empty] = means[~empty].mean(dim=0)
+    return means.float()
+
+
+def _load_sums(path: Path, num_classes: int) -> tuple[Tensor, Tensor, int]:
+    """Sums (num_classes, 320) and counts (num_classes,), float64, and the number of images summed so far."""
+    if not path.exists():
+        zeros = torch.zeros(num_classes, 320, dtype=torch.float64)
+        return zeros, torch.zeros(num_classes, dtype=torch.float64), 0
+    with safe_open(path, "pt") as file:
+        sums, counts, metadata = file.get_tensor("sums"), file.get_tensor("counts"), file.metadata()
+    if len(sums) != num_classes:
+        raise ValueError(f"{path}: holds {len(sums)} classes, the dataset has {num_classes}; remove it")
+    return sums, counts, int(metadata["images_done"])
+
+
+def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".partial")
+    save_file({"sums": sums, "counts": counts}, beside, {"images_done": str(images_done)})
+    beside.replace(path)

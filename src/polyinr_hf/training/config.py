@@ -1,0 +1,198 @@
+"""A training recipe: dataclasses read from YAML, with dotted overrides. Unknown keys are errors."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .augmentation import DiffAugment
+
+
+@dataclass
+class DataConfig:
+    """Where real images come from; see [`load_image_dataset`] and [`make_loader`]."""
+
+    dataset: str = MISSING  # Hub id, or a folder of images, of parquet, or of `save_to_disk`
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    image_column: str | None = None  # found if there is one
+    label_column: str | None = None
+    class_conditional: bool = True
+    streaming: bool = False
+    shuffle_buffer: int = 10_000  # rows, of a streaming dataset
+    cache_dir: str | None = None
+    cache_in_memory: bool | None = None  # decoded images up to 2 GiB by default
+    mirror: bool = True
+    num_workers: int = 2
+    skip_corrupt: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """The generator; see [`PolyINRGenerator`]. Number of classes and sample size come from data and stages."""
+
+    z_dim: int = 64
+    w_dim: int = 512
+    channels: int = 1024
+    num_levels: int = 10
+    class_embed_dim: int = 320
+    num_mapping_layers: int = 2
+    modulation_activation: str = "leaky_relu"
+    compose_coordinates: bool = True
+    initialization: str = "signal_preserving"
+
+
+@dataclass
+class DiscriminatorConfig:
+    """The projected discriminator; see [`ProjectedDiscriminator`]."""
+
+    feature_networks: list[str] = field(
+        default_factory=lambda: ["deit_base_distilled_patch16_224", "tf_efficientnet_lite0"]
+    )
+    feature_weights: dict[str, str] = field(default_factory=dict)  # timm name: file
+    pretrained: bool = True  # False only to try a recipe out: random feature networks teach little
+    feature_resolution: int = 224
+    projection_width: int = 64
+    num_heads: int = 4
+    augmentation: list[str] = field(default_factory=lambda: ["color", "translation", "cutout"])
+    batch_norm_group_size: int | None = None
+
+
+@dataclass
+class LossConfig:
+    blur_initial_sigma: float = 2.0  # pixels
+    blur_fade_kimg: float = 300.0  # until there is none
+    guidance_weight: float = 0.0  # of the classifier's cross-entropy, beside batch means
+    guidance_classifier: str = "deit_small_distilled_patch16_224"
+    guidance_start_resolution: int = 64  # no guidance below: 32 x 32 images say little to a classifier
+
+
+@dataclass
+class StageConfig:
+    """A stretch of training at one resolution. All parameters train at every stage."""
+
+    resolution: int = MISSING
+    kimg: float = MISSING  # thousands of real images shown at this stage
+    batch_size: int = 64  # images an optimizer step, over all processes and micro-batches
+    lr_generator: float = 1e-4
+    lr_discriminator: float = 2e-4
+    gradient_accumulation_steps: int = 1
+    pixel_chunk: int | None = None  # pixels of the batch whose graph is in memory at once; None: all
+
+
+@dataclass
+class RunConfig:
+    seed: int = 0
+    mixed_precision: str = "no"  # no, bf16, fp16
+    compile: bool = False
+    adam_betas: tuple[float, float] = (0.0, 0.99)
+    adam_eps: float = 1e-8
+    ema_half_life_kimg: float | None = None  # batch_size * 10 / 32 by default
+    ema_ramp_up: float | None = 0.05  # the half-life is at most this share of the images seen; null: no ramp-up
+    w_mean_decay: float = 0.998
+    class_embeddings: str = "computed"  # from the training set by EfficientNet-lite0, or "random"
+    init_from: str | None = None  # pipeline folder or Hub id to fine-tune
+    new_classes: bool = False  # with init_from: the class list may differ; names in both keep their embedding
+    log_with: list[str] = field(default_factory=lambda: ["tensorboard"])
+    log_every_steps: int = 10
+    sample_every_kimg: float = 50.0
+    export_every_kimg: float = 200.0
+    checkpoint_every_kimg: float = 50.0
+    keep_checkpoints: int = 2
+    num_sample_columns: int = 8
+
+
+@dataclass
+class Recipe:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    stages: list[StageConfig] = field(default_factory=list)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe from YAML and applies overrides such as `data.dataset=my/images` or `stages.0.kimg=100`.
+
+    Raises:
+        ValueError: for an unknown key, a value of the wrong type, or settings that cannot train; the message names the
+            key.
+        FileNotFoundError: if there is no such file.
+    """
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(path))
+        for override in overrides or []:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise ValueError(f"override {override!r} must be key=value, such as data.dataset=my/images")
+            try:
+                OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)  # parsed as YAML is
+            except (OmegaConfBaseException, IndexError, TypeError, ValueError) as error:  # of a key, or a list's index
+                raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+        recipe = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"recipe {path}: {str(error).splitlines()[0]} (at {error.full_key})") from error
+    except (yaml.YAMLError, TypeError) as error:  # TypeError: a list where a recipe should be
+        raise ValueError(f"recipe {path} is not a YAML mapping: {error}") from error
+    if recipe.run.mixed_precision == "False":  # what YAML makes of a bare `no`
+        recipe.run.mixed_precision = "no"
+    check_recipe(recipe)
+    return recipe
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Writes the whole recipe, defaults included, so that `load_recipe` reads it back."""
+    OmegaConf.save(OmegaConf.structured(recipe), path)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises ValueError for settings that cannot train, naming the key, its value and what is legal."""
+    if not recipe.stages:
+        raise ValueError("stages: at least one stage is needed, such as {resolution: 32, kimg: 1000}")
+    for index, stage in enumerate(recipe.stages):
+        where = f"stages.{index}"
+        if index and stage.resolution < recipe.stages[index - 1].resolution:
+            raise ValueError(
+                f"{where}.resolution: {stage.resolution} is below the stage before, "
+                f"{recipe.stages[index - 1].resolution}; resolutions must not shrink"
+            )
+        positive = (
+            "resolution",
+            "kimg",
+            "batch_size",
+            "lr_generator",
+            "lr_discriminator",
+            "gradient_accumulation_steps",
+        )
+        for name in positive:
+            if not getattr(stage, name) > 0:
+                raise ValueError(f"{where}.{name}: {getattr(stage, name)} must be above 0")
+        if stage.pixel_chunk is not None and stage.pixel_chunk < 1:
+            raise ValueError(f"{where}.pixel_chunk: {stage.pixel_chunk} must be null or at least 1")
+        if stage.batch_size % stage.gradient_accumulation_steps:
+            raise ValueError(
+                f"{where}.batch_size: {stage.batch_size} cannot be divided by "
+                f"gradient_accumulation_steps {stage.gradient_accumulation_steps}"
+            )
+    for key, value, legal in (
+        ("run.mixed_precision", recipe.run.mixed_precision, ("no", "bf16", "fp16")),
+        ("run.class_embeddings", recipe.run.class_embeddings, ("computed", "random")),
+        ("model.initialization", recipe.model.initialization, ("signal_preserving", "released")),
+        ("model.modulation_activation", recipe.model.modulation_activation, ("leaky_relu", "none")),
+    ):
+        if value not in legal:
+            raise ValueError(f"{key}: {value!r} must be one of {legal}")
+    if recipe.data.streaming and recipe.data.class_conditional and recipe.run.class_embeddings == "computed":
+        raise ValueError("run.class_embeddings: 'computed' needs the whole dataset; with data.streaming use 'random'")
+    if recipe.run.class_embeddings == "computed" and recipe.model.class_embed_dim != 320:
+        raise ValueError(f"model.class_embed_dim: {recipe.model.class_embed_dim} must be 320 for computed embeddings")
+    for name in ("log_every_steps", "sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg"):
+        if not getattr(recipe.run, name) > 0:
+            raise ValueError(f"run.{name}: {getattr(recipe.run, name)} must be above 0")
+    if recipe.run.keep_checkpoints < 1:
+        raise ValueError(f"run.keep_checkpoints: {recipe.run.keep_checkpoints} must be at least 1")
+    DiffAugment(recipe.discriminator.augmentation)

@@ -1,0 +1,49 @@
+"""Starting from trained weights: of any resolution, and of another class list."""
+
+from ..modeling_poly_inr import PolyINRGenerator
+from ..pipeline_poly_inr import PolyINRPipeline
+
+
+def initialize_from(
+    generator: PolyINRGenerator, source: str, id2label: dict[int, str] | None, new_classes: bool
+) -> None:
+    """Copies the weights of a pipeline (folder or Hub id) into `generator`, whatever resolution it was trained at.
+
+    With `new_classes` the class lists may differ: a class takes the embedding and mean w of the class of that name,
+    and keeps its own if there is none.
+
+    Raises:
+        ValueError: if the networks have other sizes, or other classes and `new_classes` is off.
+    """
+    pipeline = PolyINRPipeline.from_pretrained(source)
+    theirs, ours = pipeline.generator.config, generator.config
+    for key in ours:
+        if key in ("num_classes", "sample_size", "initialization") or key.startswith("_"):
+            continue
+        if theirs[key] != ours[key]:
+            raise ValueError(
+                f"model.{key}: {ours[key]!r} does not fit run.init_from {source}, which has {theirs[key]!r}"
+            )
+    if (theirs.num_classes is None) != (ours.num_classes is None):
+        raise ValueError(
+            f"data.class_conditional: {source} has {theirs.num_classes or 'no'} classes, the dataset "
+            f"{ours.num_classes or 'none in use'}; both must have classes or neither"
+        )
+    state = pipeline.generator.state_dict()
+    same = theirs.num_classes == ours.num_classes and pipeline.id2label in ({}, id2label)
+    if not same and not new_classes:
+        raise ValueError(
+            f"run.init_from: {source} has {theirs.num_classes} classes, the dataset {ours.num_classes}, or their names "
+            "differ; set run.new_classes=true to fine-tune on another class list"
+        )
+    if not same:
+        mine = generator.state_dict()
+        known = {name.strip(): row for row, names in pipeline.id2label.items() for name in names.split(",")}
+        for row, names in (id2label or {}).items():
+            match = next((known[name.strip()] for name in names.split(",") if name.strip() in known), None)
+            for key in ("mapping.embedding.weight", "w_mean"):
+                if match is not None:
+                    mine[key][row] = state[key][match]
+        for key in ("mapping.embedding.weight", "w_mean"):
+            state[key] = mine[key]
+    generator.load_state_dict(state)

@@ -1,0 +1,92 @@
+"""What a run shows while it trains: log lines, trackers, and grids of images."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import make_image_grid
+from torch import Tensor
+
+from ..modeling_poly_inr import PolyINRGenerator
+
+
+class TrainingLog:
+    """Means over the steps between two log lines, and counts, to the trackers and, a JSON object a line, to a file."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, step: int, images_seen: int):
+        self.accelerator, self.path = accelerator, path
+        self._counts: dict[str, Tensor] = {}
+        self._restart(step, images_seen)
+
+    def _restart(self, step: int, images_seen: int) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._step, self._images_seen, self._time = step, images_seen, time.perf_counter()
+
+    def add(self, **values: Tensor) -> None:
+        """Adds to the sums of this stretch of steps; nothing waits for the device here."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+
+    def count(self, **values: Tensor) -> None:
+        """Adds to what is counted since the process started."""
+        for name, value in values.items():
+            self._counts[name] = self._counts.get(name, 0) + value
+
+    def write(self, step: int, images_seen: int, total_images: int, resolution: int, skipped: int) -> dict[str, float]:
+        """Logs the means per step since the last line, with speed, memory and time to go; returns the line."""
+        device, names = self.accelerator.device, sorted(self._sums)
+        means = torch.stack([self._sums[name].to(device) for name in names]) / (step - self._step)
+        means = self.accelerator.reduce(means, "mean").tolist()
+        seconds = time.perf_counter() - self._time
+        images_per_second = (images_seen - self._images_seen) / seconds
+        line = dict(zip(names, means, strict=True)) | {
+            **{name: int(value) for name, value in self._counts.items()},
+            "kimg": images_seen / 1000,
+            "resolution": resolution,
+            "images_per_second": images_per_second,
+            "step_seconds": seconds / (step - self._step),
+            "memory_mb": peak_memory_mb(device),
+            "skipped_images": skipped,
+            "eta_hours": (total_images - images_seen) / images_per_second / 3600,
+        }
+        self.accelerator.log(line, step=step)
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step, "time": time.time()} | line) + "\n")
+        self._restart(step, images_seen)
+        return line
+
+
+@torch.no_grad()
+def sample_images(generator: PolyINRGenerator, resolution: int, columns: int) -> Tensor:
+    """Images (rows * columns, 3, R, R) of fixed latents: a row a class, of at most `columns` classes."""
+    num_classes, device = generator.config.num_classes, generator.device
+    rows = columns if num_classes is None else min(columns, num_classes)
+    latents = torch.randn(rows * columns, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
+    labels = None
+    if num_classes is not None:
+        labels = torch.linspace(0, num_classes - 1, rows).round().long().repeat_interleave(columns).to(device)
+    A = generator.affine(generator.map(latents.to(device), labels))  # (rows * columns, L, n, 3)
+    return torch.cat([generator.render(part, resolution, resolution) for part in A.split(1)])
+
+
+def save_grid(images: Tensor, columns: int, path: Path) -> None:
+    """Writes images (B, 3, R, R) in [-1, 1] as one PNG of full rows."""
+    rows = max(1, len(images) // columns)
+    columns = min(columns, len(images))
+    pictures = VaeImageProcessor().postprocess(images[: rows * columns].float().cpu(), "pil")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_image_grid(pictures, rows, columns).save(path)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of this process so far, in MB: the device's on CUDA, resident elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,380 @@
+"""The training loop: a projected GAN with progressive resolution, under Accelerate.
+
+Every random draw of a step (latents, augmentations) comes from a generator seeded by (seed, step, phase) and is made
+for the whole batch, of which each process and micro-batch takes its rows. So a step's gradients do not depend on how
+the batch is cut, and a resumed run needs no generator's state.
+"""
+
+import copy
+import logging
+import signal
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..data import ImageDataset, load_image_dataset
+from ..files import replace_folder
+from ..modeling_poly_inr import PolyINRGenerator
+from ..pipeline_poly_inr import PolyINRPipeline
+from .augmentation import blur_sigma_at
+from .checkpoints import load_newest_checkpoint, save_checkpoint
+from .class_embeddings import NETWORK as EMBEDDING_NETWORK
+from .class_embeddings import compute_class_embeddings
+from .config import Recipe, StageConfig, save_recipe
+from .discriminator import ProjectedDiscriminator
+from .feature_networks import build_classifier
+from .fine_tuning import initialize_from
+from .image_generator import ImageGenerator
+from .loader import ImageLoader, make_loader
+from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
+from .reporting import TrainingLog, sample_images, save_grid
+from .updates import ema_decay, guard_gradients, update_ema, update_w_mean
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains a generator by a recipe; see `scripts/train.py`.
+
+    Everything that can be wrong with a recipe raises ValueError here, before the first step.
+
+    Args:
+        recipe: See [`Recipe`].
+        output_dir: Gets checkpoints/, exports/, samples/, log.jsonl, recipe.yaml and the trackers' files.
+        resume: Go on from the newest whole checkpoint in `output_dir`, from the start if there is none.
+
+    Raises:
+        ValueError: for a recipe that does not fit the data, or an `output_dir` that holds a run when `resume` is off.
+    """
+
+    def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False):
+        self.recipe, self.output_dir = recipe, Path(output_dir)
+        if not resume and any(self.output_dir.glob("checkpoints/step-*")):
+            raise ValueError(f"output_dir: {self.output_dir} holds checkpoints of a run; resume it or choose another")
+        run = recipe.run
+        self.accelerator = Accelerator(
+            mixed_precision=run.mixed_precision,
+            log_with=run.log_with or None,
+            project_config=ProjectConfiguration(project_dir=str(self.output_dir), logging_dir=str(self.output_dir)),
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.dataset = self._load_dataset()
+        self.device = self.accelerator.device
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._build_models()
+        self.images_seen, self.step = 0, 0
+        self.loader_state: dict = {}
+        if resume:
+            self._resume()
+        if self.accelerator.is_main_process:
+            save_recipe(recipe, self.output_dir / "recipe.yaml")
+            self.accelerator.init_trackers("polyinr")
+
+    # -- set-up -------------------------------------------------------------------------------------------------------
+    def _load_dataset(self) -> ImageDataset:
+        data, processes = self.recipe.data, self.accelerator.num_processes
+        for index, stage in enumerate(self.recipe.stages):
+            cuts = stage.gradient_accumulation_steps * processes
+            if stage.batch_size % cuts:
+                raise ValueError(
+                    f"stages.{index}.batch_size: {stage.batch_size} cannot be divided by gradient_accumulation_steps "
+                    f"{stage.gradient_accumulation_steps} x {processes} processes"
+                )
+        with self.accelerator.main_process_first():
+            dataset = load_image_dataset(
+                data.dataset,
+                data.config,
+                data.split,
+                image_column=data.image_column,
+                label_column=data.label_column,
+                class_conditional=data.class_conditional,
+                streaming=data.streaming,
+                cache_dir=data.cache_dir,
+                revision=data.revision,
+            )
+        largest = max(stage.batch_size for stage in self.recipe.stages)
+        if not dataset.streaming and len(dataset) < largest:
+            raise ValueError(f"data.dataset: {data.dataset} has {len(dataset)} images, fewer than a batch of {largest}")
+        return dataset
+
+    def _build_models(self) -> None:
+        recipe, accelerator = self.recipe, self.accelerator
+        num_classes = self.dataset.num_classes
+        torch.manual_seed(recipe.run.seed)
+        generator = PolyINRGenerator(
+            **vars(recipe.model), num_classes=num_classes, sample_size=recipe.stages[-1].resolution
+        )
+        embeddings = self._class_embeddings(num_classes)
+        if embeddings is not None:
+            generator.mapping.embedding.weight.data.copy_(embeddings)
+        if recipe.run.init_from:
+            initialize_from(generator, recipe.run.init_from, self.dataset.id2label, recipe.run.new_classes)
+        discriminator = ProjectedDiscriminator(
+            num_classes=num_classes, class_embeddings=embeddings, seed=recipe.run.seed, **vars(recipe.discriminator)
+        )
+        self.classifier = None
+        if recipe.loss.guidance_weight > 0:
+            weights = recipe.discriminator.feature_weights.get(recipe.loss.guidance_classifier)
+            self.classifier = build_classifier(recipe.loss.guidance_classifier, weights).to(self.device)
+            if self.classifier.num_classes != num_classes:
+                raise ValueError(
+                    f"loss.guidance_classifier: {recipe.loss.guidance_classifier} knows {self.classifier.num_classes} "
+                    f"classes, the dataset has {num_classes}"
+                )
+        for branch in discriminator.branches:
+            branch.feature_network.backbone.to(memory_format=torch.channels_last)  # about a fifth faster
+            if recipe.run.compile and self.device.type == "cuda":  # on a CPU compiled branches are slower
+                branch.compile()
+        betas, eps = recipe.run.adam_betas, recipe.run.adam_eps
+        adam = {"betas": tuple(betas), "eps": eps, "fused": self.device.type in ("cpu", "cuda")}
+        self.ema = copy.deepcopy(generator).requires_grad_(False).to(self.device)
+        self.G, self.D, self.G_optimizer, self.D_optimizer = accelerator.prepare(
+            ImageGenerator(generator, recipe.run.compile),
+            discriminator,
+            torch.optim.Adam(generator.parameters(), **adam),
+            torch.optim.Adam(discriminator.trainable_parameters(), **adam),
+        )
+        accelerator.register_for_checkpointing(self.ema)
+        self.generator = accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
+        self.discriminator = accelerator.unwrap_model(self.D, keep_torch_compile=True)
+
+    def _class_embeddings(self, num_classes: int | None) -> Tensor | None:
+        """(classes, class_embed_dim) that generator and discriminator start from; None for an unconditional model."""
+        if num_classes is None:
+            return None
+        if self.recipe.run.class_embeddings == "random":
+            return torch.randn(num_classes, self.recipe.model.class_embed_dim)
+        data, weights = self.recipe.data, self.recipe.discriminator.feature_weights.get(EMBEDDING_NETWORK)
+        with self.accelerator.main_process_first():
+            return compute_class_embeddings(
+                self.dataset,
+                self.output_dir / "class_embeddings.safetensors",
+                weights,
+                num_workers=data.num_workers,
+                skip_corrupt=data.skip_corrupt,
+                device=self.device,
+                quiet=not self.accelerator.is_main_process,
+            )
+
+    def _resume(self) -> None:
+        progress = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints")
+        if progress is None:
+            logger.warning("%s has no whole checkpoint: starting from the beginning", self.output_dir)
+            return
+        self.images_seen, self.step = progress["images_seen"], progress["step"]
+        states = progress["loader_states"]
+        if len(states) == self.accelerator.num_processes:  # where a stream was left is each process's own
+            self.loader_state = states[self.accelerator.process_index]
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+    @property
+    def total_images(self) -> int:
+        return sum(self._stage_images())
+
+    def _stage_images(self) -> list[int]:
+        """Images of each stage, in whole batches."""
+        return [max(1, round(s.kimg * 1000 / s.batch_size)) * s.batch_size for s in self.recipe.stages]
+
+    def train(self) -> bool:
+        """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached."""
+        previous = {number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return self._train()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.accelerator.end_training()
+
+    def _stop_soon(self, number: int, frame: object) -> None:
+        logger.warning("signal %d: stopping after this step", number)
+        self.accelerator.set_trigger()
+
+    def _train(self) -> bool:
+        run = self.recipe.run
+        self.log = TrainingLog(self.accelerator, self.output_dir / "log.jsonl", self.step, self.images_seen)
+        progress = tqdm(
+            total=self.total_images / 1000,
+            initial=self.images_seen / 1000,
+            unit="kimg",
+            disable=not self.accelerator.is_main_process,
+            bar_format="{l_bar}{bar}| {n:.1f}/{total:.0f} kimg [{elapsed}<{remaining}{postfix}]",
+        )
+        stage_end = 0
+        for stage, images in zip(self.recipe.stages, self._stage_images(), strict=True):
+            stage_end += images
+            if self.images_seen >= stage_end:
+                continue
+            loader = self._enter_stage(stage)
+            while self.images_seen < stage_end:
+                before = self.images_seen
+                self._train_step(stage, loader)
+                self.loader_state = loader.state_dict()
+                progress.update(stage.batch_size / 1000)
+                if self.step % run.log_every_steps == 0:
+                    self._log(stage, loader, progress)
+                finished = self.images_seen >= self.total_images
+                stopping = self.accelerator.check_trigger()
+
+                def due(every_kimg: float, before: int = before) -> bool:
+                    return before // (every_kimg * 1000) != self.images_seen // (every_kimg * 1000)
+
+                if due(run.sample_every_kimg) or finished:
+                    self._save_samples(stage.resolution)
+                if due(run.export_every_kimg) or finished:
+                    self._export()
+                if due(run.checkpoint_every_kimg) or finished or stopping:
+                    self._save_checkpoint()
+                if stopping:
+                    return finished
+        return True
+
+    def _enter_stage(self, stage: StageConfig) -> ImageLoader:
+        """The stage's loader; sets the stage's learning rates and saves a grid of its reals."""
+        for optimizer, lr in ((self.G_optimizer, stage.lr_generator), (self.D_optimizer, stage.lr_discriminator)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        data = self.recipe.data
+        arguments = {
+            "seed": self.recipe.run.seed,
+            "process_index": self.accelerator.process_index,
+            "num_processes": self.accelerator.num_processes,
+            "num_workers": data.num_workers,
+            "mirror": data.mirror,
+            "skip_corrupt": data.skip_corrupt,
+            "cache_in_memory": data.cache_in_memory,
+            "shuffle_buffer": data.shuffle_buffer,
+            "device": self.device,
+        }
+        self._save_reals(stage.resolution)
+        state = self.loader_state or {"images_seen": self.images_seen}
+        micro_batch_size = stage.batch_size // stage.gradient_accumulation_steps
+        return make_loader(self.dataset, stage.resolution, micro_batch_size, **arguments, **state)
+
+    def _train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
+        """One step of each: generator first, then discriminator, on one batch of real images and its labels."""
+        micro_batches = [next(loader) for _ in range(stage.gradient_accumulation_steps)]
+        sigma = blur_sigma_at(
+            self.images_seen / 1000, self.recipe.loss.blur_initial_sigma, self.recipe.loss.blur_fade_kimg
+        )
+        self._generator_step(stage, micro_batches, sigma)
+        self._discriminator_step(stage, micro_batches, sigma)
+        self.images_seen += stage.batch_size
+        self.step += 1
+        run = self.recipe.run
+        decay = ema_decay(stage.batch_size, self.images_seen, run.ema_half_life_kimg, run.ema_ramp_up)
+        update_ema(self.ema, self.generator, decay)
+
+    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
+        latents, draws = self._draw(stage, "generator", 1)
+        parts = len(micro_batches)
+        self.discriminator.requires_grad_(False)
+        for index, batch in enumerate(micro_batches):
+            z, labels = self._rows(latents, index, parts), batch["class_labels"]
+            with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
+                images = self.G(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+                logits = self.discriminator(images, labels, sigma, self._rows(draws[0], index, parts))
+                loss = generator_loss(logits)
+                if self.classifier is not None and stage.resolution >= self.recipe.loss.guidance_start_resolution:
+                    guidance = classifier_guidance_loss(self.classifier, images, labels)
+                    loss = loss + self.recipe.loss.guidance_weight * guidance
+                    self.log.add(guidance_loss=guidance / parts)
+                self.accelerator.backward(loss / parts)
+            self.log.add(generator_loss=loss / parts, fake_sign_generator=mean_sign(logits) / parts)
+        self.discriminator.requires_grad_(True)
+        self._apply(self.G_optimizer, "generator")
+
+    def _discriminator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
+        latents, (fake_draws, real_draws) = self._draw(stage, "discriminator", 2)
+        parts = len(micro_batches)
+        for index, batch in enumerate(micro_batches):
+            z, labels = self._rows(latents, index, parts), batch["class_labels"]
+            with torch.no_grad(), self.accelerator.autocast():
+                generated = self.accelerator.unwrap_model(self.G, keep_torch_compile=True)
+                images = generated(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+                self._track_w(z, labels)
+            with self._synchronised(self.D, False), self.accelerator.autocast():
+                fake_logits = self.D(images.detach(), labels, sigma, self._rows(fake_draws, index, parts))
+                fake_loss = hinge_loss_fake(fake_logits)
+                self.accelerator.backward(fake_loss / parts)
+            with self._synchronised(self.D, index == parts - 1), self.accelerator.autocast():
+                real_logits = self.D(batch["images"], labels, sigma, self._rows(real_draws, index, parts))
+                real_loss = hinge_loss_real(real_logits)
+                self.accelerator.backward(real_loss / parts)
+            self.log.add(
+                discriminator_loss=(fake_loss + real_loss) / parts,
+                real_sign=mean_sign(real_logits) / parts,
+                fake_sign=mean_sign(fake_logits) / parts,
+            )
+        self._apply(self.D_optimizer, "discriminator")
+        self.discriminator.update_spectral_norm()
+
+    def _draw(self, stage: StageConfig, phase: str, passes: int) -> tuple[Tensor, list[Tensor]]:
+        """Latents (N, z_dim) and, per pass through the discriminator, augmentation draws, for the whole batch."""
+        seed = (self.recipe.run.seed * 2_000_003 + self.step) * 2 + (phase == "discriminator")
+        source = torch.Generator().manual_seed(seed)
+        latents = torch.randn(stage.batch_size, self.recipe.model.z_dim, generator=source)
+        draws = [self.discriminator.draw_augmentations(stage.batch_size, source) for _ in range(passes)]
+        return latents, draws
+
+    def _rows(self, whole: Tensor, index: int, parts: int) -> Tensor:
+        """This process's rows of micro-batch `index` of `parts`, on its device."""
+        micro_batch = whole.chunk(parts)[index]
+        return micro_batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.device)
+
+    def _synchronised(self, model: nn.Module, is_last: bool):
+        """Context of a backward: gradients of all processes are averaged in the last one of a step only."""
+        return torch.enable_grad() if is_last else self.accelerator.no_sync(model)
+
+    def _track_w(self, z: Tensor, class_labels: Tensor | None) -> None:
+        w = self.accelerator.gather(self.generator.mapping(z, class_labels).float())  # (B of all processes, w_dim)
+        labels = None if class_labels is None else self.accelerator.gather(class_labels)
+        update_w_mean(self.generator.w_mean, w, labels, self.recipe.run.w_mean_decay)
+
+    def _apply(self, optimizer, name: str) -> None:
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients(optimizer)  # and skips the step if a gradient is not finite
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.log.count(**{f"nonfinite_{name}_steps": guard_gradients(parameters)})
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    # -- what it leaves behind ----------------------------------------------------------------------------------------
+    def _log(self, stage: StageConfig, loader: ImageLoader, progress: tqdm) -> None:
+        line = self.log.write(self.step, self.images_seen, self.total_images, stage.resolution, loader.num_skipped)
+        progress.set_postfix_str(
+            f"{stage.resolution} px, D {line['discriminator_loss']:.2f}, G {line['generator_loss']:.2f}, "
+            f"{line['images_per_second']:.1f} images/s"
+        )
+
+    def _save_reals(self, resolution: int) -> None:
+        if not self.accelerator.is_main_process or self.dataset.streaming:
+            return
+        columns = self.recipe.run.num_sample_columns
+        loader = make_loader(self.dataset, resolution, min(columns**2, len(self.dataset)), cache_in_memory=False)
+        save_grid(next(loader)["images"], columns, self.output_dir / "samples" / f"reals-{resolution}.png")
+
+    def _save_samples(self, resolution: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        columns = self.recipe.run.num_sample_columns
+        images = sample_images(self.ema, resolution, columns)
+        save_grid(images, columns, self.output_dir / "samples" / f"kimg-{self.images_seen / 1000:09.3f}.png")
+
+    def _export(self) -> None:
+        """The running-mean generator as a pipeline folder, with the recipe inside."""
+        if not self.accelerator.is_main_process:
+            return
+        pipeline = PolyINRPipeline(self.ema, self.dataset.id2label)
+        with replace_folder(self.output_dir / "exports" / f"kimg-{self.images_seen // 1000:06d}") as folder:
+            pipeline.save_pretrained(folder)
+            save_recipe(self.recipe, folder / "recipe.yaml")
+
+    def _save_checkpoint(self) -> None:
+        states = self.accelerator.gather_for_metrics([self.loader_state], use_gather_object=True)
+        progress = {"step": self.step, "images_seen": self.images_seen, "loader_states": states}
+        folder = self.output_dir / "checkpoints"
+        save_checkpoint(self.accelerator, folder, progress, self.recipe.run.keep_checkpoints)
