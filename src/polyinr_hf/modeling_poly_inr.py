@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
-# The signal-preserving start: spread of the modulation over features, per unit of coordinate and everywhere; of images
-COEFFICIENT_STD, STYLE_STD, RGB_STD = 1.0, 1.0, 0.5
+# The signal-preserving start. Spread of the modulation over features, per unit of coordinate: at level 0, and at later
+# ones, where it is small, as their product would let the image's border outgrow its middle; the same everywhere in the
+# image; and the spread of the images.
+COEFFICIENT_STD_0, COEFFICIENT_STD, STYLE_STD, RGB_STD = 2.0, 0.5, 0.5, 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,24 +277,26 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         if self.config.initialization == "released":
             return
         rows, columns = coordinate_axes(32, 32, (-1, -1, 1, 1))
-        modulation_variance = STYLE_STD**2 + COEFFICIENT_STD**2 * (rows[:, None] ** 2 + columns**2)  # (32, 32)
-        power = torch.ones_like(modulation_variance)  # mean square of the features at each pixel
+        squared_radius = rows[:, None] ** 2 + columns**2  # (32, 32)
+        power = torch.ones_like(squared_radius)  # mean square of the features at each pixel
         for level, (affine, linear) in enumerate(zip(self.affine_levels, self.synthesis_levels, strict=True)):
-            self._initialize_affine(affine, level)
+            coefficient_std = COEFFICIENT_STD_0 if level == 0 else COEFFICIENT_STD
+            self._initialize_affine(affine, level, coefficient_std)
             rectified = level > 0 and self.config.modulation_activation == "leaky_relu"
-            power = power * _second_moment(modulation_variance, NEGATIVE_SLOPE if rectified else 1.0)  # (32, 32)
+            variance = STYLE_STD**2 + coefficient_std**2 * squared_radius  # of the modulation, about 1
+            power = power * _second_moment(variance, NEGATIVE_SLOPE if rectified else 1.0)  # (32, 32)
             # He: E[lrelu(y)^2] = (1 + slope^2) / 2 Var(y).
-            variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.in_features * power.mean())
-            linear.weight.normal_(0, variance.sqrt().item())
+            weight_variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.in_features * power.mean())
+            linear.weight.normal_(0, weight_variance.sqrt().item())
             linear.bias.zero_()
             power = power / power.mean()
         self.to_rgb.weight.normal_(0, RGB_STD / math.sqrt(self.to_rgb.in_features))
         self.to_rgb.bias.zero_()
 
-    def _initialize_affine(self, affine: AffineLevel, level: int) -> None:
-        """One level's modulation at the start: 1 + N(0, STYLE_STD) + N(0, COEFFICIENT_STD) per unit of coordinate."""
+    def _initialize_affine(self, affine: AffineLevel, level: int, coefficient_std: float) -> None:
+        """One level's modulation at the start: 1 + N(0, STYLE_STD) + N(0, coefficient_std) per unit of coordinate."""
         fan_in = affine.coefficient.in_features
-        affine.coefficient.weight.normal_(0, COEFFICIENT_STD / math.sqrt(fan_in))
+        affine.coefficient.weight.normal_(0, coefficient_std / math.sqrt(fan_in))
         affine.coefficient.bias.zero_()
         affine.bias.weight.normal_(0, STYLE_STD / math.sqrt(fan_in))
         affine.bias.bias.fill_(1.0)

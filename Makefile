@@ -1,0 +1,31 @@
+# make demo    images into out/
+# make test    the whole test suite
+# make lint    ruff
+# Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable
+
+.PHONY: demo test lint
+
+demo: .venv/installed-core
+	$(BIN)/python scripts/demo.py --output out
+
+test: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed-core: setup.py requirements/constraints.txt | $(BIN)/python
+	$(INSTALL) .
+	touch $@
+
+.venv/installed-test: setup.py requirements/constraints.txt | $(BIN)/python
+	$(INSTALL) ".[test]"
+	touch $@ .venv/installed-core

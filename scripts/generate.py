@@ -1,0 +1,131 @@
+"""Generate images, one PNG for each class and seed.
+
+    python scripts/generate.py --pipeline pretrained/poly-inr-emoji --seeds 0-15 --grid --output out
+    python scripts/generate.py --pipeline poly-inr-imagenet --class goldfish 207 --seeds 0-3,9 --truncation_psi 0.7 \\
+        --height 512 --width 768 --extent -0.25 -0.25 1.25 1.25 --output out
+
+The same class and seed give the same image at every size and extent. Prints the path of every file written.
+"""
+
+import argparse
+import math
+import re
+import sys
+from pathlib import Path
+
+import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
+from tqdm import tqdm
+
+from polyinr_hf import PolyINRPipeline
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-3,9" -> [0, 1, 2, 3, 9]."""
+    seeds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-15 or 0-3,9")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return seeds
+
+
+def parse_class(text: str) -> int | str:
+    """A class id, or a name as it is."""
+    return int(text) if text.isdecimal() else text
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
+    parser.add_argument(
+        "--seeds", "--seed", type=parse_seeds, default=[0], help="such as 7, 0-15 or 0-3,9 (default: 0)"
+    )
+    parser.add_argument(
+        "--class",
+        dest="class_labels",
+        type=parse_class,
+        nargs="+",
+        action="extend",
+        metavar="CLASS",
+        help="names or ids; none for an unconditional model",
+    )
+    parser.add_argument("--truncation_psi", type=float, default=1.0, help="below 1: more typical, less varied")
+    parser.add_argument("--truncation_cutoff", type=int, help="truncate only the levels below this one")
+    parser.add_argument("--height", type=int, help="pixels (default: the model's own size)")
+    parser.add_argument("--width", type=int, help="pixels (default: the model's own size)")
+    parser.add_argument(
+        "--extent",
+        type=float,
+        nargs=4,
+        default=(0.0, 0.0, 1.0, 1.0),
+        metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
+        help="region to draw; 0 0 1 1 is the image, a smaller one zooms in, a larger one goes beyond the border",
+    )
+    parser.add_argument("--grid", action="store_true", help="write a contact sheet, grid.png, too")
+    parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    return parser.parse_args(argv)
+
+
+def file_name(pipe: PolyINRPipeline, label: int | str | None, seed: int) -> str:
+    """goldfish-seed0007.png, from the class's first name; seed0007.png for an unconditional model."""
+    if label is None:
+        return f"seed{seed:04d}.png"
+    class_id = label if isinstance(label, int) else pipe.get_label_ids(label)[0]
+    name = pipe.id2label.get(class_id, f"class {class_id}").split(",")[0]
+    return f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-seed{seed:04d}.png"
+
+
+def contact_sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    """A row for each class; the images of a single one as near to a square as they go."""
+    images = [image for row in rows for image in row]
+    columns = len(rows[0]) if len(rows) > 1 else math.ceil(math.sqrt(len(images)))
+    count = math.ceil(len(images) / columns)
+    images += [Image.new("RGB", images[0].size, "white")] * (count * columns - len(images))
+    return make_image_grid(images, rows=count, cols=columns)
+
+
+def generate(args) -> None:
+    pipe = PolyINRPipeline.from_pretrained(args.pipeline, torch_dtype=getattr(torch, args.dtype)).to(args.device)
+    pipe.set_progress_bar_config(disable=True)
+    labels = args.class_labels or [None]
+    rows = [[] for _ in labels]
+    progress = tqdm(total=len(labels) * len(args.seeds), unit="image")
+    for seed in args.seeds:
+        images = pipe(
+            class_labels=args.class_labels,
+            truncation_psi=args.truncation_psi,
+            truncation_cutoff=args.truncation_cutoff,
+            height=args.height,
+            width=args.width,
+            extent=tuple(args.extent),
+            generator=[torch.Generator().manual_seed(seed) for _ in labels],
+        ).images
+        args.output.mkdir(parents=True, exist_ok=True)
+        for label, row, image in zip(labels, rows, images, strict=True):
+            path = args.output / file_name(pipe, label, seed)
+            image.save(path)
+            print(path, flush=True)
+            if args.grid:
+                row.append(image)
+        progress.update(len(labels))
+    progress.close()
+    if args.grid:
+        contact_sheet(rows).save(args.output / "grid.png")
+        print(args.output / "grid.png")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        generate(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

