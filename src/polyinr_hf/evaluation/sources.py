@@ -1,0 +1,203 @@
+"""Where images come from: a dataset, a pipeline, a pipeline's images upsampled, or a tensor.
+
+A source has a length, gives the images `[start, stop)` as uint8 (B, 3, H, W), the same ones whenever and in whatever
+process it is asked, and a `key`: what they depend on, in JSON's types, under which features are cached. `activity`
+names the time it takes.
+"""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from polyinr_hf.evaluation.extractors import weights_digest
+
+UPSAMPLING_MODES = ("nearest", "bilinear", "bicubic")
+
+
+class TensorSource:
+    """Images in memory.
+
+    Args:
+        images: uint8 (N, 3, H, W), or floats in [-1, 1].
+
+    Raises:
+        ValueError: no images, three channels missing, NaN or infinity.
+    """
+
+    activity = "reading"
+
+    def __init__(self, images: Tensor):
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: shape {tuple(images.shape)} given, (N, 3, H, W) needed")
+        if len(images) == 0:
+            raise ValueError("images: there are none")
+        self.images = images if images.dtype == torch.uint8 else to_uint8((images + 1) / 2, "images")
+        digest = hashlib.sha256(self.images.cpu().contiguous().numpy()).hexdigest()
+        self.key = {"images": digest[:16], "shape": list(images.shape)}
+
+    def __len__(self):
+        return len(self.images)
+
+    def load(self, start: int, stop: int) -> Tensor:
+        return self.images[start:stop]
+
+
+class DatasetSource:
+    """All images of a dataset, in order, as training sees them (centre crop, Lanczos).
+
+    Args:
+        dataset: `polyinr_hf.data.ImageDataset`, not streaming.
+        resolution: side in pixels.
+        num_workers: threads that decode.
+
+    Raises:
+        ValueError: a streaming dataset.
+    """
+
+    activity = "reading"
+
+    def __init__(self, dataset, resolution: int, num_workers: int = 2):
+        if dataset.streaming:
+            raise ValueError("dataset: a streaming dataset cannot be gone through by index; load it without streaming")
+        self.dataset, self.resolution = dataset, resolution
+        self.pool = ThreadPoolExecutor(num_workers)
+        rows = dataset.dataset
+        self.key = {
+            "dataset": rows._fingerprint,
+            "split": str(rows.split),
+            "num_images": len(rows),
+            "resolution": resolution,
+        }
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def load(self, start: int, stop: int) -> Tensor:
+        def decode(index):
+            return self.dataset.decode(self.dataset.dataset[index], index, self.resolution)[0]
+
+        return torch.stack(list(self.pool.map(decode, range(start, stop))))  # (B, 3, R, R)
+
+
+class PipelineSource:
+    """Images that a pipeline generates, each from a seed of its own.
+
+    Args:
+        pipeline: `PolyINRPipeline`.
+        num_samples: how many.
+        class_frequencies: (num_classes,), for a class-conditional pipeline: how often each class is drawn.
+        resolution: side in pixels; default the pipeline's.
+        truncation_psi: 1 for no truncation.
+        seed: image i depends on this and i only.
+        dtype: "float32" or "bfloat16": the autocast.
+        upsample_to: side in pixels that images are interpolated to.
+        upsampling: "nearest", "bilinear" or "bicubic".
+
+    Raises:
+        ValueError: an argument out of range, or classes that do not fit the pipeline's.
+    """
+
+    activity = "sampling"
+
+    def __init__(
+        self,
+        pipeline,
+        num_samples: int,
+        class_frequencies=None,
+        resolution: int | None = None,
+        truncation_psi: float = 1.0,
+        seed: int = 0,
+        dtype: str = "float32",
+        upsample_to: int | None = None,
+        upsampling: str = "nearest",
+    ):
+        if num_samples < 1:
+            raise ValueError(f"num_samples: {num_samples} given, at least 1 needed")
+        if seed < 0:
+            raise ValueError(f"seed: {seed} given, 0 or more needed")
+        if upsampling not in UPSAMPLING_MODES:
+            raise ValueError(f"upsampling: {upsampling!r} is not one of {UPSAMPLING_MODES}")
+        self.pipeline, self.num_samples, self.seed = pipeline, num_samples, seed
+        self.truncation_psi, self.dtype = truncation_psi, dtype
+        self.resolution = resolution or pipeline.generator.config.sample_size
+        self.upsample_to, self.upsampling = upsample_to, upsampling
+        self.labels = self._draw_labels(class_frequencies)
+        self.key = {
+            "pipeline": weights_digest(pipeline.generator),
+            "config": {name: value for name, value in pipeline.generator.config.items() if not name.startswith("_")},
+            "labels": None if self.labels is None else hashlib.sha256(self.labels).hexdigest()[:16],
+            "num_samples": num_samples,
+            "resolution": self.resolution,
+            "truncation_psi": truncation_psi,
+            "seed": seed,
+            "sampling_dtype": dtype,
+            "upsampled": None if upsample_to is None else [upsample_to, upsampling],
+        }
+
+    def _draw_labels(self, frequencies):
+        num_classes = self.pipeline.generator.config.num_classes
+        if num_classes is None:
+            return None
+        if frequencies is None:
+            raise ValueError("dataset: the pipeline is class-conditional, and the dataset has no classes to draw from")
+        if len(frequencies) != num_classes:
+            raise ValueError(f"dataset: it has {len(frequencies)} classes, the pipeline {num_classes}")
+        p = np.asarray(frequencies, dtype=np.float64)
+        return np.random.default_rng(self.seed).choice(num_classes, size=self.num_samples, p=p / p.sum())
+
+    def __len__(self):
+        return self.num_samples
+
+    def load(self, start: int, stop: int) -> Tensor:
+        generators = [_generator_of(self.seed, index) for index in range(start, stop)]
+        labels = None if self.labels is None else self.labels[start:stop].tolist()
+        device = self.pipeline.generator.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            images = self.pipeline(
+                class_labels=labels,
+                num_images_per_label=stop - start if labels is None else 1,
+                truncation_psi=self.truncation_psi,
+                height=self.resolution,
+                width=self.resolution,
+                generator=generators,
+                output_type="pt",
+            ).images  # (B, 3, R, R) in [0, 1]
+        if self.upsample_to is not None:
+            align = {} if self.upsampling == "nearest" else {"align_corners": False}
+            images = F.interpolate(images, size=(self.upsample_to,) * 2, mode=self.upsampling, **align)
+        return to_uint8(images, f"generated images {start} to {stop - 1}")
+
+
+def _generator_of(seed: int, index: int) -> torch.Generator:
+    """Neighbouring seeds share no image, as they would if image i had seed + i."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+def class_frequencies(dataset):
+    """Images of each class of an `ImageDataset`, int64 (num_classes,); None if it has no classes."""
+    if dataset.label_column is None:
+        return None
+    return np.bincount(class_ids(dataset), minlength=dataset.num_classes)
+
+
+def class_ids(dataset):
+    """Class id of every image of an `ImageDataset` with classes, int64 (N,)."""
+    values = dataset.dataset.with_format("arrow")[:][dataset.label_column].to_pylist()
+    ids = {name: key for key, name in dataset.id2label.items()}
+    return np.array([ids[value] if isinstance(value, str) else value for value in values], dtype=np.int64)
+
+
+def to_uint8(images: Tensor, what: str) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded; what lies outside is clipped.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{what}: there are NaN or infinite pixels")
+    return images.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,176 @@
+"""The whole way: a pipeline and a dataset in; figures, settings, tables and pictures out."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.data import ImageDataset
+from polyinr_hf.evaluation import Evaluator, PipelineSource, TensorSource, evaluate, truncation_sweep
+from polyinr_hf.evaluation.extractors import lpips_weights
+from polyinr_hf.evaluation.path_length import perceptual_path_length
+
+NEIGHBOURS = ["precision_lite0", "recall_lite0"]
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
+
+
+def make_pipeline(num_classes=2):
+    torch.manual_seed(0)
+    model = PolyINRGenerator(z_dim=8, w_dim=8, channels=16, num_levels=3, num_classes=num_classes, sample_size=8)
+    return PolyINRPipeline(model)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return make_pipeline()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(10)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    return datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 5}, features=features)
+
+
+@pytest.fixture
+def options(tmp_path):
+    return {"cache_dir": tmp_path / "cache", "progress": False, "batch_size": 4}
+
+
+def test_evaluate(pipeline, rows, options):
+    result = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=7, seed=2, **options)
+    assert list(result) == [*NEIGHBOURS, "settings"]
+    assert all(0 <= result[name] <= 1 for name in NEIGHBOURS)
+    settings = result["settings"]
+    assert (settings["num_samples"], settings["num_real"], settings["resolution"], settings["seed"]) == (7, 10, 8, 2)
+    assert {"reading", "sampling", "lite0", "metrics", "total"} == set(settings["seconds"])
+    again = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=7, seed=2, **options | {"batch_size": 3})
+    assert [again[name] for name in NEIGHBOURS] == [result[name] for name in NEIGHBOURS]
+    assert "reading" not in again["settings"]["seconds"]  # the reference was cached
+    json.dumps(result)
+
+
+def test_images_against_themselves(options):
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    evaluator = Evaluator(TensorSource(images), NEIGHBOURS, **options)
+    assert evaluator(TensorSource(images)) == {"precision_lite0": 1, "recall_lite0": 1}
+
+
+def test_upsampling_protocol(pipeline, rows, options):
+    """Real images at the high resolution; the pipeline's dense rendering, and its own images enlarged."""
+    result = evaluate(pipeline, ImageDataset(rows), ["recall_lite0"], num_samples=5, upsample_to=16, **options)
+    names = [f"recall_lite0_{way}" for way in ("dense", "nearest", "bilinear", "bicubic")]
+    assert list(result) == [*names, "settings"]
+    assert result["settings"]["resolution"] == 8 and result["settings"]["upsample_to"] == 16
+    assert result["settings"]["reference"]["resolution"] == 16
+    with pytest.raises(ValueError, match="upsample_to: 8 given, it must be above the resolution, 8"):
+        evaluate(pipeline, ImageDataset(rows), ["recall_lite0"], num_samples=5, upsample_to=8, **options)
+
+
+def test_truncation_sweep(pipeline, rows, options):
+    result = truncation_sweep(pipeline, ImageDataset(rows), [0.5, 1.0], NEIGHBOURS, num_samples=6, **options)
+    assert [row["truncation_psi"] for row in result["results"]] == [0.5, 1.0]
+    single = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=6, truncation_psi=0.5, **options)
+    assert {name: single[name] for name in NEIGHBOURS}.items() <= result["results"][0].items()
+    with pytest.raises(ValueError, match="truncation_psis: none given"):
+        truncation_sweep(pipeline, ImageDataset(rows), [], NEIGHBOURS, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"metrics": ["fd_lite0"], "num_samples": 320}, "320 generated images are too few"),
+        ({"metrics": ["fd_lite0"], "num_samples": 400}, "10 real images are too few"),
+        ({"metrics": ["fds"]}, "'fds' is not one of"),
+        ({"metrics": []}, "metrics: none given"),
+        ({"num_samples": 0}, "num_samples: 0"),
+        ({"dtype": "int8"}, "dtype: 'int8'"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"weights": {"resnet": "x"}}, "'resnet' is not one of"),
+    ],
+)
+def test_bad_arguments(pipeline, rows, options, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(pipeline, ImageDataset(rows), **{"metrics": NEIGHBOURS, "num_samples": 6} | options | arguments)
+
+
+def test_classes_must_fit(rows, options):
+    with pytest.raises(ValueError, match="it has 2 classes, the pipeline 3"):
+        evaluate(make_pipeline(3), ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
+    unlabelled = ImageDataset(rows, class_conditional=False)
+    with pytest.raises(ValueError, match="no classes to draw from"):
+        evaluate(make_pipeline(), unlabelled, NEIGHBOURS, num_samples=6, **options)
+    evaluate(make_pipeline(None), unlabelled, NEIGHBOURS, num_samples=6, **options)
+    evaluate(make_pipeline(None), ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
+
+
+def test_nan_images_give_no_figure(rows, options):
+    broken = make_pipeline()
+    with torch.no_grad():
+        broken.generator.to_rgb.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite pixels"):
+        evaluate(broken, ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
+
+
+def test_perceptual_path_length(pipeline, tmp_path):
+    """E LPIPS(G(z), G(slerp(z, z', e))) / e^2 without the outer percentiles; latents as torch-fidelity draws them."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.vgg16().state_dict(), tmp_path / "vgg.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
+    torch.save(heads, tmp_path / "lpips.pth")
+    weights = {"lpips": tmp_path / "lpips.pth", "vgg16": tmp_path / "vgg.pth"}
+    source = PipelineSource(pipeline, 5, np.ones(2), seed=7)
+    values = perceptual_path_length(source, weights, batch_size=5)
+
+    rng = np.random.RandomState(7)
+    start, end = (torch.from_numpy(rng.randn(5, 8)).float() for _ in range(2))
+    a, b = (x / x.norm(dim=1, keepdim=True) for x in (start, end))
+    angle = torch.acos((a * b).sum(dim=1, keepdim=True))
+    near = (torch.sin((1 - 1e-4) * angle) * start + torch.sin(1e-4 * angle) * end) / torch.sin(angle)
+    labels = torch.from_numpy(rng.randint(0, 2, (5,)))
+    with lpips_weights(weights), torch.no_grad():
+        similarity = SampleSimilarityLPIPS("lpips-vgg16", sample_similarity_resize=64)
+        images = [127.5 * (1 + pipeline.generator(z, labels).sample.clamp(-1, 1)) for z in (start, near)]
+        distances = similarity(*images).flatten().numpy() / 1e-8
+    assert distances.min() > 0 and distances.std() > 0
+    assert values["ppl"] == pytest.approx(distances.mean(), rel=0.02)  # of five, the outer percentiles take none
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("scripts_evaluate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_script(script, pipeline, rows, tmp_path, capsys):
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    rows.save_to_disk(tmp_path / "rows")
+    common = ["--pipeline", tmp_path / "pipeline", "--dataset", tmp_path / "rows", "--metrics", "recall_lite0"]
+    common = [str(item) for item in [*common, "--cache_dir", tmp_path / "cache", "--num_samples", 6]]
+    capsys.readouterr()
+    script.main([*common, "--json", str(tmp_path / "result.json")])
+    captured = capsys.readouterr()
+    assert captured.out.startswith("| metric | value |\n|---|---|\n| recall_lite0 ↑ | ")
+    assert "6/6" in captured.err  # the progress bar
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 0 <= result["recall_lite0"] <= 1 and result["settings"]["dataset"] == str(tmp_path / "rows")
+
+    sweep = ["--truncation_sweep", "0.5,1", "--output", str(tmp_path / "sweep.png")]
+    script.main([*common, *sweep, "--json", str(tmp_path / "sweep.json")])
+    assert Image.open(tmp_path / "sweep.png").size[0] > 500
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["results"]) == 2
+
+    for wrong, message in (["--metrics", "x"], "'x' is not one of"), (["--num_samples", "3"], "4 are needed"):
+        with pytest.raises(SystemExit, match=message):
+            script.main([*common, *wrong])
