@@ -4,6 +4,9 @@
     accelerate launch scripts/train.py configs/emoji.yaml --output runs/mine data.dataset=my/folder stages.0.kimg=500
     accelerate launch scripts/train.py configs/emoji.yaml --output runs/emoji --resume
 
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 scripts/train.py configs/emoji.yaml --output runs/emoji
+
+The last line trains in two processes on CPUs, for which `accelerate launch --cpu --num_processes 2` needs MPI.
 SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exits with 0.
 """
 
@@ -13,21 +16,21 @@ import sys
 from polyinr_hf.training.config import load_recipe
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="YAML file, such as configs/emoji.yaml")
     parser.add_argument("overrides", nargs="*", help="key=value, dotted: data.dataset=..., stages.0.batch_size=32")
     parser.add_argument("--output", required=True, help="folder for checkpoints, exports, samples and logs")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in --output")
     parser.add_argument("--init_from", help="pipeline folder or Hub id to fine-tune (run.init_from)")
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args(arguments)
     overrides = arguments.overrides + ([f"run.init_from={arguments.init_from}"] if arguments.init_from else [])
     try:
         recipe = load_recipe(arguments.recipe, overrides)
         from polyinr_hf.training.trainer import Trainer  # torch, timm and datasets: after the recipe's own mistakes
 
         trainer = Trainer(recipe, arguments.output, resume=arguments.resume)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     trainer.train()
 

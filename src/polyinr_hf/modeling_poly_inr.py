@@ -8,6 +8,7 @@ This file needs torch, numpy and diffusers only, so that a Hub repository can ca
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Real
 
@@ -91,15 +92,19 @@ def _activate(x: Tensor) -> Tensor:
     )
 
 
-def _full_precision(device: torch.device):
-    """Context in which autocast leaves products in their own dtype: coordinates need float32."""
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Context in which autocast leaves products in their own dtype: coordinates and pixels need float32."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device
+        return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def _matmul_dtype(weight: Tensor) -> torch.dtype:
     """The dtype a linear layer with this weight computes in, here and now."""
     device = weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
 
 
 def _subpixel_offsets(antialias: int, height: int, width: int, extent) -> Tensor:
@@ -350,7 +355,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         if w.ndim != 3 or tuple(w.shape[1:]) != expected:
             raise ValueError(f"`w` must have shape (B, {expected[0]}, {expected[1]}), got {tuple(w.shape)}.")
         w = w.to(self.dtype)
-        with _full_precision(w.device):
+        with full_precision(w.device):
             to_grid = torch.eye(3, 2, device=w.device).expand(w.shape[0], 3, 2)  # grid_l = [u, v, 1] @ to_grid
             folded = []
             for level, affine in enumerate(self.affine_levels):
@@ -390,7 +395,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _features(self, level_0: Tensor, A: Tensor, X: Tensor) -> Iterator[Tensor]:
         """`features` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
         dtype = _matmul_dtype(self.to_rgb.weight)
-        with _full_precision(X.device):
+        with full_precision(X.device):
             x = X @ level_0.transpose(1, 2)  # (B, N, n)
         x = _activate(x).to(dtype)
         yield x
@@ -404,13 +409,13 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _fold_level_0(self, A: Tensor) -> Tensor:
         """[W_0 A_0 | + b_0] (B, n, 3): level 0 is linear before its activation, so it costs K = 3, not K = n."""
         linear = self.synthesis_levels[0]
-        with _full_precision(A.device):
+        with full_precision(A.device):
             folded = linear.weight.float() @ A[:, 0].float()  # (B, n, 3)
         return folded + F.pad(linear.bias.float().unsqueeze(1), (2, 0))  # b_0 multiplies the 1 of [u, v, 1]
 
     def _level(self, level: int, x: Tensor, A: Tensor, X: Tensor) -> Tensor:
         """Level 1..L-1: lrelu(W_l (x * lrelu(A_l X)) + b_l); equation (3) has no inner activation."""
-        with _full_precision(X.device):
+        with full_precision(X.device):
             modulation = X @ A.float().transpose(1, 2)  # (B, N, n), float32: bf16 has too few digits for coordinates
         if self.config.modulation_activation == "leaky_relu":
             modulation = _leaky_relu(modulation)

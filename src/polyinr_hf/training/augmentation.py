@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..modeling_poly_inr import full_precision
 
 TRANSLATION_RATIO = 1 / 8  # largest shift, in image sides
 CUTOUT_RATIO = 0.2  # side of the square cut out, in image sides
@@ -139,17 +140,11 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     batch, channels, height, width = images.shape
     kernel = gaussian_kernel(sigma, device=images.device)
     reach = len(kernel) // 2
-    with _full_precision(images.device.type):  # the discriminator judges pixels: keep them exact
+    with full_precision(images.device):  # the discriminator judges pixels: keep them exact
         blurred = images.float().reshape(batch * channels, 1, height, width)
         blurred = F.conv2d(blurred, kernel.view(1, 1, -1, 1), padding=(reach, 0))
         blurred = F.conv2d(blurred, kernel.view(1, 1, 1, -1), padding=(0, reach))
     return blurred.view(batch, channels, height, width).to(images.dtype)
-
-
-def _full_precision(device_type: str) -> AbstractContextManager:
-    """Autocast switched off, on devices that know it (the meta device does not)."""
-    available = torch.amp.is_autocast_available(device_type)
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def blur_sigma_at(kimg: float, initial_sigma: float = 2.0, fade_kimg: float = 300.0) -> float:

@@ -30,7 +30,10 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, keep
         (beside / MANIFEST).write_text(json.dumps({"progress": progress, "files": files}, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
-        for old in sorted(folder.glob("step-*"))[:-keep]:
+        checkpoints = sorted(folder.glob("step-*"))
+        # Later ones are damaged: this run was resumed from before them.
+        kept = [checkpoint for checkpoint in checkpoints if checkpoint <= target][-keep:]
+        for old in set(checkpoints) - set(kept):
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return target
@@ -40,11 +43,17 @@ def load_newest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | Non
     """Loads the newest whole checkpoint into `accelerator`'s state; returns its `progress`, None if there is none.
 
     A damaged one is skipped with a warning for the one before it.
+
+    Raises:
+        ValueError: if the checkpoint is of other networks than `accelerator`'s.
     """
     for checkpoint in sorted(folder.glob("step-*"), reverse=True):
         problem = find_damage(checkpoint)
         if problem is None:
-            accelerator.load_state(str(checkpoint))
+            try:
+                accelerator.load_state(str(checkpoint))
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"checkpoint {checkpoint} does not fit the recipe's networks: {error}") from error
             return json.loads((checkpoint / MANIFEST).read_text())["progress"]
         logger.warning("checkpoint %s is skipped: %s", checkpoint, problem)
     return None
@@ -54,7 +63,7 @@ def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with the files of a checkpoint, None if they are as they were written."""
     try:
         files: dict[str, str] = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     for name, digest in files.items():
         path = checkpoint / name

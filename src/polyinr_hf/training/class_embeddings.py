@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data import ImageDataset, image_batches, to_float
+from .config import CLASS_EMBEDDING_NETWORK
 from .feature_networks import load_feature_network
 
 logger = logging.getLogger(__name__)
 
-NETWORK = "tf_efficientnet_lite0"
 RESOLUTION = 224  # pixels, what the network was trained at
 SAVE_EVERY_BATCHES = 200
 
@@ -42,9 +42,9 @@ def compute_class_embeddings(
     if not dataset.num_classes:
         raise ValueError("dataset: it has no classes to embed")
     path = Path(path)
-    sums, counts, images_done = _load_sums(path, dataset.num_classes)
+    sums, counts, images_done = _load_sums(path, dataset.num_classes, len(dataset))
     if images_done < len(dataset):
-        network = load_feature_network(NETWORK, weights).to(device)
+        network = load_feature_network(CLASS_EMBEDDING_NETWORK, weights).to(device)
         options = {"num_workers": num_workers, "skip_corrupt": skip_corrupt, "start": images_done}
         batches = image_batches(dataset, RESOLUTION, batch_size, **options)
         progress = tqdm(total=len(dataset), initial=images_done, desc="class embeddings", unit="image", disable=quiet)
@@ -55,8 +55,8 @@ def compute_class_embeddings(
             images_done += len(images)
             progress.update(len(images))
             if number % SAVE_EVERY_BATCHES == 0:
-                _save_sums(path, sums, counts, images_done)
-        _save_sums(path, sums, counts, images_done)
+                _save_sums(path, sums, counts, images_done, len(dataset))
+        _save_sums(path, sums, counts, images_done, len(dataset))
     empty = counts == 0
     if empty.any():
         logger.warning("%d of %d classes have no images", int(empty.sum()), len(counts))
@@ -65,7 +65,7 @@ def compute_class_embeddings(
     return means.float()
 
 
-def _load_sums(path: Path, num_classes: int) -> tuple[Tensor, Tensor, int]:
+def _load_sums(path: Path, num_classes: int, num_images: int) -> tuple[Tensor, Tensor, int]:
     """Sums (num_classes, 320) and counts (num_classes,), float64, and the number of images summed so far."""
     if not path.exists():
         zeros = torch.zeros(num_classes, 320, dtype=torch.float64)
@@ -74,11 +74,14 @@ def _load_sums(path: Path, num_classes: int) -> tuple[Tensor, Tensor, int]:
         sums, counts, metadata = file.get_tensor("sums"), file.get_tensor("counts"), file.metadata()
     if len(sums) != num_classes:
         raise ValueError(f"{path}: holds {len(sums)} classes, the dataset has {num_classes}; remove it")
+    if int(metadata.get("num_images", num_images)) != num_images:
+        raise ValueError(f"{path}: is of {metadata['num_images']} images, the dataset has {num_images}; remove it")
     return sums, counts, int(metadata["images_done"])
 
 
-def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int) -> None:
+def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int, num_images: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".partial")
-    save_file({"sums": sums, "counts": counts}, beside, {"images_done": str(images_done)})
+    metadata = {"images_done": str(images_done), "num_images": str(num_images)}
+    save_file({"sums": sums, "counts": counts}, beside, metadata)
     beside.replace(path)

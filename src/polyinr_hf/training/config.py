@@ -9,6 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .augmentation import DiffAugment
 
+CLASS_EMBEDDING_NETWORK = "tf_efficientnet_lite0"
+
 
 @dataclass
 class DataConfig:
@@ -52,8 +54,8 @@ class DiscriminatorConfig:
     feature_networks: list[str] = field(
         default_factory=lambda: ["deit_base_distilled_patch16_224", "tf_efficientnet_lite0"]
     )
-    feature_weights: dict[str, str] = field(default_factory=dict)  # timm name: file
-    pretrained: bool = True  # False only to try a recipe out: random feature networks teach little
+    feature_weights: dict[str, str] = field(default_factory=dict)  # timm name: file; of any network of the recipe
+    pretrained: bool = True  # False only to try a recipe out: random networks teach little
     feature_resolution: int = 224
     projection_width: int = 64
     num_heads: int = 4
@@ -131,7 +133,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
                 raise ValueError(f"override {override!r} must be key=value, such as data.dataset=my/images")
             try:
                 OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)  # parsed as YAML is
-            except (OmegaConfBaseException, IndexError, TypeError, ValueError) as error:  # of a key, or a list's index
+            except (OmegaConfBaseException, IndexError, TypeError, yaml.YAMLError) as error:
                 raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
         recipe = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -153,46 +155,76 @@ def check_recipe(recipe: Recipe) -> None:
     """Raises ValueError for settings that cannot train, naming the key, its value and what is legal."""
     if not recipe.stages:
         raise ValueError("stages: at least one stage is needed, such as {resolution: 32, kimg: 1000}")
-    for index, stage in enumerate(recipe.stages):
-        where = f"stages.{index}"
-        if index and stage.resolution < recipe.stages[index - 1].resolution:
-            raise ValueError(
-                f"{where}.resolution: {stage.resolution} is below the stage before, "
-                f"{recipe.stages[index - 1].resolution}; resolutions must not shrink"
-            )
-        positive = (
-            "resolution",
-            "kimg",
-            "batch_size",
-            "lr_generator",
-            "lr_discriminator",
-            "gradient_accumulation_steps",
-        )
-        for name in positive:
-            if not getattr(stage, name) > 0:
-                raise ValueError(f"{where}.{name}: {getattr(stage, name)} must be above 0")
-        if stage.pixel_chunk is not None and stage.pixel_chunk < 1:
-            raise ValueError(f"{where}.pixel_chunk: {stage.pixel_chunk} must be null or at least 1")
-        if stage.batch_size % stage.gradient_accumulation_steps:
-            raise ValueError(
-                f"{where}.batch_size: {stage.batch_size} cannot be divided by "
-                f"gradient_accumulation_steps {stage.gradient_accumulation_steps}"
-            )
+    for index in range(len(recipe.stages)):
+        _check_stage(recipe, index)
+    run = recipe.run
     for key, value, legal in (
-        ("run.mixed_precision", recipe.run.mixed_precision, ("no", "bf16", "fp16")),
-        ("run.class_embeddings", recipe.run.class_embeddings, ("computed", "random")),
+        ("run.mixed_precision", run.mixed_precision, ("no", "bf16", "fp16")),
+        ("run.class_embeddings", run.class_embeddings, ("computed", "random")),
         ("model.initialization", recipe.model.initialization, ("signal_preserving", "released")),
         ("model.modulation_activation", recipe.model.modulation_activation, ("leaky_relu", "none")),
     ):
         if value not in legal:
             raise ValueError(f"{key}: {value!r} must be one of {legal}")
-    if recipe.data.streaming and recipe.data.class_conditional and recipe.run.class_embeddings == "computed":
+    for key, value, least in (
+        ("data.num_workers", recipe.data.num_workers, 0),
+        ("run.seed", run.seed, 0),
+        ("run.log_every_steps", run.log_every_steps, 1),
+        ("run.keep_checkpoints", run.keep_checkpoints, 1),
+        ("run.num_sample_columns", run.num_sample_columns, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{key}: {value} must be at least {least}")
+    for name in ("sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg"):
+        if not getattr(run, name) > 0:
+            raise ValueError(f"run.{name}: {getattr(run, name)} must be above 0")
+    _check_data_and_networks(recipe)
+
+
+def _check_stage(recipe: Recipe, index: int) -> None:
+    stage, where = recipe.stages[index], f"stages.{index}"
+    if index and stage.resolution < recipe.stages[index - 1].resolution:
+        raise ValueError(
+            f"{where}.resolution: {stage.resolution} is below the stage before, "
+            f"{recipe.stages[index - 1].resolution}; resolutions must not shrink"
+        )
+    rates = ("lr_generator", "lr_discriminator")
+    for name in ("resolution", "kimg", "batch_size", "gradient_accumulation_steps", *rates):
+        if not getattr(stage, name) > 0:
+            raise ValueError(f"{where}.{name}: {getattr(stage, name)} must be above 0")
+    if stage.pixel_chunk is not None and stage.pixel_chunk < 1:
+        raise ValueError(f"{where}.pixel_chunk: {stage.pixel_chunk} must be null or at least 1")
+    check_division(recipe, index, num_processes=1)
+
+
+def _check_data_and_networks(recipe: Recipe) -> None:
+    data, model, discriminator = recipe.data, recipe.model, recipe.discriminator
+    if data.streaming and data.class_conditional and recipe.run.class_embeddings == "computed":
         raise ValueError("run.class_embeddings: 'computed' needs the whole dataset; with data.streaming use 'random'")
-    if recipe.run.class_embeddings == "computed" and recipe.model.class_embed_dim != 320:
-        raise ValueError(f"model.class_embed_dim: {recipe.model.class_embed_dim} must be 320 for computed embeddings")
-    for name in ("log_every_steps", "sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg"):
-        if not getattr(recipe.run, name) > 0:
-            raise ValueError(f"run.{name}: {getattr(recipe.run, name)} must be above 0")
-    if recipe.run.keep_checkpoints < 1:
-        raise ValueError(f"run.keep_checkpoints: {recipe.run.keep_checkpoints} must be at least 1")
-    DiffAugment(recipe.discriminator.augmentation)
+    if data.streaming and data.cache_in_memory:
+        raise ValueError("data.cache_in_memory: true does not go with data.streaming, which holds no images")
+    if data.class_conditional and model.class_embed_dim != 320:
+        raise ValueError(f"model.class_embed_dim: {model.class_embed_dim} must be 320, as in the discriminator")
+    networks = {*discriminator.feature_networks, recipe.loss.guidance_classifier, CLASS_EMBEDDING_NETWORK}
+    if strangers := set(discriminator.feature_weights) - networks:
+        raise ValueError(f"discriminator.feature_weights: {sorted(strangers)} are not in use; {sorted(networks)} are")
+    try:
+        DiffAugment(discriminator.augmentation)
+    except ValueError as error:
+        raise ValueError(f"discriminator.augmentation: {error}") from error
+
+
+def check_division(recipe: Recipe, index: int, num_processes: int) -> None:
+    """Raises ValueError if the batch of stage `index` cannot be cut into equal micro-batches and batch norm groups."""
+    stage, group_size = recipe.stages[index], recipe.discriminator.batch_norm_group_size
+    cuts = stage.gradient_accumulation_steps * num_processes
+    if stage.batch_size % cuts:
+        raise ValueError(
+            f"stages.{index}.batch_size: {stage.batch_size} cannot be divided by gradient_accumulation_steps "
+            f"{stage.gradient_accumulation_steps} x {num_processes} processes"
+        )
+    if group_size is not None and (group_size < 1 or stage.batch_size // cuts % group_size):
+        raise ValueError(
+            f"discriminator.batch_norm_group_size: {group_size} must divide the {stage.batch_size // cuts} images of a "
+            f"process's micro-batch in stages.{index}"
+        )

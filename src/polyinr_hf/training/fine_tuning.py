@@ -4,16 +4,16 @@ from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 
 
-def initialize_from(
+def load_source(
     generator: PolyINRGenerator, source: str, id2label: dict[int, str] | None, new_classes: bool
-) -> None:
-    """Copies the weights of a pipeline (folder or Hub id) into `generator`, whatever resolution it was trained at.
+) -> PolyINRPipeline:
+    """Opens the pipeline (folder or Hub id) that `generator` is to start from, at whatever resolution it was trained.
 
-    With `new_classes` the class lists may differ: a class takes the embedding and mean w of the class of that name,
-    and keeps its own if there is none.
+    With `new_classes` the class lists may differ.
 
     Raises:
         ValueError: if the networks have other sizes, or other classes and `new_classes` is off.
+        OSError: if there is no such pipeline.
     """
     pipeline = PolyINRPipeline.from_pretrained(source)
     theirs, ours = pipeline.generator.config, generator.config
@@ -29,14 +29,22 @@ def initialize_from(
             f"data.class_conditional: {source} has {theirs.num_classes or 'no'} classes, the dataset "
             f"{ours.num_classes or 'none in use'}; both must have classes or neither"
         )
-    state = pipeline.generator.state_dict()
-    same = theirs.num_classes == ours.num_classes and pipeline.id2label in ({}, id2label)
-    if not same and not new_classes:
+    if not new_classes and not _has_same_classes(generator, pipeline, id2label):
         raise ValueError(
             f"run.init_from: {source} has {theirs.num_classes} classes, the dataset {ours.num_classes}, or their names "
             "differ; set run.new_classes=true to fine-tune on another class list"
         )
-    if not same:
+    return pipeline
+
+
+def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2label: dict[int, str] | None) -> None:
+    """Copies the weights of a pipeline from `load_source` into `generator`.
+
+    If the class lists differ, a class takes the embedding and mean w of the class of that name, and keeps its own if
+    there is none.
+    """
+    state = pipeline.generator.state_dict()
+    if not _has_same_classes(generator, pipeline, id2label):
         mine = generator.state_dict()
         known = {name.strip(): row for row, names in pipeline.id2label.items() for name in names.split(",")}
         for row, names in (id2label or {}).items():
@@ -47,3 +55,8 @@ def initialize_from(
         for key in ("mapping.embedding.weight", "w_mean"):
             state[key] = mine[key]
     generator.load_state_dict(state)
+
+
+def _has_same_classes(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2label: dict[int, str] | None) -> bool:
+    same_number = pipeline.generator.config.num_classes == generator.config.num_classes
+    return same_number and pipeline.id2label in ({}, id2label)

@@ -22,6 +22,8 @@ class TrainingLog:
         self.accelerator, self.path = accelerator, path
         self._counts: dict[str, Tensor] = {}
         self._restart(step, images_seen)
+        if accelerator.is_main_process and path.exists():
+            _drop_lines_after(step, path)
 
     def _restart(self, step: int, images_seen: int) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -60,6 +62,19 @@ class TrainingLog:
                 file.write(json.dumps({"step": step, "time": time.time()} | line) + "\n")
         self._restart(step, images_seen)
         return line
+
+
+def _drop_lines_after(step: int, path: Path) -> None:
+    """Removes lines of steps that a resumed run takes again, and what a killed run wrote half."""
+    kept = []
+    for text in path.read_text().splitlines(keepends=True):
+        try:
+            kept += [text] if json.loads(text)["step"] <= step and text.endswith("\n") else []
+        except ValueError:
+            continue
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text("".join(kept))
+    beside.replace(path)
 
 
 @torch.no_grad()

@@ -8,11 +8,13 @@ the batch is cut, and a resumed run needs no generator's state.
 import copy
 import logging
 import signal
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -22,12 +24,11 @@ from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .augmentation import blur_sigma_at
 from .checkpoints import load_newest_checkpoint, save_checkpoint
-from .class_embeddings import NETWORK as EMBEDDING_NETWORK
 from .class_embeddings import compute_class_embeddings
-from .config import Recipe, StageConfig, save_recipe
+from .config import CLASS_EMBEDDING_NETWORK, Recipe, StageConfig, check_division, save_recipe
 from .discriminator import ProjectedDiscriminator
 from .feature_networks import build_classifier
-from .fine_tuning import initialize_from
+from .fine_tuning import copy_weights, load_source
 from .image_generator import ImageGenerator
 from .loader import ImageLoader, make_loader
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
@@ -60,8 +61,12 @@ class Trainer:
             mixed_precision=run.mixed_precision,
             log_with=run.log_with or None,
             project_config=ProjectConfiguration(project_dir=str(self.output_dir), logging_dir=str(self.output_dir)),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(days=1)),  # all wait while one embeds classes
+            ],
         )
+        self.accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
         self.dataset = self._load_dataset()
         self.device = self.accelerator.device
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -73,17 +78,13 @@ class Trainer:
         if self.accelerator.is_main_process:
             save_recipe(recipe, self.output_dir / "recipe.yaml")
             self.accelerator.init_trackers("polyinr")
+        self.log = TrainingLog(self.accelerator, self.output_dir / "log.jsonl", self.step, self.images_seen)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
     def _load_dataset(self) -> ImageDataset:
         data, processes = self.recipe.data, self.accelerator.num_processes
-        for index, stage in enumerate(self.recipe.stages):
-            cuts = stage.gradient_accumulation_steps * processes
-            if stage.batch_size % cuts:
-                raise ValueError(
-                    f"stages.{index}.batch_size: {stage.batch_size} cannot be divided by gradient_accumulation_steps "
-                    f"{stage.gradient_accumulation_steps} x {processes} processes"
-                )
+        for index in range(len(self.recipe.stages)):
+            check_division(self.recipe, index, processes)
         with self.accelerator.main_process_first():
             dataset = load_image_dataset(
                 data.dataset,
@@ -108,23 +109,16 @@ class Trainer:
         generator = PolyINRGenerator(
             **vars(recipe.model), num_classes=num_classes, sample_size=recipe.stages[-1].resolution
         )
+        source = None
+        if recipe.run.init_from:  # before hours may go into class embeddings
+            source = load_source(generator, recipe.run.init_from, self.dataset.id2label, recipe.run.new_classes)
+        self.classifier = self._build_classifier(num_classes)
         embeddings = self._class_embeddings(num_classes)
         if embeddings is not None:
             generator.mapping.embedding.weight.data.copy_(embeddings)
-        if recipe.run.init_from:
-            initialize_from(generator, recipe.run.init_from, self.dataset.id2label, recipe.run.new_classes)
-        discriminator = ProjectedDiscriminator(
-            num_classes=num_classes, class_embeddings=embeddings, seed=recipe.run.seed, **vars(recipe.discriminator)
-        )
-        self.classifier = None
-        if recipe.loss.guidance_weight > 0:
-            weights = recipe.discriminator.feature_weights.get(recipe.loss.guidance_classifier)
-            self.classifier = build_classifier(recipe.loss.guidance_classifier, weights).to(self.device)
-            if self.classifier.num_classes != num_classes:
-                raise ValueError(
-                    f"loss.guidance_classifier: {recipe.loss.guidance_classifier} knows {self.classifier.num_classes} "
-                    f"classes, the dataset has {num_classes}"
-                )
+        if source is not None:
+            copy_weights(generator, source, self.dataset.id2label)
+        discriminator = self._build_discriminator(num_classes, embeddings)
         for branch in discriminator.branches:
             branch.feature_network.backbone.to(memory_format=torch.channels_last)  # about a fifth faster
             if recipe.run.compile and self.device.type == "cuda":  # on a CPU compiled branches are slower
@@ -142,13 +136,39 @@ class Trainer:
         self.generator = accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
         self.discriminator = accelerator.unwrap_model(self.D, keep_torch_compile=True)
 
+    def _build_classifier(self, num_classes: int | None) -> nn.Module | None:
+        """The classifier that guides the generator, None if the recipe has none."""
+        if self.recipe.loss.guidance_weight <= 0:
+            return None
+        name, settings = self.recipe.loss.guidance_classifier, self.recipe.discriminator
+        classifier = build_classifier(name, settings.feature_weights.get(name), settings.pretrained).to(self.device)
+        if classifier.num_classes != num_classes:
+            raise ValueError(
+                f"loss.guidance_classifier: {name} knows {classifier.num_classes} classes, "
+                f"the dataset has {num_classes}"
+            )
+        return classifier
+
+    def _build_discriminator(self, num_classes: int | None, class_embeddings: Tensor | None) -> ProjectedDiscriminator:
+        settings = dict(vars(self.recipe.discriminator))
+        # Files may be given for the guiding classifier and for the network that embeds classes, too.
+        weights = settings.pop("feature_weights")
+        weights = {name: weights[name] for name in settings["feature_networks"] if name in weights}
+        return ProjectedDiscriminator(
+            num_classes,
+            feature_weights=weights,
+            class_embeddings=class_embeddings,
+            seed=self.recipe.run.seed,
+            **settings,
+        )
+
     def _class_embeddings(self, num_classes: int | None) -> Tensor | None:
         """(classes, class_embed_dim) that generator and discriminator start from; None for an unconditional model."""
         if num_classes is None:
             return None
         if self.recipe.run.class_embeddings == "random":
             return torch.randn(num_classes, self.recipe.model.class_embed_dim)
-        data, weights = self.recipe.data, self.recipe.discriminator.feature_weights.get(EMBEDDING_NETWORK)
+        data, weights = self.recipe.data, self.recipe.discriminator.feature_weights.get(CLASS_EMBEDDING_NETWORK)
         with self.accelerator.main_process_first():
             return compute_class_embeddings(
                 self.dataset,
@@ -195,7 +215,6 @@ class Trainer:
 
     def _train(self) -> bool:
         run = self.recipe.run
-        self.log = TrainingLog(self.accelerator, self.output_dir / "log.jsonl", self.step, self.images_seen)
         progress = tqdm(
             total=self.total_images / 1000,
             initial=self.images_seen / 1000,
@@ -208,10 +227,10 @@ class Trainer:
             stage_end += images
             if self.images_seen >= stage_end:
                 continue
-            loader = self._enter_stage(stage)
+            loader = self.enter_stage(stage)
             while self.images_seen < stage_end:
                 before = self.images_seen
-                self._train_step(stage, loader)
+                self.train_step(stage, loader)
                 self.loader_state = loader.state_dict()
                 progress.update(stage.batch_size / 1000)
                 if self.step % run.log_every_steps == 0:
@@ -232,7 +251,7 @@ class Trainer:
                     return finished
         return True
 
-    def _enter_stage(self, stage: StageConfig) -> ImageLoader:
+    def enter_stage(self, stage: StageConfig) -> ImageLoader:
         """The stage's loader; sets the stage's learning rates and saves a grid of its reals."""
         for optimizer, lr in ((self.G_optimizer, stage.lr_generator), (self.D_optimizer, stage.lr_discriminator)):
             for group in optimizer.param_groups:
@@ -254,7 +273,7 @@ class Trainer:
         micro_batch_size = stage.batch_size // stage.gradient_accumulation_steps
         return make_loader(self.dataset, stage.resolution, micro_batch_size, **arguments, **state)
 
-    def _train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
+    def train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
         """One step of each: generator first, then discriminator, on one batch of real images and its labels."""
         micro_batches = [next(loader) for _ in range(stage.gradient_accumulation_steps)]
         sigma = blur_sigma_at(
@@ -295,7 +314,6 @@ class Trainer:
             with torch.no_grad(), self.accelerator.autocast():
                 generated = self.accelerator.unwrap_model(self.G, keep_torch_compile=True)
                 images = generated(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
-                self._track_w(z, labels)
             with self._synchronised(self.D, False), self.accelerator.autocast():
                 fake_logits = self.D(images.detach(), labels, sigma, self._rows(fake_draws, index, parts))
                 fake_loss = hinge_loss_fake(fake_logits)
@@ -311,6 +329,7 @@ class Trainer:
             )
         self._apply(self.D_optimizer, "discriminator")
         self.discriminator.update_spectral_norm()
+        self._track_w([self._rows(latents, index, parts) for index in range(parts)], micro_batches)
 
     def _draw(self, stage: StageConfig, phase: str, passes: int) -> tuple[Tensor, list[Tensor]]:
         """Latents (N, z_dim) and, per pass through the discriminator, augmentation draws, for the whole batch."""
@@ -325,13 +344,19 @@ class Trainer:
         micro_batch = whole.chunk(parts)[index]
         return micro_batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.device)
 
-    def _synchronised(self, model: nn.Module, is_last: bool):
+    def _synchronised(self, model: nn.Module, is_last: bool) -> AbstractContextManager:
         """Context of a backward: gradients of all processes are averaged in the last one of a step only."""
-        return torch.enable_grad() if is_last else self.accelerator.no_sync(model)
+        return nullcontext() if is_last else self.accelerator.no_sync(model)
 
-    def _track_w(self, z: Tensor, class_labels: Tensor | None) -> None:
-        w = self.accelerator.gather(self.generator.mapping(z, class_labels).float())  # (B of all processes, w_dim)
-        labels = None if class_labels is None else self.accelerator.gather(class_labels)
+    @torch.no_grad()
+    def _track_w(self, latents: list[Tensor], micro_batches: list[dict]) -> None:
+        """Moves the generator's running mean of w, once a step, by the whole batch."""
+        labels = None
+        if self.dataset.num_classes is not None:
+            labels = torch.cat([batch["class_labels"] for batch in micro_batches])
+        w = self.generator.mapping(torch.cat(latents), labels)  # (B of this process, w_dim)
+        w = self.accelerator.gather(w)  # (B, w_dim)
+        labels = None if labels is None else self.accelerator.gather(labels)
         update_w_mean(self.generator.w_mean, w, labels, self.recipe.run.w_mean_decay)
 
     def _apply(self, optimizer, name: str) -> None:
@@ -354,7 +379,8 @@ class Trainer:
         if not self.accelerator.is_main_process or self.dataset.streaming:
             return
         columns = self.recipe.run.num_sample_columns
-        loader = make_loader(self.dataset, resolution, min(columns**2, len(self.dataset)), cache_in_memory=False)
+        arguments = {"cache_in_memory": False, "skip_corrupt": self.recipe.data.skip_corrupt}
+        loader = make_loader(self.dataset, resolution, min(columns**2, len(self.dataset)), **arguments)
         save_grid(next(loader)["images"], columns, self.output_dir / "samples" / f"reals-{resolution}.png")
 
     def _save_samples(self, resolution: int) -> None:

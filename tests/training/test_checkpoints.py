@@ -1,0 +1,101 @@
+"""Checkpoints: all there or not at all, the last k kept, damaged ones skipped."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from polyinr_hf.training.checkpoints import find_damage, load_newest_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def accelerator():
+    accelerator = Accelerator()
+    model = accelerator.prepare(nn.Linear(2, 2))
+    accelerator.prepare(torch.optim.Adam(model.parameters()))
+    accelerator.model = model
+    return accelerator
+
+
+def save(accelerator, folder, step, keep=2):
+    accelerator.model.weight.data.fill_(step)
+    return save_checkpoint(accelerator, folder, {"step": step}, keep)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_newest_is_loaded_and_the_last_are_kept(accelerator, tmp_path):
+    assert load_newest_checkpoint(accelerator, tmp_path) is None
+    for step in (1, 2, 3):
+        save(accelerator, tmp_path, step)
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
+    accelerator.model.weight.data.zero_()
+    assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 3}
+    assert accelerator.model.weight.unique().tolist() == [3]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "cut weights": lambda folder: truncate(folder / "model.safetensors"),
+    "other weights": lambda folder: flip_a_byte(folder / "model.safetensors"),
+    "cut optimizer": lambda folder: truncate(folder / "optimizer.bin"),
+    "missing file": lambda folder: (folder / "random_states_0.pkl").unlink(),
+    "cut manifest": lambda folder: truncate(folder / "manifest.json"),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "other manifest": lambda folder: (folder / "manifest.json").write_text(json.dumps([])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_skipped_with_a_warning(accelerator, tmp_path, damage, caplog):
+    save(accelerator, tmp_path, 1)
+    newest = save(accelerator, tmp_path, 2)
+    assert find_damage(newest) is None
+    DAMAGES[damage](newest)
+    assert find_damage(newest) is not None
+    assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 1}
+    assert accelerator.model.weight.unique().tolist() == [1]
+    assert f"checkpoint {newest} is skipped" in caplog.text
+
+
+def test_a_damaged_one_does_not_outlive_what_follows_it(accelerator, tmp_path):
+    """It is the newest by its number, not by its time."""
+    save(accelerator, tmp_path, 10)
+    DAMAGES["cut weights"](save(accelerator, tmp_path, 20))
+    assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 10}
+    save(accelerator, tmp_path, 11, keep=1)
+    assert names(tmp_path) == ["step-00000011"]
+    assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 11}
+
+
+def test_writing_that_stops_half_way_leaves_what_was_there(accelerator, tmp_path, monkeypatch):
+    save(accelerator, tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", None)  # the manifest is written last
+        with pytest.raises(TypeError):
+            save(accelerator, tmp_path, 2)
+    assert names(tmp_path) == [".writing", "step-00000001"]
+    assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 1}
+    save(accelerator, tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
+def test_a_checkpoint_of_other_networks_is_named(accelerator, tmp_path):
+    newest = save(accelerator, tmp_path, 1)
+    other = Accelerator()
+    other.prepare(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=f"(?s)checkpoint {newest} does not fit the recipe's networks: .*weight"):
+        load_newest_checkpoint(other, tmp_path)

@@ -1,0 +1,98 @@
+"""Class embeddings from the training set: their definition, and that a stopped pass goes on."""
+
+import pytest
+import torch
+
+from polyinr_hf.data import image_batches, load_image_dataset, to_float
+from polyinr_hf.training import class_embeddings
+from polyinr_hf.training.class_embeddings import compute_class_embeddings
+from polyinr_hf.training.feature_networks import load_feature_network
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def dataset(labelled_images):
+    return load_image_dataset(labelled_images)
+
+
+@pytest.fixture(scope="module")
+def embeddings(dataset, tmp_path_factory):
+    path = tmp_path_factory.mktemp("embeddings") / "sums.safetensors"
+    return compute_class_embeddings(dataset, path, batch_size=4), path
+
+
+@pytest.fixture
+def counted_images(monkeypatch):
+    """Numbers of images that are looked at, batch by batch; stops after `counted_images.limit` batches."""
+
+    class Counter(list):
+        limit = None
+
+    counter = Counter()
+
+    def batches(*args, **kwargs):
+        for images, labels in image_batches(*args, **kwargs):
+            if len(counter) == counter.limit:
+                raise Stopped
+            counter.append(len(images))
+            yield images, labels
+
+    monkeypatch.setattr(class_embeddings, "image_batches", batches)
+    return counter
+
+
+@torch.inference_mode()
+def test_they_are_the_mean_features_of_each_class(dataset, embeddings):
+    network = load_feature_network("tf_efficientnet_lite0")
+    images, labels = next(iter(image_batches(dataset, 224, len(dataset))))
+    features = network(to_float(images))[-1].mean(dim=(2, 3))  # (16, 320)
+    assert embeddings[0].shape == (3, 320)
+    for label in range(3):
+        torch.testing.assert_close(embeddings[0][label], features[labels == label].mean(dim=0), rtol=1e-4, atol=1e-5)
+    assert (embeddings[0][0] - embeddings[0][1]).abs().max() > 0.1  # classes can be told apart
+
+
+def test_a_finished_pass_is_read_back(dataset, embeddings, counted_images):
+    values, path = embeddings
+    assert torch.equal(compute_class_embeddings(dataset, path), values)
+    assert counted_images == []
+
+
+def test_a_stopped_pass_goes_on(dataset, embeddings, tmp_path, counted_images, monkeypatch):
+    monkeypatch.setattr(class_embeddings, "SAVE_EVERY_BATCHES", 1)
+    path, counted_images.limit = tmp_path / "sums.safetensors", 2
+    with pytest.raises(Stopped):
+        compute_class_embeddings(dataset, path, batch_size=4)
+    counted_images.limit = None
+    resumed = compute_class_embeddings(dataset, path, batch_size=4)
+    assert counted_images == [4, 4, 4, 4]  # two batches before, two after
+    assert torch.equal(resumed, embeddings[0])
+    assert [file.name for file in tmp_path.iterdir()] == ["sums.safetensors"]
+
+
+def test_a_class_without_images_gets_the_mean_of_the_others(labelled_images, tmp_path, caplog):
+    dataset = load_image_dataset(labelled_images)
+    rows = [i for i, label in enumerate(dataset.dataset["label"]) if label != 1][:4]
+    dataset.dataset = dataset.dataset.select(rows)
+    values = compute_class_embeddings(dataset, tmp_path / "sums.safetensors")
+    torch.testing.assert_close(values[1], (values[0] + values[2]) / 2)
+    assert "1 of 3 classes have no images" in caplog.text
+
+
+def test_sums_of_another_dataset_are_refused(dataset, embeddings, labelled_images):
+    other = load_image_dataset(labelled_images)
+    other.id2label = dict(enumerate("abcd"))
+    with pytest.raises(ValueError, match=r"sums\.safetensors: holds 3 classes, the dataset has 4"):
+        compute_class_embeddings(other, embeddings[1])
+    other = load_image_dataset(labelled_images)
+    other.dataset = other.dataset.select(range(8))
+    with pytest.raises(ValueError, match=r"sums\.safetensors: is of 16 images, the dataset has 8"):
+        compute_class_embeddings(other, embeddings[1])
+
+
+def test_no_classes_nothing_to_embed(unlabelled_images, tmp_path):
+    with pytest.raises(ValueError, match="no classes"):
+        compute_class_embeddings(load_image_dataset(unlabelled_images), tmp_path / "sums.safetensors")

@@ -1,0 +1,168 @@
+"""Recipes: what is read, what is refused, and that refusals name the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from polyinr_hf.training.config import load_recipe, save_recipe
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+MINIMAL = {"data": {"dataset": "images"}, "stages": [{"resolution": 32, "kimg": 1}]}
+
+
+def write(folder: Path, content: dict | list | str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def minimal(tmp_path) -> Path:
+    return write(tmp_path, MINIMAL)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_recipes_are_read(path, tmp_path):
+    recipe = load_recipe(path)
+    resolutions = [stage.resolution for stage in recipe.stages]
+    assert resolutions == sorted(resolutions)
+    assert resolutions[0] == 32
+    assert recipe.model.num_levels == 10
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+
+
+def test_there_are_three_recipes():
+    assert [path.stem for path in CONFIGS] == ["emoji", "ffhq", "imagenet"]
+
+
+def test_the_imagenet_recipe_is_the_papers():
+    recipe = load_recipe(next(path for path in CONFIGS if path.stem == "imagenet"))
+    assert [stage.resolution for stage in recipe.stages] == [32, 64, 128, 256, 512]
+    kimg = [stage.kimg for stage in recipe.stages]
+    assert kimg == sorted(kimg, reverse=True)  # fewer images at each
+    assert {(stage.lr_generator, stage.lr_discriminator) for stage in recipe.stages} == {(1e-4, 2e-4)}
+    assert recipe.model.channels == 1024
+    assert recipe.discriminator.feature_networks == ["deit_base_distilled_patch16_224", "tf_efficientnet_lite0"]
+    assert recipe.discriminator.feature_resolution == 224
+    assert recipe.run.adam_betas == (0.0, 0.99)
+    assert (recipe.loss.blur_initial_sigma, recipe.loss.blur_fade_kimg) == (2.0, 300.0)
+
+
+def test_defaults_fill_what_is_left_out(minimal):
+    recipe = load_recipe(minimal)
+    assert recipe.model.channels == 1024
+    assert recipe.stages[0].batch_size == 64
+    assert recipe.run.mixed_precision == "no"
+    assert all(isinstance(beta, float) for beta in recipe.run.adam_betas)  # Adam wants two floats
+
+
+def test_overrides(minimal):
+    overrides = [
+        "data.dataset=my/images",
+        "stages.0.kimg=2.5",
+        "run.adam_betas=[0, 0.9]",
+        "run.mixed_precision=no",
+        "run.ema_ramp_up=null",
+        "discriminator.feature_weights.tf_efficientnet_lite0=a=b.pth",
+    ]
+    recipe = load_recipe(minimal, overrides)
+    assert recipe.data.dataset == "my/images"
+    assert recipe.stages[0].kimg == 2.5
+    assert recipe.run.adam_betas == (0.0, 0.9)
+    assert isinstance(recipe.run.adam_betas[0], float)
+    assert recipe.run.mixed_precision == "no"
+    assert recipe.run.ema_ramp_up is None
+    assert recipe.discriminator.feature_weights == {"tf_efficientnet_lite0": "a=b.pth"}
+
+
+def test_an_override_replaces_a_whole_list(minimal):
+    stages = "[{resolution: 16, kimg: 0.008, batch_size: 4}, {resolution: 32, kimg: 1}]"
+    recipe = load_recipe(minimal, [f"stages={stages}", "discriminator.augmentation=[]"])
+    assert [(stage.resolution, stage.batch_size) for stage in recipe.stages] == [(16, 4), (32, 64)]
+    assert recipe.discriminator.augmentation == []
+
+
+def test_an_override_supplies_what_the_file_leaves_open(tmp_path):
+    path = write(tmp_path, {"stages": MINIMAL["stages"]})
+    with pytest.raises(ValueError, match=r"data\.dataset"):
+        load_recipe(path)
+    assert load_recipe(path, ["data.dataset=my/images"]).data.dataset == "my/images"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"speed": 3}, "speed"),
+        ({"run": {"speed": 3}}, "speed"),
+        ({"stages": [{"resolution": 32, "kimg": 1, "batchsize": 4}]}, "batchsize"),
+        ({"run": {"seed": "many"}}, r"'many'.*run\.seed"),
+        ({"data": 3}, "DataConfig"),
+        ({"stages": [{"kimg": 1}]}, r"stages\[0\]\.resolution"),
+        ({"stages": []}, "stages: at least one"),
+        ("stages: [", "recipe.yaml"),
+        ("- resolution", "recipe.yaml"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, message):
+    path = write(tmp_path, MINIMAL | content if isinstance(content, dict) else content)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_recipe("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "speed=3",
+        "run.speed=3",
+        "stages.0.batchsize=3",
+        "stages.1.kimg=3",
+        "stages.first.kimg=3",
+        "run.seed=many",
+        "run.seed.deep=3",
+        "stages=[{resolution: 16, batchsize: 3}]",
+        "stages.0.kimg=[1",
+        "data.dataset",
+    ],
+)
+def test_a_bad_override_is_named(minimal, override):
+    with pytest.raises(ValueError) as error:
+        load_recipe(minimal, [override])
+    assert override in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages=[{resolution: 32, kimg: 1}, {resolution: 16, kimg: 1}]"], r"stages\.1\.resolution: 16 .* shrink"),
+        (["stages.0.gradient_accumulation_steps=3"], r"stages\.0\.batch_size: 64 .* gradient_accumulation_steps 3"),
+        (["stages.0.batch_size=0"], r"stages\.0\.batch_size: 0"),
+        (["stages.0.kimg=-1"], r"stages\.0\.kimg: -1"),
+        (["stages.0.lr_generator=0"], r"stages\.0\.lr_generator: 0"),
+        (["stages.0.pixel_chunk=0"], r"stages\.0\.pixel_chunk: 0"),
+        (["discriminator.batch_norm_group_size=5"], r"discriminator\.batch_norm_group_size: 5 .* 64 images"),
+        (["discriminator.augmentation=[colour]"], r"discriminator\.augmentation: .*colour"),
+        (["discriminator.feature_weights={resnet50: x.pth}"], r"discriminator\.feature_weights: \['resnet50'\]"),
+        (["run.mixed_precision=fp8"], r"run\.mixed_precision: 'fp8'"),
+        (["run.class_embeddings=none"], r"run\.class_embeddings: 'none'"),
+        (["model.initialization=zero"], r"model\.initialization: 'zero'"),
+        (["model.modulation_activation=relu"], r"model\.modulation_activation: 'relu'"),
+        (["model.class_embed_dim=64"], r"model\.class_embed_dim: 64"),
+        (["data.streaming=true"], r"run\.class_embeddings: 'computed' .* data\.streaming"),
+        (["data.streaming=true", "run.class_embeddings=random", "data.cache_in_memory=true"], r"data\.cache_in_memory"),
+        (["data.num_workers=-1"], r"data\.num_workers: -1"),
+        (["run.seed=-1"], r"run\.seed: -1"),
+        (["run.keep_checkpoints=0"], r"run\.keep_checkpoints: 0"),
+        (["run.num_sample_columns=0"], r"run\.num_sample_columns: 0"),
+        (["run.checkpoint_every_kimg=0"], r"run\.checkpoint_every_kimg: 0"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused(minimal, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(minimal, overrides)

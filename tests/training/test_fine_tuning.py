@@ -1,0 +1,93 @@
+"""Starting from trained weights: of the same classes, of others, and what does not fit."""
+
+import pytest
+import torch
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.training.fine_tuning import copy_weights, load_source
+
+NAMES = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 2: "stork"}
+ROWS = ("mapping.embedding.weight", "w_mean")
+
+
+def make_generator(seed=1, num_classes=3, sample_size=16, channels=8, **config) -> PolyINRGenerator:
+    torch.manual_seed(seed)
+    generator = PolyINRGenerator(
+        w_dim=16, channels=channels, num_levels=2, num_classes=num_classes, sample_size=sample_size, **config
+    )
+    generator.w_mean.normal_()
+    return generator
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return make_generator(seed=0)
+
+
+@pytest.fixture(scope="module")
+def source(trained, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("pipelines") / "trained"
+    PolyINRPipeline(trained, NAMES).save_pretrained(folder)
+    return str(folder)
+
+
+def start(generator, source, id2label, new_classes=False):
+    copy_weights(generator, load_source(generator, source, id2label, new_classes), id2label)
+    return generator.state_dict()
+
+
+def test_the_same_classes_take_all_weights(trained, source):
+    """At another resolution, and whatever the new generator was initialised by."""
+    state = start(make_generator(sample_size=64, initialization="released"), source, NAMES)
+    for name, value in trained.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+def test_new_classes_take_the_rows_of_their_names(trained, source):
+    names = {0: "owl", 1: "stork", 2: "Carassius auratus", 3: "tench"}
+    own = make_generator(num_classes=4).state_dict()
+    state, theirs = start(make_generator(num_classes=4), source, names, new_classes=True), trained.state_dict()
+    for name in ROWS:
+        assert torch.equal(state[name], torch.stack([own[name][0], theirs[name][2], theirs[name][1], theirs[name][0]]))
+    for name in state.keys() - set(ROWS):
+        assert torch.equal(state[name], theirs[name]), name
+
+
+def test_classes_in_another_order_are_other_classes(trained, source):
+    names = {0: NAMES[2], 1: NAMES[1], 2: NAMES[0]}
+    with pytest.raises(ValueError, match=r"run\.init_from: .* names differ; set run\.new_classes=true"):
+        load_source(make_generator(), source, names, new_classes=False)
+    state = start(make_generator(), source, names, new_classes=True)
+    for name in ROWS:
+        assert torch.equal(state[name], trained.state_dict()[name].flip(0))
+
+
+def test_another_number_of_classes_is_refused(source):
+    with pytest.raises(ValueError, match=r"run\.init_from: .* has 3 classes, the dataset 2"):
+        load_source(make_generator(num_classes=2), source, {0: "tench", 1: "stork"}, new_classes=False)
+
+
+def test_classes_and_none_do_not_mix(source, tmp_path):
+    with pytest.raises(ValueError, match=r"data\.class_conditional: .* has 3 classes, the dataset none"):
+        load_source(make_generator(num_classes=None), source, None, new_classes=True)
+    PolyINRPipeline(make_generator(num_classes=None)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"data\.class_conditional: .* has no classes, the dataset 3"):
+        load_source(make_generator(), str(tmp_path), NAMES, new_classes=True)
+
+
+def test_unconditional_weights_are_copied(tmp_path):
+    trained = make_generator(seed=0, num_classes=None)
+    PolyINRPipeline(trained).save_pretrained(tmp_path)
+    state = start(make_generator(num_classes=None), str(tmp_path), None)
+    for name, value in trained.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+def test_other_sizes_are_refused_by_name(source):
+    with pytest.raises(ValueError, match=r"model\.channels: 16 does not fit run\.init_from .*, which has 8"):
+        load_source(make_generator(channels=16), source, NAMES, new_classes=True)
+
+
+def test_no_pipeline_there(tmp_path):
+    with pytest.raises(OSError, match=r"model_index\.json"):
+        load_source(make_generator(), str(tmp_path), NAMES, new_classes=False)

@@ -1,0 +1,194 @@
+"""scripts/train.py as it is called: the shipped recipes, signals, two processes, and messages instead of tracebacks."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polyinr_hf import PolyINRPipeline
+from polyinr_hf.training.config import load_recipe
+from polyinr_hf.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "train.py"
+
+
+def train(*arguments) -> None:
+    spec = importlib.util.spec_from_file_location("scripts_train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(argument) for argument in arguments])
+
+
+def train_in_child(*arguments) -> None:
+    torch.set_num_threads(1)
+    train(*arguments)
+
+
+def read_log(folder: Path) -> list[dict]:
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def error_of(*arguments) -> str:
+    with pytest.raises(SystemExit) as end:
+        train(*arguments)
+    assert isinstance(end.value.code, str)
+    return end.value.code
+
+
+# --- the shipped recipes ----------------------------------------------------------------------------------------------
+
+TINY = [
+    "model.channels=16",
+    "data.num_workers=0",
+    "discriminator.feature_networks=[deit_tiny_distilled_patch16_224,tf_efficientnet_lite0]",
+    "discriminator.projection_width=8",
+    "stages=[{resolution: 32, kimg: 0.008, batch_size: 4}]",
+    "run.compile=false",
+    "run.mixed_precision=no",
+    "run.log_every_steps=1",
+    "run.num_sample_columns=2",
+]
+
+
+@pytest.fixture(scope="module")
+def thousand_classes(save_images, tmp_path_factory) -> str:
+    """The columns of ImageNet: `image` and `label`, 1,000 classes."""
+    label = datasets.ClassLabel(names=[f"class {i}" for i in range(1000)])
+    folder = tmp_path_factory.mktemp("data") / "imagenet"
+    return save_images(folder, {"label": label}, {"label": [999, 0, 1, 2, 3, 4, 5, 6]}, num_images=8)
+
+
+def test_imagenet_recipe_takes_steps_with_deit_built_without_weights(thousand_classes, tmp_path):
+    """Guidance included, by a classifier without weights as well; class embeddings are the real ones."""
+    overrides = [*TINY, f"data.dataset={thousand_classes}", "discriminator.pretrained=false"]
+    overrides += ["loss.guidance_start_resolution=32", "loss.guidance_classifier=deit_tiny_distilled_patch16_224"]
+    train(ROOT / "configs" / "imagenet.yaml", "--output", tmp_path / "run", *overrides)
+    log = read_log(tmp_path / "run")
+    assert [line["step"] for line in log] == [1, 2]
+    assert log[0]["guidance_loss"] > 0
+    (export,) = (tmp_path / "run" / "exports").iterdir()
+    assert PolyINRPipeline.from_pretrained(export).generator.config.num_classes == 1000
+    assert load_recipe(export / "recipe.yaml").loss.guidance_weight == 0.25
+
+
+def test_ffhq_recipe_takes_steps_with_deit_built_without_weights(unlabelled_images, tmp_path):
+    overrides = [*TINY, f"data.dataset={unlabelled_images}", "discriminator.pretrained=false"]
+    train(ROOT / "configs" / "ffhq.yaml", "--output", tmp_path / "run", *overrides)
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2]
+    (export,) = (tmp_path / "run" / "exports").iterdir()
+    assert PolyINRPipeline.from_pretrained(export).generator.config.num_classes is None
+
+
+def test_emoji_recipe_takes_steps(labelled_images, tmp_path):
+    overrides = [override for override in TINY if "feature_networks" not in override]
+    train(ROOT / "configs" / "emoji.yaml", "--output", tmp_path / "run", *overrides, f"data.dataset={labelled_images}")
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2]
+
+
+def test_feature_networks_without_weights_are_named(labelled_images, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no network")))
+    arguments = [*TINY, f"data.dataset={labelled_images}", "run.class_embeddings=random", "loss.guidance_weight=0"]
+    message = error_of(ROOT / "configs" / "imagenet.yaml", "--output", tmp_path / "run", *arguments)
+    assert message.startswith("error: No weights for deit_tiny_distilled_patch16_224")
+    assert "feature_weights" in message
+
+
+# --- stop and go ------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_exits_with_0(recipe_file, tmp_path, processes):
+    arguments = [recipe_file, "--output", tmp_path, "stages.0.kimg=1"]
+    process = processes.Process(target=train_in_child, args=arguments)
+    process.start()
+    while not read_log(tmp_path):
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert not (tmp_path / "checkpoints").exists()
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    steps = len(read_log(tmp_path))
+    assert checkpoint.name == f"step-{steps:08d}"
+    train(recipe_file, "--output", tmp_path, "--resume", f"stages.0.kimg={0.004 * (steps + 1)}", "stages.1.kimg=0.001")
+    assert [line["step"] for line in read_log(tmp_path)] == list(range(1, steps + 3))
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------
+
+
+def saved_parameters(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Generator's and discriminator's, without batch norm's running statistics: each process has its own."""
+    states = {name: load_file(checkpoint / f"{name}.safetensors") for name in ("model", "model_1")}
+    named = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    return {key: value for key, value in named.items() if "running_" not in key and "num_batches" not in key}
+
+
+def test_two_processes_train_as_one_does(recipe_file, make_recipe, tmp_path):
+    """With an eps that dwarfs the gradients, Adam's steps are as large as they are: equal weights mean equal gradients.
+
+    After the first step; from then on, rounding has moved some feature over a kink of an activation or of the loss.
+    """
+    stage = "stages=[{resolution: 16, kimg: 0.016, batch_size: 8, lr_generator: 0.01, lr_discriminator: 0.01}]"
+    overrides = [stage, "discriminator.batch_norm_group_size=4", "run.adam_eps=1", "run.checkpoint_every_kimg=0.008"]
+    # Without MPI, `accelerate launch --cpu --num_processes 2` starts one process; torchrun starts two, of gloo.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, SCRIPT, recipe_file, "--output", tmp_path / "two", *overrides]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    folders = {name: tmp_path / name / "checkpoints" for name in ("one", "two")}
+    assert len(list((folders["two"] / "step-00000002").glob("random_states_*.pkl"))) == 2  # one a process
+
+    one = Trainer(make_recipe(*overrides), tmp_path / "one")
+    one.accelerator.save_state(tmp_path / "start")
+    one.train()
+    before = saved_parameters(tmp_path / "start")
+    for step, tolerance in (("step-00000001", 1e-2), ("step-00000002", 0.1)):
+        ours, theirs = (saved_parameters(folder / step) for folder in (folders["two"], folders["one"]))
+        assert ours.keys() == theirs.keys() == before.keys()
+        moved = {name: (value - before[name]).norm() for name, value in theirs.items()}
+        assert max(moved.values()) > 0.1
+        for name, value in ours.items():
+            assert (value - theirs[name]).norm() <= tolerance * max(moved[name], 1e-3), name
+    first, expected = read_log(tmp_path / "two")[0], read_log(tmp_path / "one")[0]
+    for name in ("generator_loss", "discriminator_loss", "real_sign", "fake_sign"):
+        assert first[name] == pytest.approx(expected[name], abs=1e-4)
+    resumed = Trainer(make_recipe(*overrides), tmp_path / "two", resume=True)  # two processes' run, in one
+    assert resumed.step == 2
+    assert torch.equal(resumed.generator.to_rgb.weight, ours["model.generator.to_rgb.weight"])
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run.speed=3"], "override 'run.speed=3'"),
+        (["stages.1.resolution=8"], "stages.1.resolution: 8"),
+        (["stages.0.batch_size=64"], "has 16 images, fewer than a batch of 64"),
+        (["stages.0.gradient_accumulation_steps=3"], "stages.0.batch_size: 4"),
+        (["data.label_column=kind"], "label_column: no column 'kind'"),
+        (["data.dataset=./nowhere"], "nowhere"),
+        (["--init_from", "./nowhere"], "nowhere"),
+        (["discriminator.feature_resolution=50"], "`feature_resolution` is 50"),
+    ],
+)
+def test_bad_recipes_end_with_a_message(recipe_file, tmp_path, arguments, message):
+    text = error_of(recipe_file, "--output", tmp_path / "run", *arguments)
+    assert text.startswith("error: ")
+    assert message in text
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    assert "nowhere.yaml" in error_of(tmp_path / "nowhere.yaml", "--output", tmp_path / "run")
