@@ -1,8 +1,10 @@
 """The generator as training calls it: whole images, with a graph no larger than a chunk of pixels if asked."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 
@@ -10,8 +12,8 @@ from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 class ImageGenerator(nn.Module):
     """The generator as training calls it: latents and labels to images, in chunks of pixels if asked.
 
-    With `pixel_chunk`, each chunk's forward keeps no graph and is run again, chunk by chunk, in the backward: pixels
-    are independent, so gradients are the same and memory stays that of one chunk.
+    With `pixel_chunk`, the forward keeps no graph; in the backward each chunk's forward is run again and its gradients
+    are added up: pixels are independent, so gradients are the same and memory stays that of one chunk.
     """
 
     def __init__(self, generator: PolyINRGenerator, compile_synthesis: bool = False):
@@ -25,10 +27,43 @@ class ImageGenerator(nn.Module):
         """z (B, z_dim) and labels (B,) -> images (B, 3, R, R); `pixel_chunk` counts pixels of the whole batch."""
         A = self.generator.affine(self.generator.map(z, class_labels))  # (B, L, n, 3)
         coordinates = pixel_coordinates(resolution, resolution, device=A.device)  # (R * R, 2)
-        if pixel_chunk is None or not torch.is_grad_enabled():
-            chunk = len(coordinates) if pixel_chunk is None else max(1, pixel_chunk // len(z))
-            rgb = [self._synthesize(A, part) for part in coordinates.split(chunk)]
+        if pixel_chunk is None:
+            rgb = self._synthesize(A, coordinates)  # (B, R * R, 3)
         else:
-            parts = coordinates.split(max(1, pixel_chunk // len(z)))
-            rgb = [checkpoint(self._synthesize, A, part, use_reentrant=False) for part in parts]
-        return torch.cat(rgb, dim=1).transpose(1, 2).unflatten(2, (resolution, resolution))  # (B, 3, R, R)
+            weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
+            chunk = max(1, pixel_chunk // len(z))  # pixels of each image
+            rgb = _ChunkedSynthesis.apply(self._synthesize, A, coordinates, chunk, *weights)  # (B, R * R, 3)
+        return rgb.transpose(1, 2).unflatten(2, (resolution, resolution))  # (B, 3, R, R)
+
+
+class _ChunkedSynthesis(torch.autograd.Function):
+    """`synthesize(A, coordinates)`, a function of `A` and `weights`, chunk by chunk.
+
+    Checkpointing each chunk in one graph computes the same, but the graph's small objects, left between the chunks'
+    large ones, fragment the memory of a CPU process until it grows with the image after all.
+    """
+
+    @staticmethod
+    def forward(ctx, synthesize: Callable, A: Tensor, coordinates: Tensor, chunk: int, *weights: Tensor) -> Tensor:
+        ctx.synthesize, ctx.chunk, device = synthesize, chunk, A.device.type
+        ctx.autocast = None
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            ctx.autocast = torch.get_autocast_dtype(device)
+        ctx.save_for_backward(A, coordinates, *weights)
+        return torch.cat([synthesize(A, part) for part in coordinates.split(chunk)], dim=1)  # (B, N, 3)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        A, coordinates, *weights = ctx.saved_tensors
+        inputs = [A.detach().requires_grad_(), *weights]
+        totals = [torch.zeros_like(tensor) for tensor in inputs]
+        parts = zip(coordinates.split(ctx.chunk), gradient.split(ctx.chunk, dim=1), strict=True)
+        for part, part_gradient in parts:
+            with torch.enable_grad(), _autocast(A.device.type, ctx.autocast):
+                rgb = ctx.synthesize(inputs[0], part)  # (B, chunk, 3)
+            torch._foreach_add_(totals, torch.autograd.grad(rgb, inputs, part_gradient))
+        return None, totals[0], None, None, *totals[1:]
+
+
+def _autocast(device_type: str, dtype: torch.dtype | None) -> AbstractContextManager:
+    return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype)
