@@ -329,6 +329,12 @@ def test_a_folder_that_is_no_pipeline(tmp_path, name):
         PolyINRPipeline.from_pretrained(tmp_path / name)
 
 
+def test_an_index_without_entries(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(OSError, match="is no pipeline"):
+        PolyINRPipeline.from_pretrained(tmp_path)
+
+
 def test_damaged_index(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text("{")

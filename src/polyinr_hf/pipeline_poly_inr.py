@@ -46,7 +46,11 @@ class PolyINRPipeline(DiffusionPipeline):
             ValueError: for a path that is neither a folder nor a Hub id, or a pipeline of another kind.
         """
         kwargs.setdefault("use_safetensors", True)
-        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
+        path = os.fspath(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(path, **kwargs)
+        except KeyError as error:  # diffusers takes the entries of model_index.json for granted
+            raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error
 
     @property
     def id2label(self) -> dict[int, str]:
