@@ -301,6 +301,22 @@ def test_batch_norm_by_groups_is_batch_norm_of_each_group():
     assert norm.eval()(x[:5]).shape == (5, 4, 3, 3)
 
 
+def test_batches_in_one_call_are_judged_as_in_calls_of_their_own():
+    """Also what batch norm remembers; one call without saying so normalises them together."""
+    fake, real = make_images(4), make_images(8)[4:] * 0.5
+    labels, draws = torch.tensor([0, 1, 2, 3]), make_discriminator().draw_augmentations(8, make_generator(3))
+    for group_size in (None, 2):
+        apart, together = (make_discriminator(batch_norm_group_size=group_size) for _ in range(2))
+        expected = torch.cat([apart(fake, labels, 1.0, draws[:4])[LITE0], apart(real, labels, 1.0, draws[4:])[LITE0]])
+        both = torch.cat([fake, real]), torch.cat([labels, labels]), 1.0, draws
+        torch.testing.assert_close(together(*both, num_batches=2)[LITE0], expected, atol=1e-5, rtol=1e-4)
+        running = {name: value for name, value in together.named_buffers() if "running" in name}
+        for name, value in apart.named_buffers():
+            if "running" in name:
+                torch.testing.assert_close(running[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    assert not torch.allclose(make_discriminator()(*both)[LITE0], expected, atol=1e-2)
+
+
 # --- The discriminator as a whole ------------------------------------------------------------------------------------
 
 

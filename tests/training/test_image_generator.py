@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from polyinr_hf import PolyINRGenerator
+from polyinr_hf.training import image_generator
 from polyinr_hf.training.discriminator import ProjectedDiscriminator
 from polyinr_hf.training.image_generator import ImageGenerator
 from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
@@ -81,6 +82,20 @@ def test_pixel_chunks_leave_gradients_as_they_are(generator, batch, pixel_chunk)
         scale = gradient.abs().max()
         assert scale > 0, name
         torch.testing.assert_close(chunked[name], gradient, rtol=0, atol=1e-5 * scale.item(), msg=name)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_few_images_at_a_time_leave_gradients_as_they_are(generator, batch, images, monkeypatch):
+    expected, plain = gradients(generator, batch, 16, None)
+    monkeypatch.setattr(image_generator, "CPU_FEATURES", images * 16 * 16 * 32)
+    calls = []
+    synthesize = generator._synthesize
+    monkeypatch.setattr(generator, "_synthesize", lambda A, X: calls.append(len(A)) or synthesize(A, X))
+    ours, parts = gradients(generator, batch, 16, None)
+    assert calls == {1: [1, 1, 1, 1], 3: [3, 1]}[images]
+    torch.testing.assert_close(ours, expected)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=0, atol=1e-5 * gradient.abs().max().item(), msg=name)
 
 
 def test_pixel_chunks_keep_memory_flat(generator, batch):

@@ -312,6 +312,21 @@ def test_micro_batches_and_pixel_chunks_leave_gradients_as_they_are(
         assert {state["step"].item() for state in optimizer.state.values()} == {1}
 
 
+def test_generated_images_are_judged_again_if_asked(make_recipe, tmp_path, monkeypatch):
+    """With it, every generator pass is one the generator learns from, and the discriminator sees its very images."""
+    one_step = "stages=[{resolution: 16, kimg: 0.004, batch_size: 4, gradient_accumulation_steps: 2}]"
+    for reuse in (True, False):
+        trainer = Trainer(make_recipe(one_step, f"run.reuse_generated={reuse}"), tmp_path / str(reuse))
+        generated, judged = [], []
+        trainer.G.register_forward_hook(lambda module, args, images, seen=generated: seen.append(images.detach()))
+        trainer.D.register_forward_hook(lambda module, args, logits, seen=judged: seen.append(args[0]))
+        assert trainer.train()
+        learnt_from, fake = torch.cat(generated[:2]), torch.cat([images.chunk(2)[0] for images in judged[-2:]])
+        assert len(generated) == (2 if reuse else 4)
+        assert torch.equal(fake, learnt_from if reuse else torch.cat(generated[2:]))
+        assert torch.equal(fake, learnt_from) == reuse
+
+
 def test_each_image_is_seen_once_an_epoch(make_recipe, tmp_path, monkeypatch):
     stage = "stages=[{resolution: 32, kimg: 0.032, batch_size: 8, gradient_accumulation_steps: 2}]"
     trainer, seen = Trainer(make_recipe(stage, "data.mirror=false"), tmp_path), []
@@ -319,7 +334,7 @@ def test_each_image_is_seen_once_an_epoch(make_recipe, tmp_path, monkeypatch):
 
     def watch(stage, micro_batches, sigma):
         seen.extend(image.numpy().tobytes() for batch in micro_batches for image in batch["images"])
-        generator_step(stage, micro_batches, sigma)
+        return generator_step(stage, micro_batches, sigma)
 
     monkeypatch.setattr(trainer, "_generator_step", watch)
     trainer.train()

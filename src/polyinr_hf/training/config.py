@@ -90,6 +90,7 @@ class RunConfig:
     seed: int = 0
     mixed_precision: str = "no"  # no, bf16, fp16
     compile: bool = False
+    reuse_generated: bool = False  # D judges the images G has just learnt from, not new ones: a generator pass less
     adam_betas: tuple[float, float] = (0.0, 0.99)
     adam_eps: float = 1e-8
     ema_half_life_kimg: float | None = None  # batch_size * 10 / 32 by default

@@ -114,18 +114,21 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     With a fixed group size a batch gives the same gradients however it is cut into micro-batches or dealt to
     processes, as long as the cuts fall between groups; plain batch norm does not. `None`: the whole batch.
+    `num_batches` batches may come in one tensor, one after the other; a group never spans two of them.
     """
 
     def __init__(self, num_features: int, group_size: int | None = None):
         super().__init__(num_features)
         self.group_size = group_size
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.group_size is None or len(x) <= self.group_size:
+    def forward(self, x: Tensor, num_batches: int = 1) -> Tensor:
+        batch_size = len(x) // num_batches
+        group_size = min(batch_size, self.group_size or batch_size)
+        if not self.training or group_size == len(x):
             return super().forward(x)
-        if len(x) % self.group_size:
-            raise ValueError(f"`batch_norm_group_size` is {self.group_size}; it must divide the batch of {len(x)}.")
-        return torch.cat([nn.BatchNorm2d.forward(self, group) for group in x.split(self.group_size)])
+        if batch_size % group_size:
+            raise ValueError(f"`batch_norm_group_size` is {group_size}; it must divide the batch of {batch_size}.")
+        return torch.cat([nn.BatchNorm2d.forward(self, group) for group in x.split(group_size)])
 
 
 class DownBlock(nn.Module):
@@ -136,8 +139,8 @@ class DownBlock(nn.Module):
         self.conv = spectral_norm(nn.Conv2d(in_channels, out_channels, kernel_size=4, stride=2, padding=1))
         self.norm = GroupedBatchNorm2d(out_channels, batch_norm_group_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x)), 0.2)  # (B, out_channels, s / 2, s / 2)
+    def forward(self, x: Tensor, num_batches: int = 1) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x), num_batches), 0.2)  # (B, out_channels, s / 2, s / 2)
 
 
 class Head(nn.Module):
@@ -156,15 +159,16 @@ class Head(nn.Module):
         super().__init__()
         widths = [in_channels, *list(HEAD_WIDTHS.values())[scale:]]
         pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.down = nn.Sequential(*(DownBlock(*pair, batch_norm_group_size) for pair in pairs))
+        self.down = nn.ModuleList(DownBlock(*pair, batch_norm_group_size) for pair in pairs)
         logit_channels = HEAD_DIM if num_classes else 1
         self.logit_conv = spectral_norm(nn.Conv2d(widths[-1], logit_channels, LOGIT_KERNEL, bias=False))
         self.class_embedding = nn.Embedding(num_classes, EMBEDDING_DIM) if num_classes else None
         self.class_projection = EqualizedLinear(EMBEDDING_DIM, HEAD_DIM, activation=True) if num_classes else None
 
-    def forward(self, x: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, class_labels: Tensor | None = None, num_batches: int = 1) -> Tensor:
         """A map (B, in_channels, s, s) and labels (B,) to logits (B, K)."""
-        x = self.down(x)  # (B, 512, t, t): t = 7 for features at 224 pixels
+        for block in self.down:
+            x = block(x, num_batches)  # (B, 512, t, t) at last: t = 7 for features at 224 pixels
         if min(x.shape[2:]) < LOGIT_KERNEL:  # features below 128 pixels
             x = F.pad(x, (1, 1, 1, 1))
         x = self.logit_conv(x).float()  # (B, 64 or 1, t - 3, t - 3)
@@ -207,19 +211,25 @@ class ProjectedBranch(nn.Module):
         """Projected features of images (B, 3, H, W): a map (B, channels[i], s_i, s_i) per head, finest first."""
         return self.projection(self.taps(self.feature_network(images)), len(self.heads))
 
-    def forward(self, images: Tensor, class_labels: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        class_labels: Tensor | None = None,
+        draws: Tensor | None = None,
+        num_batches: int = 1,
+    ) -> Tensor:
         """Images (B, 3, H, W), labels (B,) and, to augment, uniform draws (B, num_draws) to logits (B, K)."""
         images = images if draws is None else self.augment(images, draws)
         features = self.features(images)
-        logits = [head(feature, class_labels) for head, feature in zip(self.heads, features, strict=True)]
+        logits = [head(feature, class_labels, num_batches) for head, feature in zip(self.heads, features, strict=True)]
         return torch.cat(logits, dim=1)  # (B, K)
 
 
 class ProjectedDiscriminator(nn.Module):
     """Judges images by the features frozen, pretrained networks see in them.
 
-    In training, batch norm uses the statistics of the batch at hand, as in the release: real and generated images
-    come in separate calls and are normalised separately, and each process of a distributed run by its own share.
+    In training, batch norm uses the statistics of the batch at hand, as in the release: real and generated images,
+    even when they come in one call, are normalised separately, and each process of a distributed run by its own share.
     Running statistics serve eval mode only. Spectral norm's power iteration is not part of a forward, so that all
     micro-batches of a step see the same weights: call [`~ProjectedDiscriminator.update_spectral_norm`] once before
     each optimizer step. A DistributedDataParallel wrapper needs `broadcast_buffers=False`: buffers stay equal or
@@ -291,6 +301,7 @@ class ProjectedDiscriminator(nn.Module):
         class_labels: Tensor | None = None,
         blur_sigma: float = 0.0,
         draws: Tensor | None = None,
+        num_batches: int = 1,
     ) -> dict[str, Tensor]:
         """Logits of images, as real (positive) or generated (negative).
 
@@ -300,6 +311,8 @@ class ProjectedDiscriminator(nn.Module):
             blur_sigma (`float`, defaults to 0): of the Gaussian blur before anything else, in pixels.
             draws (`Tensor`, *optional*): augmentations, (B, networks, num_draws) uniform numbers such as
                 [`~ProjectedDiscriminator.draw_augmentations`] gives; drawn here without. Unused in eval mode.
+            num_batches (`int`, defaults to 1): batches of equal size that `images` holds, one after the other, and
+                that batch norm keeps apart.
 
         Returns:
             `dict[str, Tensor]`: feature network name -> (B, K), heads finest first; K = 64 at 224 pixels.
@@ -311,7 +324,10 @@ class ProjectedDiscriminator(nn.Module):
         if draws is None and self.training:
             draws = self.draw_augmentations(len(images), device=images.device)
         per_network = draws.unbind(1) if self.training else [None] * len(self.branches)
-        logits = (branch(images, class_labels, draw) for branch, draw in zip(self.branches, per_network, strict=True))
+        logits = [
+            branch(images, class_labels, draw, num_batches)
+            for branch, draw in zip(self.branches, per_network, strict=True)
+        ]
         return dict(zip(self.feature_network_names, logits, strict=True))
 
     def draw_augmentations(

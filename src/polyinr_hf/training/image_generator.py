@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 
+CPU_FEATURES = 2**20  # of one level evaluated at once: activations that leave a CPU's cache cost more than the products
+
 
 class ImageGenerator(nn.Module):
     """The generator as training calls it: latents and labels to images, in chunks of pixels if asked.
@@ -28,7 +30,10 @@ class ImageGenerator(nn.Module):
         A = self.generator.affine(self.generator.map(z, class_labels))  # (B, L, n, 3)
         coordinates = pixel_coordinates(resolution, resolution, device=A.device)  # (R * R, 2)
         if pixel_chunk is None:
-            rgb = self._synthesize(A, coordinates)  # (B, R * R, 3)
+            images = len(z)  # at a time
+            if A.device.type == "cpu":
+                images = max(1, CPU_FEATURES // (resolution**2 * self.generator.config.channels))
+            rgb = torch.cat([self._synthesize(part, coordinates) for part in A.split(images)])  # (B, R * R, 3)
         else:
             weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
             chunk = max(1, pixel_chunk // len(z))  # pixels of each image

@@ -279,17 +279,18 @@ class Trainer:
         sigma = blur_sigma_at(
             self.images_seen / 1000, self.recipe.loss.blur_initial_sigma, self.recipe.loss.blur_fade_kimg
         )
-        self._generator_step(stage, micro_batches, sigma)
-        self._discriminator_step(stage, micro_batches, sigma)
+        generated = self._generator_step(stage, micro_batches, sigma)
+        self._discriminator_step(stage, micro_batches, sigma, generated)
         self.images_seen += stage.batch_size
         self.step += 1
         run = self.recipe.run
         decay = ema_decay(stage.batch_size, self.images_seen, run.ema_half_life_kimg, run.ema_ramp_up)
         update_ema(self.ema, self.generator, decay)
 
-    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
+    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> list[Tensor]:
+        """Updates the generator; returns the images of each micro-batch, which the discriminator may judge next."""
         latents, draws = self._draw(stage, "generator", 1)
-        parts = len(micro_batches)
+        parts, generated = len(micro_batches), []
         self.discriminator.requires_grad_(False)
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts), batch["class_labels"]
@@ -302,28 +303,35 @@ class Trainer:
                     loss = loss + self.recipe.loss.guidance_weight * guidance
                     self.log.add(guidance_loss=guidance / parts)
                 self.accelerator.backward(loss / parts)
+            generated.append(images.detach())
             self.log.add(generator_loss=loss / parts, fake_sign_generator=mean_sign(logits) / parts)
         self.discriminator.requires_grad_(True)
         self._apply(self.G_optimizer, "generator")
+        return generated
 
-    def _discriminator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
-        latents, (fake_draws, real_draws) = self._draw(stage, "discriminator", 2)
+    def _discriminator_step(
+        self, stage: StageConfig, micro_batches: list[dict], sigma: float, generated: list[Tensor]
+    ) -> None:
+        latents, draws = self._draw(stage, "discriminator", 2)
         parts = len(micro_batches)
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts), batch["class_labels"]
-            with torch.no_grad(), self.accelerator.autocast():
-                generated = self.accelerator.unwrap_model(self.G, keep_torch_compile=True)
-                images = generated(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
-            with self._synchronised(self.D, False), self.accelerator.autocast():
-                fake_logits = self.D(images.detach(), labels, sigma, self._rows(fake_draws, index, parts))
-                fake_loss = hinge_loss_fake(fake_logits)
-                self.accelerator.backward(fake_loss / parts)
+            fake = generated[index]
+            if not self.recipe.run.reuse_generated:
+                generator = self.accelerator.unwrap_model(self.G, keep_torch_compile=True)
+                with torch.no_grad(), self.accelerator.autocast():
+                    fake = generator(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+            images = torch.cat([fake.to(batch["images"].dtype), batch["images"]])  # (2 B, 3, R, R)
+            both_labels = None if labels is None else torch.cat([labels, labels])
+            both_draws = torch.cat([self._rows(draw, index, parts) for draw in draws])
             with self._synchronised(self.D, index == parts - 1), self.accelerator.autocast():
-                real_logits = self.D(batch["images"], labels, sigma, self._rows(real_draws, index, parts))
-                real_loss = hinge_loss_real(real_logits)
-                self.accelerator.backward(real_loss / parts)
+                logits = self.D(images, both_labels, sigma, both_draws, num_batches=2)
+                fake_logits = {name: both.chunk(2)[0] for name, both in logits.items()}
+                real_logits = {name: both.chunk(2)[1] for name, both in logits.items()}
+                loss = hinge_loss_fake(fake_logits) + hinge_loss_real(real_logits)
+                self.accelerator.backward(loss / parts)
             self.log.add(
-                discriminator_loss=(fake_loss + real_loss) / parts,
+                discriminator_loss=loss / parts,
                 real_sign=mean_sign(real_logits) / parts,
                 fake_sign=mean_sign(fake_logits) / parts,
             )
