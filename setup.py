@@ -26,8 +26,9 @@ EVAL = [
     "torch-fidelity>=0.4",
     "torchvision>=0.20",
 ]
-SPACE = ["gradio>=5.0"]
-TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9"]
+FILM = ["imageio>=2.31", "imageio-ffmpeg>=0.5"]
+SPACE = ["gradio>=6.0"]
+TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "selenium>=4.20"]
 
 setup(
     name="polyinr-hf",
@@ -38,6 +39,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
+    package_data={"polyinr_hf": ["model_card.md.jinja"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",
@@ -53,7 +55,8 @@ setup(
         "train": TRAIN,
         "emoji": EMOJI,
         "eval": EVAL,
+        "film": FILM,
         "space": SPACE,
-        "test": sorted({*TRAIN, *EMOJI, *EVAL, *SPACE, *TEST}),
+        "test": sorted({*TRAIN, *EMOJI, *EVAL, *FILM, *SPACE, *TEST}),
     },
 )

@@ -195,6 +195,18 @@ def test_affine_parameters_are_the_image(pipe):
     assert_same(images, draw(pipe, 1, 2, truncation_psi=0.7, height=12, width=7))
 
 
+def test_encode_gives_the_affine_parameters_of_a_call(pipe, unconditional):
+    settings = {"num_images_per_label": 2, "truncation_psi": 0.6, "truncation_cutoff": 2}
+    A = pipe.encode(["goldfish", 3], generator=seeds(5, 6, 7, 8), **settings)
+    assert A.shape == (4, 3, 16, 3)
+    assert not A.requires_grad
+    expected = pipe(["goldfish", 3], generator=seeds(5, 6, 7, 8), output_type="pt", **settings).images
+    assert torch.equal(pipe(affine_parameters=A, output_type="pt").images, expected)
+    z = unconditional.prepare_latents(2, seeds(0, 1))
+    A = unconditional.encode(num_images_per_label=2, latents=z)
+    assert torch.equal(A, unconditional.encode(num_images_per_label=2, generator=seeds(0, 1)))
+
+
 # -- outputs ----------------------------------------------------------------------------------------------------------
 def test_output_types_agree(pipe):
     pt = draw(pipe, 0, 1, height=6, width=9)
@@ -256,6 +268,16 @@ def test_model_cpu_offload(pipe, monkeypatch):
     assert moves == ["in", "out"]
 
 
+def test_offloaded_encode(pipe, monkeypatch):
+    expected = pipe.encode([1, 2], generator=seeds(0, 1))
+    pipe.enable_model_cpu_offload(device="cpu")
+    moves = []
+    monkeypatch.setattr(pipe.generator._hf_hook, "pre_forward", lambda *args, **kwargs: moves.append("in"))
+    monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: moves.append("out"))
+    assert torch.equal(pipe.encode([1, 2], generator=seeds(0, 1)), expected)
+    assert moves == ["in", "out"]
+
+
 def test_offloaded_call_can_be_repeated(pipe):
     pipe.enable_model_cpu_offload(device="cpu")
     assert_same(draw(pipe, 1), draw(pipe, 1))
@@ -268,7 +290,8 @@ def files_in(folder) -> list[str]:
 
 def test_save_and_load(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
-    assert files_in(tmp_path / "generator") == ["config.json", "diffusion_pytorch_model.safetensors"]
+    code = "modeling_poly_inr.py"  # for a diffusers without this package
+    assert files_in(tmp_path / "generator") == ["config.json", "diffusion_pytorch_model.safetensors", code]
     loaded = PolyINRPipeline.from_pretrained(tmp_path)
     assert loaded.id2label == ID2LABEL
     assert not loaded.generator.training
@@ -427,6 +450,23 @@ def test_bad_input_is_refused_before_any_work(pipe, monkeypatch, kwargs, message
         monkeypatch.setattr(pipe.generator, stage, lambda *args, **kwargs: pytest.fail("work started"))
     with pytest.raises(ValueError, match=message):
         pipe(**{"class_labels": 0, **kwargs})
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"class_labels": 4}, r"`class_labels`.*0\.\.3.*4"),
+        ({"num_images_per_label": 0}, "`num_images_per_label`.*0"),
+        ({"truncation_psi": NAN}, "`truncation_psi`.*nan"),
+        ({"truncation_cutoff": 4}, r"`truncation_cutoff`.*0\.\.3.*4"),
+        ({"latents": torch.zeros(2, Z_DIM)}, r"`latents`.*\(1, 8\).*\(2, 8\)"),
+        ({"generator": seeds(0, 1)}, "`generator`.*1.*2"),
+    ],
+)
+def test_what_cannot_be_encoded(pipe, monkeypatch, kwargs, message):
+    monkeypatch.setattr(pipe.generator, "map", lambda *args, **kwargs: pytest.fail("work started"))
+    with pytest.raises(ValueError, match=message):
+        pipe.encode(**{"class_labels": 0, **kwargs})
 
 
 def test_labels_for_an_unconditional_model(unconditional):

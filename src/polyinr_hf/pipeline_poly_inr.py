@@ -1,20 +1,70 @@
-"""PolyINRPipeline: class names in, images of any size out."""
+"""PolyINRPipeline: class names in, images of any size out.
+
+This file and modeling_poly_inr.py need torch, numpy, PIL and diffusers only, so that a Hub repository can carry them.
+"""
 
 import difflib
+import errno
+import importlib
+import json
 import math
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
+from pathlib import Path
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import errors, snapshot_download
+from safetensors import SafetensorError
 from torch import Tensor
 
-from polyinr_hf.modeling_poly_inr import PolyINRGenerator, check_extent, check_size
+from .modeling_poly_inr import PolyINRGenerator, check_extent, check_size
 
 OUTPUT_TYPES = ("pil", "np", "pt")
+PACKAGE = "polyinr_hf"
+CODE_FILES = {  # where diffusers looks for the code in a pipeline folder: the model's is a sibling of both
+    "pipeline_poly_inr.py": ("",),
+    "modeling_poly_inr.py": ("", "generator"),
+}
+
+
+def describe_hub_error(error: BaseException, repo_id: str, revision: str | None = None) -> str | None:
+    """What went wrong between here and the Hub, in one sentence; None if it was something else."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    found = {kind: e for e in reversed(chain) for kind in type(e).__mro__}  # the first of a kind
+    if errors.GatedRepoError in found:
+        return f"{repo_id} is gated: accept its terms on its page, then `hf auth login` or pass `token`."
+    if errors.RevisionNotFoundError in found:
+        return f"{repo_id} has no revision {revision or 'main'!r}."
+    if errors.RepositoryNotFoundError in found:
+        return f"There is no repository {repo_id}, or it is private: then `hf auth login` or pass `token`."
+    if errors.EntryNotFoundError in found and errors.LocalEntryNotFoundError not in found:
+        return f"{repo_id} lacks {Path(found[errors.EntryNotFoundError].response.url.path).name}, as no pipeline may."
+    if errors.HfHubHTTPError in found:
+        status = found[errors.HfHubHTTPError].response.status_code
+        hints = {401: "`hf auth login` or pass a valid `token`", 403: "the token does not allow this"}
+        return f"The Hub answered {status} for {repo_id}: {hints.get(status, 'try again later')}."
+    if SafetensorError in found or json.JSONDecodeError in found:
+        folder = f"models--{repo_id.replace('/', '--')}"  # `force_download` does not reach the weights in diffusers
+        return f"A file of {repo_id} is damaged: delete the folder {folder} in the cache and call again."
+    full = [e for e in chain if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)]
+    if full:
+        return f"The disk is full, {repo_id} did not fit: free some space, or set HF_HOME to a larger disk."
+    if errors.OfflineModeIsEnabled in found or errors.LocalEntryNotFoundError in found:
+        where = f"{repo_id} is no folder here and not in the cache at {revision or 'main'!r}"
+        return f"{where}; the Hub was out of reach or not asked."
+    if any(type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in chain):
+        return f"The connection to the Hub failed for {repo_id} ({type(chain[0]).__name__}): try again."
+    return None
 
 
 class PolyINRPipeline(DiffusionPipeline):
@@ -28,7 +78,8 @@ class PolyINRPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "generator"
 
-    def __init__(self, generator: PolyINRGenerator, id2label: dict[int, str] | dict[str, str] | None = None):
+    # ModelMixin: where the class itself comes with a repository, diffusers executes its file twice and would warn.
+    def __init__(self, generator: ModelMixin, id2label: dict[int, str] | dict[str, str] | None = None):
         super().__init__()
         self.register_modules(generator=generator)
         # JSON has no integer keys, and the configuration is written as it is registered.
@@ -39,18 +90,110 @@ class PolyINRPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRPipeline":
         """Opens a pipeline folder or Hub repository, with the arguments of [`~diffusers.DiffusionPipeline`]'s.
 
-        Only safetensors are read, unless `use_safetensors=False`: a pickle may run code.
+        Only safetensors are read, unless `use_safetensors=False`: a pickle may run code. The code that a folder or
+        repository carries is not run: the classes are this file's and its sibling's.
+
+        Args:
+            subfolder: Where in the folder or repository the pipeline is, if not at the top.
 
         Raises:
-            OSError: for a folder without a pipeline, or a weight file that is missing or damaged.
+            OSError: for a folder without a pipeline, a weight file that is missing or damaged, or a repository,
+                revision or Hub that cannot be reached.
             ValueError: for a path that is neither a folder nor a Hub id, or a pipeline of another kind.
         """
         kwargs.setdefault("use_safetensors", True)
-        path = os.fspath(pretrained_model_name_or_path)
+        path, revision = os.fspath(pretrained_model_name_or_path), kwargs.get("revision")
+        subfolder = kwargs.pop("subfolder", None)
+        opened = path
         try:
-            return super().from_pretrained(path, **kwargs)
+            if subfolder:
+                opened = str(Path(cls._download_subfolder(path, subfolder, kwargs), subfolder))
+            return super().from_pretrained(opened, **kwargs)
         except KeyError as error:  # diffusers takes the entries of model_index.json for granted
             raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error
+        except Exception as error:
+            if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
+                raise
+            raise OSError(sentence) from error
+
+    @staticmethod
+    def _download_subfolder(path: str, subfolder: str, kwargs: dict) -> str:
+        """The local folder that has `subfolder`; takes the arguments of a download out of `kwargs`."""
+        names = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
+        if Path(path).is_dir():
+            return path
+        return snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
+        """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
+        index = super()._dict_from_json_file(json_file)
+        if isinstance(index, dict):
+            if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
+                index["_class_name"] = cls.__name__
+            if cls._is_our_generator(index):
+                index["generator"] = ["diffusers", PolyINRGenerator.__name__]
+        return index
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
+        """The configuration of a pipeline, model_index.json, of a folder or Hub repository."""
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        index = loaded[0] if isinstance(loaded, tuple) else loaded
+        if cls._is_our_generator(index):
+            index["generator"] = [PolyINRGenerator.__module__, PolyINRGenerator.__name__]
+        return loaded
+
+    @staticmethod
+    def _is_our_generator(index: dict) -> bool:
+        entry = index.get("generator")
+        return isinstance(entry, list) and entry[1:] == [PolyINRGenerator.__name__]
+
+    @classmethod
+    def portable_index(cls, index: dict) -> dict:
+        """The entries of model_index.json, naming the modules in the folder for a diffusers without this package."""
+        index = {key: value for key, value in index.items() if key != "_name_or_path"}  # a path of this machine
+        if index["_class_name"] == PolyINRPipeline.__name__:
+            index["_class_name"] = [Path(__file__).stem, PolyINRPipeline.__name__]
+        if cls._is_our_generator(index):
+            index["generator"] = ["modeling_poly_inr", PolyINRGenerator.__name__]
+        return index
+
+    def to_json_string(self) -> str:
+        index = self.portable_index(json.loads(super().to_json_string()))
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes model_index.json, and the code that opens the folder where this package is not installed.
+
+        diffusers runs it for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` and in no other case.
+        """
+        for name, subfolders in CODE_FILES.items():
+            for subfolder in subfolders:
+                target = Path(save_directory, subfolder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(__file__).with_name(name), target)
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Uploads the pipeline with its code and a model card; returns `huggingface_hub.CommitInfo`.
+
+        Args:
+            repo_id: org/name, created if there is none.
+            kwargs: `token`, `private`, `commit_message`, `create_pr`, `variant` and `subfolder` as in diffusers; from
+                this package [`~polyinr_hf.hub.push_pipeline`]'s too, such as `revision`, `tag` and `evaluation`.
+        """
+        if __package__ != PACKAGE:
+            return super().push_to_hub(repo_id, **kwargs)
+        return importlib.import_module(f"{PACKAGE}.hub").push_pipeline(self, repo_id, **kwargs)
+
+    def _upload_folder(self, working_dir: str | os.PathLike, repo_id: str, **kwargs) -> str:
+        """The end of `save_pretrained(push_to_hub=True)`."""
+        if __package__ != PACKAGE:
+            return super()._upload_folder(working_dir, repo_id, **kwargs)
+        kwargs["card"] = {}  # a card of our own, not the form in the folder that diffusers leaves empty
+        return importlib.import_module(f"{PACKAGE}.hub").push_folder(working_dir, repo_id, **kwargs)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -142,38 +285,49 @@ class PolyINRPipeline(DiffusionPipeline):
         check_extent(extent)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
-        for name, value in (("num_images_per_label", num_images_per_label), ("antialias", antialias)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive whole number, got {value!r}.")
-        if not isinstance(truncation_psi, Real) or not math.isfinite(truncation_psi):
-            raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
-
+        self._check_count("antialias", antialias)
+        self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
         if affine_parameters is not None:
             if class_labels is not None or latents is not None:
                 raise ValueError("`affine_parameters` are the whole image: give no `class_labels` or `latents`.")
             self.generator._check_affine_parameters(affine_parameters)
             self._check_finite("affine_parameters", affine_parameters)
         else:
-            ids = self._class_ids(class_labels, num_images_per_label)
-            num_images = num_images_per_label if ids is None else len(ids)
-            latents = self.prepare_latents(num_images, generator, latents)
-            if truncation_cutoff is not None and truncation_cutoff not in range(config.num_levels + 1):
-                raise ValueError(f"`truncation_cutoff` must be in 0..{config.num_levels}, got {truncation_cutoff!r}.")
+            ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
 
-        if hasattr(self.generator, "_hf_hook"):  # CPU offload moves the model when it is used; `forward` is not
-            self.generator._hf_hook.pre_forward(self.generator)
-        if affine_parameters is None:
-            class_ids = None if ids is None else torch.tensor(ids, device=device)  # (B,)
-            w = self.generator.map(latents.to(device), class_ids, truncation_psi, truncation_cutoff)  # (B, L, w_dim)
-            affine_parameters = self.generator.affine(w)  # (B, L, n, 3)
-        images = [
-            self.generator.render(A.unsqueeze(0), height, width, extent, antialias)
-            for A in self.progress_bar(affine_parameters.to(device))
-        ]
-        self.maybe_free_model_hooks()
+        with self._loaded_model() as model:
+            if affine_parameters is None:
+                affine_parameters = self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
+            images = [
+                model.render(A.unsqueeze(0), height, width, extent, antialias)
+                for A in self.progress_bar(affine_parameters.to(device))
+            ]
 
         images = self.image_processor.postprocess(torch.cat(images), output_type)  # from [-1, 1] to [0, 1]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        class_labels: int | str | list[int | str] | Tensor | None = None,
+        num_images_per_label: int = 1,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Affine parameters A (B, L, n, 3), float32, of the images that a call with these arguments draws.
+
+        Arguments and errors as in [`~PolyINRPipeline.__call__`].
+
+        Example:
+            >>> A = pipe.encode("goldfish", generator=torch.Generator().manual_seed(0))
+            >>> pipe(affine_parameters=A, height=512, width=512).images[0]
+        """
+        self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
+        with self._loaded_model():
+            return self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
 
     def prepare_latents(
         self,
@@ -202,6 +356,26 @@ class PolyINRPipeline(DiffusionPipeline):
             ]
         )  # (B, z_dim)
 
+    @contextmanager
+    def _loaded_model(self) -> Iterator[PolyINRGenerator]:
+        """CPU offload moves the model to its device for `forward`, which is not what is used here."""
+        if hasattr(self.generator, "_hf_hook"):
+            self.generator._hf_hook.pre_forward(self.generator)
+        yield self.generator
+        self.maybe_free_model_hooks()
+
+    def _affine_parameters(self, ids: list[int] | None, latents: Tensor, psi: float, cutoff: int | None) -> Tensor:
+        """Class ids and z (B, z_dim) -> A (B, L, n, 3)."""
+        device = self._execution_device
+        class_ids = None if ids is None else torch.tensor(ids, device=device)  # (B,)
+        w = self.generator.map(latents.to(device), class_ids, psi, cutoff)  # (B, L, w_dim)
+        return self.generator.affine(w)  # (B, L, n, 3)
+
+    def _ids_and_latents(self, class_labels, num_images_per_label, generator, latents):
+        """Class id of every image, or None for an unconditional model; z (B, z_dim)."""
+        ids = self._class_ids(class_labels, num_images_per_label)
+        return ids, self.prepare_latents(num_images_per_label if ids is None else len(ids), generator, latents)
+
     def _class_ids(self, class_labels, num_images_per_label: int) -> list[int] | None:
         """Class id of every image, or None for an unconditional model."""
         num_classes = self.generator.config.num_classes
@@ -226,6 +400,19 @@ class PolyINRPipeline(DiffusionPipeline):
             else:
                 ids.append(label)
         return [key for key in ids for _ in range(num_images_per_label)]
+
+    def _check_sampling(self, num_images_per_label: int, truncation_psi: float, truncation_cutoff: int | None) -> None:
+        self._check_count("num_images_per_label", num_images_per_label)
+        if not isinstance(truncation_psi, Real) or not math.isfinite(truncation_psi):
+            raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
+        num_levels = self.generator.config.num_levels
+        if truncation_cutoff is not None and truncation_cutoff not in range(num_levels + 1):
+            raise ValueError(f"`truncation_cutoff` must be in 0..{num_levels}, got {truncation_cutoff!r}.")
+
+    @staticmethod
+    def _check_count(name: str, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive whole number, got {value!r}.")
 
     @staticmethod
     def _check_finite(name: str, tensor: Tensor) -> None:

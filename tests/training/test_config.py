@@ -147,6 +147,7 @@ def test_a_bad_override_is_named(minimal, override):
         (["stages.0.lr_generator=0"], r"stages\.0\.lr_generator: 0"),
         (["stages.0.pixel_chunk=0"], r"stages\.0\.pixel_chunk: 0"),
         (["discriminator.batch_norm_group_size=5"], r"discriminator\.batch_norm_group_size: 5 .* 64 images"),
+        (["loss.joint_batch_norm=true", "discriminator.batch_norm_group_size=4"], r"loss\.joint_batch_norm: true .* 4"),
         (["discriminator.augmentation=[colour]"], r"discriminator\.augmentation: .*colour"),
         (["discriminator.feature_weights={resnet50: x.pth}"], r"discriminator\.feature_weights: \['resnet50'\]"),
         (["run.mixed_precision=fp8"], r"run\.mixed_precision: 'fp8'"),

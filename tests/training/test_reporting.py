@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from polyinr_hf import PolyINRGenerator
-from polyinr_hf.training.reporting import TrainingLog, sample_images, save_grid
+from polyinr_hf.training.reporting import TrainingLog, plot_log, sample_images, save_grid
 
 
 @pytest.fixture
@@ -67,3 +67,15 @@ def test_a_grid_reads_row_by_row(tmp_path):
     assert grid[::2, ::2, 0].tolist() == [[0, 51, 102], [153, 204, 255]]
     save_grid(images[:2], 3, tmp_path / "few.png")  # less than a row
     assert PIL.Image.open(tmp_path / "few.png").size == (4, 2)
+
+
+def test_a_log_is_drawn_as_a_picture(path, tmp_path):
+    names = ("discriminator_loss", "generator_loss", "real_sign", "fake_sign", "fake_sign_generator")
+    lines = [dict.fromkeys(names, 0.5 * i) | {"kimg": i, "resolution": 32 * i} for i in (1, 2)]
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"kimg": 3, "los')
+    plot_log(path, tmp_path / "docs" / "log.png")
+    picture = np.asarray(PIL.Image.open(tmp_path / "docs" / "log.png").convert("RGB"))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    path.write_text("")
+    with pytest.raises(ValueError, match="has no line of a run"):
+        plot_log(path, tmp_path / "log.png")

@@ -312,19 +312,23 @@ def test_micro_batches_and_pixel_chunks_leave_gradients_as_they_are(
         assert {state["step"].item() for state in optimizer.state.values()} == {1}
 
 
-def test_generated_images_are_judged_again_if_asked(make_recipe, tmp_path, monkeypatch):
-    """With it, every generator pass is one the generator learns from, and the discriminator sees its very images."""
-    one_step = "stages=[{resolution: 16, kimg: 0.004, batch_size: 4, gradient_accumulation_steps: 2}]"
-    for reuse in (True, False):
-        trainer = Trainer(make_recipe(one_step, f"run.reuse_generated={reuse}"), tmp_path / str(reuse))
-        generated, judged = [], []
-        trainer.G.register_forward_hook(lambda module, args, images, seen=generated: seen.append(images.detach()))
-        trainer.D.register_forward_hook(lambda module, args, logits, seen=judged: seen.append(args[0]))
+def test_batch_norm_of_real_and_generated_images_is_joint_if_asked(make_recipe, tmp_path, monkeypatch):
+    """Then the reals are beside what the generator learns from, too, and are normalised with it."""
+    one_step = "stages=[{resolution: 16, kimg: 0.004, batch_size: 4}]"
+    for joint in (True, False):
+        trainer, calls = Trainer(make_recipe(one_step, f"loss.joint_batch_norm={joint}"), tmp_path / str(joint)), []
+        forward = trainer.discriminator.forward
+
+        def watch(images, *args, num_batches, forward=forward, calls=calls):
+            calls.append((images, num_batches))
+            return forward(images, *args, num_batches=num_batches)
+
+        monkeypatch.setattr(trainer.discriminator, "forward", watch)
         assert trainer.train()
-        learnt_from, fake = torch.cat(generated[:2]), torch.cat([images.chunk(2)[0] for images in judged[-2:]])
-        assert len(generated) == (2 if reuse else 4)
-        assert torch.equal(fake, learnt_from if reuse else torch.cat(generated[2:]))
-        assert torch.equal(fake, learnt_from) == reuse
+        (learnt_from, first), (judged, second) = calls
+        assert (len(learnt_from), first, len(judged), second) == ((8, 1, 8, 1) if joint else (4, 1, 8, 2))
+        assert torch.equal(learnt_from[4:], judged[4:]) == joint  # the batch's reals, both times
+        assert not torch.equal(learnt_from[:4], judged[:4])  # generated anew
 
 
 def test_each_image_is_seen_once_an_epoch(make_recipe, tmp_path, monkeypatch):
@@ -334,7 +338,7 @@ def test_each_image_is_seen_once_an_epoch(make_recipe, tmp_path, monkeypatch):
 
     def watch(stage, micro_batches, sigma):
         seen.extend(image.numpy().tobytes() for batch in micro_batches for image in batch["images"])
-        return generator_step(stage, micro_batches, sigma)
+        generator_step(stage, micro_batches, sigma)
 
     monkeypatch.setattr(trainer, "_generator_step", watch)
     trainer.train()

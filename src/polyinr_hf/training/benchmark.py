@@ -33,13 +33,12 @@ def measure_training(recipe: Recipe, memory_sizes: list[int], memory_batch_size:
     """Measures the first stage of a recipe on its own data, and a generator's backward alone.
 
     Returns:
-        `plain_step_seconds`, `plain_generator_seconds`: float32, eager, nothing folded, contiguous feature networks, a
-        generator pass for each network's step; the whole step, and the generator's forward and backward alone.
-        `step_seconds`, `generator_seconds`: as the recipe says. `peak_mb`: size -> [plain graph, in chunks of
-        `pixel_chunk` pixels], each in a process of its own, of the generator's forward and backward of
-        `memory_batch_size` images, eager, float32.
+        `plain_step_seconds`, `plain_generator_seconds`: float32, eager, nothing folded, contiguous feature networks;
+        the whole step, and the generator's forward and backward alone. `step_seconds`, `generator_seconds`: as the
+        recipe says. `peak_mb`: size -> [plain graph, in chunks of `pixel_chunk` pixels], each in a process of its own,
+        of the generator's forward and backward of `memory_batch_size` images, eager, float32.
     """
-    plain = replace(recipe, run=replace(recipe.run, mixed_precision="no", compile=False, reuse_generated=False))
+    plain = replace(recipe, run=replace(recipe.run, mixed_precision="no", compile=False))
     plain_step, plain_generator = in_fresh_process(_measure_step, plain, True)
     step, generator = in_fresh_process(_measure_step, recipe, False)
     results = {"plain_step_seconds": plain_step, "step_seconds": step}

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -67,6 +69,7 @@ class DiscriminatorConfig:
 class LossConfig:
     blur_initial_sigma: float = 2.0  # pixels
     blur_fade_kimg: float = 300.0  # until there is none
+    joint_batch_norm: bool = False  # real and generated images share their statistics; the release keeps them apart
     guidance_weight: float = 0.0  # of the classifier's cross-entropy, beside batch means
     guidance_classifier: str = "deit_small_distilled_patch16_224"
     guidance_start_resolution: int = 64  # no guidance below: 32 x 32 images say little to a classifier
@@ -90,7 +93,6 @@ class RunConfig:
     seed: int = 0
     mixed_precision: str = "no"  # no, bf16, fp16
     compile: bool = False
-    reuse_generated: bool = False  # D judges the images G has just learnt from, not new ones: a generator pass less
     adam_betas: tuple[float, float] = (0.0, 0.99)
     adam_eps: float = 1e-8
     ema_half_life_kimg: float | None = None  # batch_size * 10 / 32 by default
@@ -98,6 +100,7 @@ class RunConfig:
     w_mean_decay: float = 0.998
     class_embeddings: str = "computed"  # from the training set by EfficientNet-lite0, or "random"
     init_from: str | None = None  # pipeline folder or Hub id to fine-tune
+    init_from_revision: str | None = None  # branch, tag or commit of it on the Hub
     new_classes: bool = False  # with init_from: the class list may differ; names in both keep their embedding
     log_with: list[str] = field(default_factory=lambda: ["tensorboard"])
     log_every_steps: int = 10
@@ -106,6 +109,11 @@ class RunConfig:
     checkpoint_every_kimg: float = 50.0
     keep_checkpoints: int = 2
     num_sample_columns: int = 8
+    push_to_hub: bool = False  # in the background; what has not arrived is tried again, by --resume too
+    hub_model_id: str | None = None  # org/name, created if there is none
+    hub_private: bool | None = None  # if it is created
+    push_exports: str = "final"  # or "every", each with a tag of its name
+    push_wait_seconds: float = 600.0  # at the end, for what has not arrived
 
 
 @dataclass
@@ -162,6 +170,7 @@ def check_recipe(recipe: Recipe) -> None:
     for key, value, legal in (
         ("run.mixed_precision", run.mixed_precision, ("no", "bf16", "fp16")),
         ("run.class_embeddings", run.class_embeddings, ("computed", "random")),
+        ("run.push_exports", run.push_exports, ("final", "every")),
         ("model.initialization", recipe.model.initialization, ("signal_preserving", "released")),
         ("model.modulation_activation", recipe.model.modulation_activation, ("leaky_relu", "none")),
     ):
@@ -173,13 +182,26 @@ def check_recipe(recipe: Recipe) -> None:
         ("run.log_every_steps", run.log_every_steps, 1),
         ("run.keep_checkpoints", run.keep_checkpoints, 1),
         ("run.num_sample_columns", run.num_sample_columns, 1),
+        ("run.push_wait_seconds", run.push_wait_seconds, 0),
     ):
         if value < least:
             raise ValueError(f"{key}: {value} must be at least {least}")
     for name in ("sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg"):
         if not getattr(run, name) > 0:
             raise ValueError(f"run.{name}: {getattr(run, name)} must be above 0")
+    if run.push_to_hub:
+        _check_repo_id(run.hub_model_id)
     _check_data_and_networks(recipe)
+
+
+def _check_repo_id(repo_id: str | None) -> None:
+    try:
+        validate_repo_id(repo_id or "")
+        valid = repo_id.count("/") == 1
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise ValueError(f"run.hub_model_id: {repo_id!r} must be org/name, as run.push_to_hub is on")
 
 
 def _check_stage(recipe: Recipe, index: int) -> None:
@@ -204,6 +226,11 @@ def _check_data_and_networks(recipe: Recipe) -> None:
         raise ValueError("run.class_embeddings: 'computed' needs the whole dataset; with data.streaming use 'random'")
     if data.streaming and data.cache_in_memory:
         raise ValueError("data.cache_in_memory: true does not go with data.streaming, which holds no images")
+    if recipe.loss.joint_batch_norm and discriminator.batch_norm_group_size is not None:
+        raise ValueError(
+            "loss.joint_batch_norm: true does not go with discriminator.batch_norm_group_size "
+            f"{discriminator.batch_norm_group_size}, whose groups are all real or all generated"
+        )
     if data.class_conditional and model.class_embed_dim != 320:
         raise ValueError(f"model.class_embed_dim: {model.class_embed_dim} must be 320, as in the discriminator")
     networks = {*discriminator.feature_networks, recipe.loss.guidance_classifier, CLASS_EMBEDDING_NETWORK}

@@ -5,9 +5,13 @@ from ..pipeline_poly_inr import PolyINRPipeline
 
 
 def load_source(
-    generator: PolyINRGenerator, source: str, id2label: dict[int, str] | None, new_classes: bool
+    generator: PolyINRGenerator,
+    source: str,
+    id2label: dict[int, str] | None,
+    new_classes: bool,
+    revision: str | None = None,
 ) -> PolyINRPipeline:
-    """Opens the pipeline (folder or Hub id) that `generator` is to start from, at whatever resolution it was trained.
+    """Opens the pipeline that `generator` is to start from: a folder, or a Hub id and revision, of any resolution.
 
     With `new_classes` the class lists may differ.
 
@@ -15,7 +19,7 @@ def load_source(
         ValueError: if the networks have other sizes, or other classes and `new_classes` is off.
         OSError: if there is no such pipeline.
     """
-    pipeline = PolyINRPipeline.from_pretrained(source)
+    pipeline = PolyINRPipeline.from_pretrained(source, revision=revision)
     theirs, ours = pipeline.generator.config, generator.config
     for key in ours:
         if key in ("num_classes", "sample_size", "initialization") or key.startswith("_"):

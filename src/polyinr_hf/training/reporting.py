@@ -1,5 +1,6 @@
 """What a run shows while it trains: log lines, trackers, and grids of images."""
 
+import itertools
 import json
 import resource
 import sys
@@ -105,3 +106,42 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def plot_log(log: Path, output: Path) -> None:
+    """Draws a run's log.jsonl as PNG: both losses, and the mean signs of the discriminator's logits, over kimg.
+
+    Raises:
+        ValueError: for a file without a whole line.
+    """
+    from matplotlib.figure import Figure
+
+    lines = []
+    for text in Path(log).read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # a line that is being written
+            continue
+    if not lines:
+        raise ValueError(f"{log} has no line of a run.")
+    kimg = [line["kimg"] for line in lines]
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    losses, signs = figure.subplots(2, sharex=True)
+    for axis, names in (
+        (losses, ("discriminator_loss", "generator_loss")),
+        (signs, ("real_sign", "fake_sign", "fake_sign_generator")),
+    ):
+        for name in names:
+            axis.plot(kimg, [line[name] for line in lines], label=name.replace("_", " "), linewidth=1)
+        axis.legend(fontsize="small")
+        axis.grid(alpha=0.3)
+    losses.set(ylabel="loss")
+    signs.set(xlabel="kimg", ylabel="mean sign of logits", ylim=(-1.05, 1.05))
+    for before, after in itertools.pairwise(lines):
+        if before["resolution"] != after["resolution"]:
+            for axis in (losses, signs):
+                axis.axvline(before["kimg"], color="grey", linestyle=":")
+            losses.annotate(f" {after['resolution']} px", (before["kimg"], losses.get_ylim()[1]), va="top")
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, format="png", dpi=150)

@@ -32,6 +32,7 @@ from .fine_tuning import copy_weights, load_source
 from .image_generator import ImageGenerator
 from .loader import ImageLoader, make_loader
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
+from .pushing import describe_export, make_pusher
 from .reporting import TrainingLog, sample_images, save_grid
 from .updates import ema_decay, guard_gradients, update_ema, update_w_mean
 
@@ -66,6 +67,7 @@ class Trainer:
                 InitProcessGroupKwargs(timeout=timedelta(days=1)),  # all wait while one embeds classes
             ],
         )
+        self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
         self.accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
         self.dataset = self._load_dataset()
         self.device = self.accelerator.device
@@ -111,7 +113,9 @@ class Trainer:
         )
         source = None
         if recipe.run.init_from:  # before hours may go into class embeddings
-            source = load_source(generator, recipe.run.init_from, self.dataset.id2label, recipe.run.new_classes)
+            run = recipe.run
+            names = self.dataset.id2label
+            source = load_source(generator, run.init_from, names, run.new_classes, run.init_from_revision)
         self.classifier = self._build_classifier(num_classes)
         embeddings = self._class_embeddings(num_classes)
         if embeddings is not None:
@@ -203,11 +207,14 @@ class Trainer:
         """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached."""
         previous = {number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            return self._train()
+            finished = self._train()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             self.accelerator.end_training()
+        if self.pusher is not None:
+            self.pusher.finish(self.recipe.run.push_wait_seconds)
+        return finished
 
     def _stop_soon(self, number: int, frame: object) -> None:
         logger.warning("signal %d: stopping after this step", number)
@@ -279,55 +286,43 @@ class Trainer:
         sigma = blur_sigma_at(
             self.images_seen / 1000, self.recipe.loss.blur_initial_sigma, self.recipe.loss.blur_fade_kimg
         )
-        generated = self._generator_step(stage, micro_batches, sigma)
-        self._discriminator_step(stage, micro_batches, sigma, generated)
+        self._generator_step(stage, micro_batches, sigma)
+        self._discriminator_step(stage, micro_batches, sigma)
         self.images_seen += stage.batch_size
         self.step += 1
         run = self.recipe.run
         decay = ema_decay(stage.batch_size, self.images_seen, run.ema_half_life_kimg, run.ema_ramp_up)
         update_ema(self.ema, self.generator, decay)
 
-    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> list[Tensor]:
-        """Updates the generator; returns the images of each micro-batch, which the discriminator may judge next."""
-        latents, draws = self._draw(stage, "generator", 1)
-        parts, generated = len(micro_batches), []
+    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
+        latents, draws = self._draw(stage, "generator", 2 if self.recipe.loss.joint_batch_norm else 1)
+        parts = len(micro_batches)
         self.discriminator.requires_grad_(False)
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts), batch["class_labels"]
             with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
                 images = self.G(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
-                logits = self.discriminator(images, labels, sigma, self._rows(draws[0], index, parts))
+                logits = self._judge(self.discriminator, images, batch, sigma, draws, index, parts)[0]
                 loss = generator_loss(logits)
                 if self.classifier is not None and stage.resolution >= self.recipe.loss.guidance_start_resolution:
                     guidance = classifier_guidance_loss(self.classifier, images, labels)
                     loss = loss + self.recipe.loss.guidance_weight * guidance
                     self.log.add(guidance_loss=guidance / parts)
                 self.accelerator.backward(loss / parts)
-            generated.append(images.detach())
             self.log.add(generator_loss=loss / parts, fake_sign_generator=mean_sign(logits) / parts)
         self.discriminator.requires_grad_(True)
         self._apply(self.G_optimizer, "generator")
-        return generated
 
-    def _discriminator_step(
-        self, stage: StageConfig, micro_batches: list[dict], sigma: float, generated: list[Tensor]
-    ) -> None:
+    def _discriminator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
         latents, draws = self._draw(stage, "discriminator", 2)
         parts = len(micro_batches)
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts), batch["class_labels"]
-            fake = generated[index]
-            if not self.recipe.run.reuse_generated:
+            with torch.no_grad(), self.accelerator.autocast():
                 generator = self.accelerator.unwrap_model(self.G, keep_torch_compile=True)
-                with torch.no_grad(), self.accelerator.autocast():
-                    fake = generator(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
-            images = torch.cat([fake.to(batch["images"].dtype), batch["images"]])  # (2 B, 3, R, R)
-            both_labels = None if labels is None else torch.cat([labels, labels])
-            both_draws = torch.cat([self._rows(draw, index, parts) for draw in draws])
+                fake = generator(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
             with self._synchronised(self.D, index == parts - 1), self.accelerator.autocast():
-                logits = self.D(images, both_labels, sigma, both_draws, num_batches=2)
-                fake_logits = {name: both.chunk(2)[0] for name, both in logits.items()}
-                real_logits = {name: both.chunk(2)[1] for name, both in logits.items()}
+                fake_logits, real_logits = self._judge(self.D, fake, batch, sigma, draws, index, parts)
                 loss = hinge_loss_fake(fake_logits) + hinge_loss_real(real_logits)
                 self.accelerator.backward(loss / parts)
             self.log.add(
@@ -338,6 +333,31 @@ class Trainer:
         self._apply(self.D_optimizer, "discriminator")
         self.discriminator.update_spectral_norm()
         self._track_w([self._rows(latents, index, parts) for index in range(parts)], micro_batches)
+
+    def _judge(
+        self,
+        discriminator: nn.Module,
+        generated: Tensor,
+        batch: dict,
+        sigma: float,
+        draws: list[Tensor],
+        index: int,
+        parts: int,
+    ) -> list[dict[str, Tensor]]:
+        """Logits of generated images (B, 3, R, R), and, where there are draws for them, of the batch's real ones.
+
+        In one pass. Batch norm keeps the two apart, as in the release, or not: apart, it hides from the discriminator
+        what all generated images have in common, such as a wrong mean colour.
+        """
+        images, labels, kinds = [generated, batch["images"].to(generated.dtype)], batch["class_labels"], len(draws)
+        logits = discriminator(
+            torch.cat(images[:kinds]),
+            None if labels is None else labels.repeat(kinds),
+            sigma,
+            torch.cat([self._rows(draw, index, parts) for draw in draws]),
+            num_batches=1 if self.recipe.loss.joint_batch_norm else kinds,
+        )
+        return [{name: values.chunk(kinds)[kind] for name, values in logits.items()} for kind in range(kinds)]
 
     def _draw(self, stage: StageConfig, phase: str, passes: int) -> tuple[Tensor, list[Tensor]]:
         """Latents (N, z_dim) and, per pass through the discriminator, augmentation draws, for the whole batch."""
@@ -403,9 +423,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         pipeline = PolyINRPipeline(self.ema, self.dataset.id2label)
-        with replace_folder(self.output_dir / "exports" / f"kimg-{self.images_seen // 1000:06d}") as folder:
+        name = f"kimg-{self.images_seen // 1000:06d}"
+        with replace_folder(self.output_dir / "exports" / name) as folder:
             pipeline.save_pretrained(folder)
             save_recipe(self.recipe, folder / "recipe.yaml")
+            describe_export(folder, self.recipe, self.dataset, self.images_seen / 1000, self.output_dir / "samples")
+        if self.pusher and (self.recipe.run.push_exports == "every" or self.images_seen >= self.total_images):
+            self.pusher.submit(name)
 
     def _save_checkpoint(self) -> None:
         states = self.accelerator.gather_for_metrics([self.loader_state], use_gather_object=True)

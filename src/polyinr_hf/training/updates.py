@@ -38,7 +38,7 @@ def update_w_mean(w_mean: Tensor, w: Tensor, class_labels: Tensor | None, decay:
 def guard_gradients(parameters: list[nn.Parameter]) -> Tensor:
     """Replaces NaN by 0 and infinity by +-1e5 in gradients, in place; returns 1 if any was not finite, else 0."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    finite = torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()
+    finite = torch.isfinite(torch.stack(torch._foreach_norm(gradients, float("inf")))).all()
     for gradient in gradients:
         torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
     return (~finite).float()

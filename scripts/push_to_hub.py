@@ -1,0 +1,73 @@
+"""Upload a pipeline folder to the Hugging Face Hub, with the code that opens it anywhere and a model card.
+
+    python scripts/push_to_hub.py --pipeline runs/emoji/exports/kimg-000500 --repo me/poly-inr-emoji --dry_run
+    python scripts/push_to_hub.py --pipeline runs/emoji/exports/kimg-000500 --repo me/poly-inr-emoji \\
+        --card model_cards/emoji.yaml --evaluation result.json --tag v1
+    python scripts/push_to_hub.py --pipeline poly-inr-imagenet --repo me/poly-inr-imagenet-256 --variant fp16 \\
+        --card model_cards/imagenet-256.yaml
+
+Log in first with `hf auth login`, or set HF_TOKEN. All files arrive in one commit, or none does. A README.md in the
+folder is taken as the card unless `--card` is given. Prints the commit's, or the pull request's, URL.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from polyinr_hf.hub import check_pipeline_folder, check_repo_id, push_folder, shared_files
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", required=True, type=Path, help="folder of save_pretrained or of a run's exports/")
+    parser.add_argument("--repo", required=True, help="org/name; created if there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="if the repository is created")
+    parser.add_argument("--revision", help="branch to commit to; created if there is none (default: main)")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--variant", help="fp16 or bf16: weights of that dtype, beside those that are there")
+    parser.add_argument("--tag", help="name for the commit, such as v1")
+    parser.add_argument("--commit_message", help='default: what was trained, "kimg 500, 64 x 64"')
+    parser.add_argument("--card", type=Path, help="YAML of what no file knows: title, licence, ..., as in model_cards/")
+    parser.add_argument("--evaluation", type=Path, help="JSON of scripts/evaluate.py, for the card")
+    parser.add_argument("--dry_run", action="store_true", help="print the files and the card, and upload nothing")
+    return parser.parse_args(argv)
+
+
+def print_dry_run(files: dict[str, Path | bytes]) -> None:
+    for name, content in files.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        print(f"{size:>12,}  {name}")
+    card = files["README.md"]
+    print("\n" + (card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")))
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        card = yaml.safe_load(args.card.read_text(encoding="utf-8")) if args.card else None
+        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8")) if args.evaluation else None
+        options = {"card": card, "evaluation": evaluation, "revision": args.revision, "variant": args.variant}
+        if args.dry_run:
+            check_repo_id(args.repo)
+            check_pipeline_folder(args.pipeline, args.variant)
+            print_dry_run(shared_files(args.pipeline, args.repo, **options))
+            return
+        commit = push_folder(
+            args.pipeline,
+            args.repo,
+            private=args.private,
+            create_pr=args.create_pr,
+            tag=args.tag,
+            commit_message=args.commit_message,
+            **options,
+        )
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        sys.exit(f"error: {error}")
+    print(commit.pr_url or commit.commit_url)
+
+
+if __name__ == "__main__":
+    main()
