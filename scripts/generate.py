@@ -19,27 +19,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from polyinr_hf import PolyINRPipeline
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0-3,9" -> [0, 1, 2, 3, 9]."""
-    seeds = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-15 or 0-3,9")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return seeds
-
-
-def parse_class(text: str) -> int | str:
-    """A class id, or a name as it is."""
-    return int(text) if text.isdecimal() else text
+from polyinr_hf.arguments import add_pipeline_arguments, load_pipeline, parse_class, parse_seeds
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
+    add_pipeline_arguments(parser)
     parser.add_argument(
         "--seeds", "--seed", type=parse_seeds, default=[0], help="such as 7, 0-15 or 0-3,9 (default: 0)"
     )
@@ -66,8 +51,6 @@ def parse_args(argv=None):
     )
     parser.add_argument("--grid", action="store_true", help="write a contact sheet, grid.png, too")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
     return parser.parse_args(argv)
 
 
@@ -90,8 +73,7 @@ def contact_sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def generate(args) -> None:
-    pipe = PolyINRPipeline.from_pretrained(args.pipeline, torch_dtype=getattr(torch, args.dtype)).to(args.device)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_pipeline(args)
     labels = args.class_labels or [None]
     rows = [[] for _ in labels]
     progress = tqdm(total=len(labels) * len(args.seeds), unit="image")

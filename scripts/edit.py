@@ -1,0 +1,320 @@
+"""Interpolate, mix, extrapolate, zoom into, look into, and invert images.
+
+    python scripts/edit.py interpolate --pipeline MODEL --class goldfish tench --seeds 0-1 --output walk.gif
+    python scripts/edit.py mix --pipeline MODEL --class goldfish --seeds 0-3 --target_class tench --target_seeds 4-6
+    python scripts/edit.py extrapolate --pipeline MODEL --class goldfish --seeds 0-3 --height 512 --width 512
+    python scripts/edit.py zoom --pipeline MODEL --class goldfish --centre 0.3 0.6 --factor 20 --output zoom.mp4
+    python scripts/edit.py heatmap --pipeline MODEL --class goldfish
+    python scripts/edit.py invert --pipeline MODEL cat.jpg dog.png --output inverted
+    python scripts/edit.py tune --pipeline MODEL cat.jpg --parameters inverted/cat.safetensors --output tuned
+
+`edit.py COMMAND --help` says more of each. Wherever a command takes seeds it takes `--parameters`, files that `invert`
+wrote, too. Prints the path of every file written. Films are .gif, .mp4, or .png, frames side by side.
+"""
+
+import argparse
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from diffusers.utils import make_image_grid
+from tqdm import tqdm
+
+from polyinr_hf import editing
+from polyinr_hf.arguments import (
+    CallbackProgress,
+    add_image_arguments,
+    add_pipeline_arguments,
+    encode_images,
+    load_pipeline,
+    parse_class,
+    seeds_of,
+)
+from polyinr_hf.files import check_new_folder, replace_folder
+from polyinr_hf.films import check_film, detail, draw_frames, interpolate_extents, save_film
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+SIDES = ("TOP", "LEFT", "BOTTOM", "RIGHT")
+FIGURES = ("psnr", "ssim", "seconds")  # of --json
+
+
+# --- commands that draw -----------------------------------------------------------------------------------------------
+
+
+def interpolate(args) -> None:
+    """A film from image to image, in z, w or affine space (figures 5 and 7)."""
+    check_film(args.output, args.fps)
+    if args.parameters and args.space not in (None, "affine"):
+        raise ValueError(f"`--space` must be affine where there are `--parameters`, got {args.space}.")
+    pipe = load_pipeline(args)
+    if args.parameters or args.space == "affine":
+        frames = editing.interpolate(encode_images(pipe, args), args.frames, loop=args.loop)
+    else:
+        labels, seeds = args.class_labels, seeds_of(args)
+        straight = False if args.straight else None
+        frames = editing.walk(
+            pipe, labels, seeds, args.frames, args.space or "w", straight, args.loop, args.truncation_psi
+        )
+    write_film(draw_frames(pipe, frames, height=args.height, width=args.width), args.frames, args)
+
+
+def mix(args) -> None:
+    """The style of some images in others, level by level, as a grid (figures 6 and 8)."""
+    check_film(args.output, suffixes=[".png"])
+    pipe = load_pipeline(args)
+    sources, targets = encode_images(pipe, args), encode_images(pipe, args, "target_")
+    groups = {"levels": args.levels} if args.levels else None
+    with CallbackProgress("picture") as progress:
+        grid = editing.style_mixing_grid(
+            pipe, sources, targets, groups, progress.update, height=args.height, width=args.width
+        )
+    write_picture(grid, args)
+
+
+def extrapolate(args) -> None:
+    """Images and what lies beyond their border, which is drawn in (figure 4)."""
+    check_film(args.output, suffixes=[".png"])
+    pipe = load_pipeline(args)
+    border = None if args.border == "none" else args.border
+    options = {"height": args.height, "width": args.width, "antialias": args.antialias}
+    images = [
+        editing.extrapolate(pipe, A, tuple(args.extent), border=border, **options)[0]
+        for A in tqdm(encode_images(pipe, args).split(1), unit="image")
+    ]
+    write_picture(make_image_grid(images, rows=1, cols=len(images)), args)
+
+
+def zoom(args) -> None:
+    """A film from the image into a detail; with --start and --end any zoom or pan."""
+    check_film(args.output, args.fps)
+    end = detail(tuple(args.centre), args.factor) if args.end is None else tuple(args.end)
+    extents = interpolate_extents(tuple(args.start), end, args.frames)
+    pipe = load_pipeline(args)
+    A = encode_images(pipe, args)
+    frames = draw_frames(pipe, A, extents, height=args.height, width=args.width, antialias=args.antialias)
+    write_film(frames, args.frames, args)
+
+
+def heatmap(args) -> None:
+    """What each level sees (figure 3), and below it the image if the levels after it passed everything through."""
+    from polyinr_hf.analysis import level_figure
+
+    check_film(args.output, suffixes=[".png"])
+    pipe = load_pipeline(args)
+    A = encode_images(pipe, args)
+    with CallbackProgress("pixel") as progress:
+        figure = level_figure(pipe, A, args.height, args.width, tuple(args.extent), progress.update)
+    write_picture(figure, args)
+
+
+# --- commands that fit ------------------------------------------------------------------------------------------------
+
+
+def invert(args) -> None:
+    """The affine parameters of images, as FILE.safetensors, and what they draw, as FILE.png.
+
+    An interrupted run goes on where it stopped when it is started again with the same arguments.
+    """
+    from polyinr_hf.inversion import invert, load_photo
+
+    twice = [stem for stem, count in Counter(path.stem for path in args.images).items() if count > 1]
+    if twice:
+        raise ValueError(f"`images` must have different names, several are called {twice[0]}.")
+    for path in args.images:
+        load_photo(path)  # a broken one ends this now, not after an hour
+    options = fitting_options(args, "space", "class_label", "num_refine_steps")
+    pipe = load_pipeline(args)
+    results, checkpoints = [], []
+    for path in args.images:
+        checkpoints.append(args.output / f".{path.stem}.checkpoint")
+        random = torch.Generator().manual_seed(args.seed)
+        with CallbackProgress("step", path.name) as progress:
+            result = invert(
+                pipe,
+                load_photo(path),
+                **options,
+                generator=random,
+                callback=progress.update,
+                checkpoint=checkpoints[-1],
+            )
+        result.save(args.output / f"{path.stem}.safetensors")
+        save_film([result.image], args.output / f"{path.stem}.png")
+        results.append(report(path, result))
+        print(args.output / f"{path.stem}.safetensors", args.output / f"{path.stem}.png", sep="\n", flush=True)
+    write_report(args.json, results)
+    for checkpoint in checkpoints:
+        checkpoint.unlink(missing_ok=True)
+
+
+def tune(args) -> None:
+    """Pivotal tuning: the weights, changed around one inverted image; a pipeline folder with its affine parameters."""
+    from polyinr_hf.inversion import load_affine_parameters, load_photo
+    from polyinr_hf.tuning import tune
+
+    check_new_folder(args.output)
+    image, A = load_photo(args.image), load_affine_parameters(args.parameters)
+    options = fitting_options(args, "locality_weight")
+    pipe = load_pipeline(args)
+    random = torch.Generator().manual_seed(args.seed)
+    with CallbackProgress("step", args.image.name) as progress:
+        tuned, result = tune(pipe, image, A, **options, generator=random, callback=progress.update)
+    with replace_folder(args.output) as folder:
+        tuned.save_pretrained(folder)
+        result.save(folder / "affine_parameters.safetensors")
+        save_film([result.image], folder / "image.png")
+    write_report(args.json, [report(args.image, result)])
+    print(args.output)
+
+
+def fitting_options(args, *names: str) -> dict:
+    """Those that were given, so that the defaults are the functions' own."""
+    from polyinr_hf.inversion import load_photo
+
+    options = {name: getattr(args, name) for name in (*names, "num_steps", "lr", "num_pixels", "backbone", "weights")}
+    options |= {"mask": None if args.mask is None else load_photo(args.mask)}
+    options = {name: value for name, value in options.items() if value is not None}
+    return options | ({"backbone": None} if args.backbone == "none" else {})
+
+
+def report(path, result) -> dict:
+    """What `--json` holds of an image; a figure that is not finite is null, as JSON has no other."""
+    figures = {name: getattr(result, name) for name in FIGURES}
+    print(f"{path.name}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}, {result.seconds:.0f} s", file=sys.stderr)
+    return {"image": str(path), **{name: value if math.isfinite(value) else None for name, value in figures.items()}}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write_film(frames, count: int, args) -> None:
+    save_film(tqdm(frames, total=count, unit="frame"), args.output, args.fps)
+    print(args.output)
+
+
+def write_picture(image, args) -> None:
+    save_film([image], args.output)
+    print(args.output)
+
+
+def write_report(path: Path | None, results: list[dict]) -> None:
+    """{"psnr", "ssim", "seconds"} of each image, and the means of those that are numbers."""
+    from polyinr_hf.evaluation import write_json
+
+    if path is not None:
+        values = {name: [row[name] for row in results if row[name] is not None] for name in FIGURES}
+        means = {name: sum(numbers) / len(numbers) if numbers else None for name, numbers in values.items()}
+        write_json({"results": results, "mean": means}, path)
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_film_commands(commands)
+    add_picture_commands(commands)
+    add_fitting_commands(commands)
+    return parser.parse_args(argv)
+
+
+def add_command(commands, function, output: str) -> argparse.ArgumentParser:
+    text = function.__doc__
+    parser = commands.add_parser(function.__name__, help=text.splitlines()[0], description=text)
+    parser.set_defaults(function=function)
+    add_pipeline_arguments(parser)
+    parser.add_argument("--output", type=Path, default=Path(output), help="(default: %(default)s)")
+    return parser
+
+
+def add_drawing_arguments(parser, seeds: str) -> None:
+    add_image_arguments(parser, seeds)
+    parser.add_argument("--truncation_psi", type=float, default=1.0, help="below 1: more typical, less varied")
+    parser.add_argument("--height", type=int, help="pixels (default: the model's own size)")
+    parser.add_argument("--width", type=int, help="pixels (default: the model's own size)")
+
+
+def add_film_commands(commands) -> None:
+    parser = add_command(commands, interpolate, "out/interpolation.gif")
+    add_drawing_arguments(parser, seeds="0-1")
+    parser.add_argument("--space", choices=editing.SPACES, help="(default: w; affine beside --parameters)")
+    parser.add_argument("--straight", action="store_true", help="in z space, a straight line instead of an arc")
+    parser.add_argument("--loop", action="store_true", help="back to the first image")
+    add_frame_arguments(parser)
+
+    parser = add_command(commands, zoom, "out/zoom.gif")
+    add_drawing_arguments(parser, seeds="0")
+    parser.add_argument("--centre", type=float, nargs=2, default=(0.5, 0.5), metavar=("ROW", "COLUMN"), help="in 0..1")
+    parser.add_argument("--factor", type=float, default=8.0, help="how many times closer (default: 8)")
+    parser.add_argument("--start", type=float, nargs=4, default=WHOLE, metavar=SIDES, help="first extent")
+    parser.add_argument("--end", type=float, nargs=4, metavar=SIDES, help="last extent, instead of centre and factor")
+    add_antialias_argument(parser)
+    add_frame_arguments(parser)
+
+
+def add_frame_arguments(parser) -> None:
+    parser.add_argument("--frames", type=int, default=60, help="in all (default: 60)")
+    parser.add_argument("--fps", type=int, default=20, help="frames per second (default: 20)")
+
+
+def add_antialias_argument(parser) -> None:
+    parser.add_argument("--antialias", type=int, default=1, help="K averages K x K colours per pixel (default: 1)")
+
+
+def add_picture_commands(commands) -> None:
+    parser = add_command(commands, mix, "out/style_mixing.png")
+    add_drawing_arguments(parser, seeds="0-3")
+    add_image_arguments(parser, seeds="4-6", prefix="target_")
+    parser.add_argument(
+        "--levels", type=int, nargs="+", help="copied from the images to the targets (default: a block each of groups)"
+    )
+
+    parser = add_command(commands, extrapolate, "out/extrapolation.png")
+    add_drawing_arguments(parser, seeds="0-3")
+    parser.add_argument("--extent", type=float, nargs=4, default=(-0.25, -0.25, 1.25, 1.25), metavar=SIDES)
+    parser.add_argument("--border", default="yellow", help="colour of the image's border, or none (default: yellow)")
+    add_antialias_argument(parser)
+
+    parser = add_command(commands, heatmap, "out/levels.png")
+    add_drawing_arguments(parser, seeds="0")
+    parser.add_argument("--extent", type=float, nargs=4, default=WHOLE, metavar=SIDES, help="region to draw")
+
+
+def add_fitting_commands(commands) -> None:
+    parser = add_command(commands, invert, "out/inverted")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, of any size")
+    parser.add_argument("--space", choices=editing.SPACES, help="what is searched for (default: affine)")
+    parser.add_argument("--class", dest="class_label", type=parse_class, metavar="CLASS", help="where to start from")
+    parser.add_argument("--num_refine_steps", type=int, help="of L-BFGS, after those of Adam")
+    add_fitting_arguments(parser)
+
+    parser = add_command(commands, tune, "out/tuned")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image file that was inverted")
+    parser.add_argument("--parameters", required=True, metavar="FILE", help="its affine parameters, from invert")
+    parser.add_argument("--locality_weight", type=float, help="of other images staying as they are")
+    add_fitting_arguments(parser)
+
+
+def add_fitting_arguments(parser) -> None:
+    parser.add_argument("--mask", type=Path, help="picture as large as the image, white where it is known")
+    parser.add_argument("--num_steps", type=int, help="of Adam")
+    parser.add_argument("--lr", type=float, help="Adam's highest rate")
+    parser.add_argument("--num_pixels", type=int, help="of each step, drawn at random")
+    parser.add_argument("--backbone", help="timm name of the network whose features are compared, or none")
+    parser.add_argument("--weights", help="its weight file (default: from an installed package, or downloaded)")
+    parser.add_argument("--seed", type=int, default=0, help="of the start and the pixels (default: 0)")
+    parser.add_argument("--json", type=Path, help="file for PSNR, SSIM and seconds of each image")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        args.function(args)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
