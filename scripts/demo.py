@@ -1,4 +1,4 @@
-"""Draw a few images into a folder: samples, one image at 64 and at 512 pixels, and what lies beyond its border.
+"""Draw what the model can do into a folder: samples, one image at three sizes, beyond its border, a walk, a mix.
 
     python scripts/demo.py --output out
 
@@ -11,48 +11,53 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import make_image_grid
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
-SAMPLES, COLUMNS = 32, 8
-MARGIN = 0.5  # how far beyond the border, in sides of the image
+COLUMNS = 8
+SIZES = (64, 512, 2048)  # pixels, of the same image
+PANEL = 512  # pixels, of each in the picture
 
 
 def load_pipeline(path: str | None) -> PolyINRPipeline:
+    # bfloat16 is the fast way where a CPU multiplies it, and a slow one elsewhere.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    dtype = torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
     if path is not None or PRETRAINED.is_dir():
-        return PolyINRPipeline.from_pretrained(path or PRETRAINED)
+        return PolyINRPipeline.from_pretrained(path or PRETRAINED, torch_dtype=dtype)
     print(f"There is no trained checkpoint in {PRETRAINED.relative_to(PRETRAINED.parents[1])}:")
     print("these images come from UNTRAINED weights. They show the machinery, not what the model can learn.")
     torch.manual_seed(0)
-    return PolyINRPipeline(PolyINRGenerator(channels=128, num_classes=None, sample_size=64).eval())
+    return PolyINRPipeline(PolyINRGenerator(channels=128, num_classes=None, sample_size=64).eval().to(dtype))
 
 
-def draw(pipe: PolyINRPipeline, seeds: range, **settings) -> list[Image.Image]:
-    """An image for each seed, of the classes in turn."""
+def classes(pipe: PolyINRPipeline, count: int) -> list[int] | None:
+    """`count` classes, evenly spread; None for an unconditional model."""
     num_classes = pipe.generator.config.num_classes
-    return pipe(
-        class_labels=[i % num_classes for i in range(len(seeds))] if num_classes else None,
-        num_images_per_label=1 if num_classes else len(seeds),
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        **settings,
-    ).images
+    return [i * num_classes // count for i in range(count)] if num_classes else None
 
 
-def draw_both_sizes(pipe: PolyINRPipeline, seed: int) -> Image.Image:
-    """The image at 64 pixels, enlarged to be seen, beside the same image at 512."""
-    small, large = (draw(pipe, range(seed, seed + 1), height=size, width=size)[0] for size in (64, 512))
-    return make_image_grid([small.resize(large.size, Image.Resampling.NEAREST), large], rows=1, cols=2)
+def draw_samples(pipe: PolyINRPipeline, seed: int) -> Image.Image:
+    """A row for each class, 64 pixels an image."""
+    rows = pipe.generator.config.num_classes or COLUMNS
+    labels = [label for label in classes(pipe, rows) or [] for _ in range(COLUMNS)] or None
+    A = encode_seeds(pipe, labels, range(seed, seed + rows * COLUMNS))
+    return make_image_grid(pipe(affine_parameters=A, height=64, width=64).images, rows=rows, cols=COLUMNS)
 
 
-def draw_beyond(pipe: PolyINRPipeline, seed: int) -> Image.Image:
-    """The image and its surroundings, the border marked."""
-    extent = (-MARGIN, -MARGIN, 1 + MARGIN, 1 + MARGIN)
-    image = draw(pipe, range(seed, seed + 1), height=512, width=512, extent=extent)[0]
-    start, end = (round(511 * (x + MARGIN) / (1 + 2 * MARGIN)) for x in (0, 1))
-    ImageDraw.Draw(image).rectangle((start, start, end, end), outline="white")
-    return image
+def draw_sizes(pipe: PolyINRPipeline, A: torch.Tensor) -> Image.Image:
+    """The image at every size of `SIZES`, and below it the middle quarter: pixels, then edges, then sharp edges."""
+    whole, details = [], []
+    for size in SIZES:
+        image = pipe(affine_parameters=A, height=size, width=size).images[0]
+        sampling = Image.Resampling.NEAREST if size <= PANEL else Image.Resampling.LANCZOS
+        whole.append(image.resize((PANEL, PANEL), sampling))
+        middle = (3 * size // 8, 3 * size // 8, 5 * size // 8, 5 * size // 8)
+        details.append(image.crop(middle).resize((PANEL, PANEL), Image.Resampling.NEAREST))
+    return make_image_grid(whole + details, rows=2, cols=len(SIZES))
 
 
 def main(argv=None):
@@ -66,16 +71,25 @@ def main(argv=None):
         args.output.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    pipe.set_progress_bar_config(disable=True)
 
-    samples = draw(pipe, range(args.seed, args.seed + SAMPLES))
-    images = {
-        "samples.png": make_image_grid(samples, rows=SAMPLES // COLUMNS, cols=COLUMNS),
-        "64_and_512_pixels.png": draw_both_sizes(pipe, args.seed),
-        "beyond_the_border.png": draw_beyond(pipe, args.seed),
+    def seeds(count: int) -> range:
+        return range(args.seed, args.seed + count)
+
+    image = encode_seeds(pipe, classes(pipe, 1), seeds(1))  # (1, L, n, 3)
+    sources, targets = encode_seeds(pipe, classes(pipe, 4), seeds(4)), encode_seeds(pipe, classes(pipe, 3), seeds(3))
+    film = draw_frames(pipe, walk(pipe, classes(pipe, 4), seeds(4), 48, loop=True), height=128, width=128)
+    pictures = {
+        "samples.png": lambda: draw_samples(pipe, args.seed),
+        "sizes.png": lambda: draw_sizes(pipe, image),
+        "beyond_the_border.png": lambda: extrapolate(pipe, image, (-0.5, -0.5, 1.5, 1.5), 512, 512)[0],
+        "style_mixing.png": lambda: style_mixing_grid(pipe, sources, targets, height=96, width=96),
     }
-    for name, image in images.items():
-        image.save(args.output / name)
-        print(args.output / name)
+    for name, draw in pictures.items():
+        draw().save(args.output / name)
+        print(args.output / name, flush=True)
+    save_film(film, args.output / "walk.gif")
+    print(args.output / "walk.gif")
 
 
 if __name__ == "__main__":

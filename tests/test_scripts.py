@@ -29,7 +29,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
     paths = {}
     for name, num_classes in (("conditional", 3), ("unconditional", None)):
         torch.manual_seed(0)
-        model = PolyINRGenerator(z_dim=8, w_dim=8, channels=8, num_levels=2, num_classes=num_classes, sample_size=SIZE)
+        model = PolyINRGenerator(z_dim=8, w_dim=8, channels=8, num_levels=3, num_classes=num_classes, sample_size=SIZE)
         labels = {0: "tench", 1: "goldfish, Carassius auratus", 2: "Food & Drink"} if num_classes else None
         paths[name] = str(tmp_path_factory.mktemp("pipelines") / name)
         PolyINRPipeline(model, labels).save_pretrained(paths[name])
@@ -154,14 +154,20 @@ def test_generate_teaches_its_arguments(folders, arguments, capsys):
 
 # -- demo.py ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["conditional", "unconditional"])
-def test_demo(folders, tmp_path, capsys, name):
-    run("demo", "--pipeline", folders[name], "--output", tmp_path / "out")
-    sizes = {"samples.png": (64, 32), "64_and_512_pixels.png": (1024, 512), "beyond_the_border.png": (512, 512)}
-    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / file) for file in sizes]
-    for file, size in sizes.items():
+def test_demo(folders, tmp_path, capsys, name, monkeypatch):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "SIZES", (16, 32, 64))
+    monkeypatch.setattr(demo, "PANEL", 32)
+    demo.main(["--pipeline", folders[name], "--output", str(tmp_path / "out")])
+    rows = {"conditional": 3, "unconditional": 8}[name]
+    files = {"samples.png": (8 * 64, rows * 64), "sizes.png": (96, 64), "beyond_the_border.png": (512, 512)}
+    files |= {"style_mixing.png": (5 * 96, 96 + 3 * (18 + 3 * 96)), "walk.gif": (128, 128)}
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / file) for file in files]
+    for file, size in files.items():
         image = Image.open(tmp_path / "out" / file)
         assert image.size == size
-        assert np.asarray(image).std() > 0
+        assert np.asarray(image.convert("RGB")).std() > 0
+    assert image.n_frames == 48
 
 
 def test_demo_says_that_weights_are_untrained(tmp_path, monkeypatch, capsys):
