@@ -7,13 +7,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable
 
-.PHONY: demo test lint
+.PHONY: demo test lint browser
 
 demo: .venv/installed-core
 	$(BIN)/python scripts/demo.py --output out
 
-test: .venv/installed-test
+test: .venv/installed-test browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+# Tests drive the Space's page in it; where it cannot be had, they are skipped.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
+	} || echo "There is no chromium: tests in a browser will be skipped." >&2
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
