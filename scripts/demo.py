@@ -27,7 +27,7 @@ def load_pipeline(path: str | None) -> PolyINRPipeline:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     dtype = torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
     if path is not None or PRETRAINED.is_dir():
-        return PolyINRPipeline.from_pretrained(path or PRETRAINED, torch_dtype=dtype)
+        return PolyINRPipeline.from_pretrained(path or PRETRAINED).to(dtype)
     print(f"There is no trained checkpoint in {PRETRAINED.relative_to(PRETRAINED.parents[1])}:")
     print("these images come from UNTRAINED weights. They show the machinery, not what the model can learn.")
     torch.manual_seed(0)

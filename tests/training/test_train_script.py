@@ -94,9 +94,14 @@ def test_emoji_recipe_takes_steps(labelled_images, tmp_path):
     assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2]
 
 
-def test_feature_networks_without_weights_are_named(labelled_images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("embeddings", ["random", "computed"])
+def test_feature_networks_without_weights_are_named(labelled_images, tmp_path, monkeypatch, embeddings):
+    """Before class embeddings are computed, which may take hours."""
+    computed = "polyinr_hf.training.trainer.compute_class_embeddings"
+    monkeypatch.setattr(computed, lambda *args, **kwargs: pytest.fail("class embeddings were computed first"))
     monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no network")))
-    arguments = [*TINY, f"data.dataset={labelled_images}", "run.class_embeddings=random", "loss.guidance_weight=0"]
+    arguments = [*TINY, f"data.dataset={labelled_images}", f"run.class_embeddings={embeddings}"]
+    arguments += ["loss.guidance_weight=0"]
     message = error_of(ROOT / "configs" / "imagenet.yaml", "--output", tmp_path / "run", *arguments)
     assert message.startswith("error: No weights for deit_tiny_distilled_patch16_224")
     assert "feature_weights" in message

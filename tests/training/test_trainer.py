@@ -421,11 +421,11 @@ def test_weights_may_be_given_for_every_network(make_recipe, tmp_path):
     overrides = [
         "discriminator.feature_networks=[resnet18]",
         "discriminator.feature_weights.tf_efficientnet_lite0=x.pth",
+        "discriminator.pretrained=false",  # resnet18 cannot be had here
     ]
     with pytest.raises(FileNotFoundError, match="tf_efficientnet_lite0 is 'x.pth'"):
         Trainer(make_recipe(*overrides, "run.class_embeddings=computed"), tmp_path / "a")
-    settings = make_recipe(*overrides, "discriminator.pretrained=false")
-    assert list(Trainer(settings, tmp_path / "b").discriminator.feature_network_names) == ["resnet18"]
+    assert list(Trainer(make_recipe(*overrides), tmp_path / "b").discriminator.feature_network_names) == ["resnet18"]
 
 
 def test_class_embeddings_start_both_networks(make_recipe, tmp_path):

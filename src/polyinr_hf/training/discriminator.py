@@ -290,9 +290,7 @@ class ProjectedDiscriminator(nn.Module):
                 for network in networks
             )
         if class_embeddings is not None:
-            for branch in self.branches:
-                for head in branch.heads:
-                    head.class_embedding.weight.data.copy_(class_embeddings)
+            self.set_class_embeddings(class_embeddings)
         self.train()
 
     def forward(
@@ -329,6 +327,13 @@ class ProjectedDiscriminator(nn.Module):
             for branch, draw in zip(self.branches, per_network, strict=True)
         ]
         return dict(zip(self.feature_network_names, logits, strict=True))
+
+    def set_class_embeddings(self, class_embeddings: Tensor) -> None:
+        """Gives every head its own copy of class embeddings (num_classes, 320); ValueError for another shape."""
+        _check_class_embeddings(class_embeddings, self.num_classes)
+        for branch in self.branches:
+            for head in branch.heads:
+                head.class_embedding.weight.data.copy_(class_embeddings)
 
     def draw_augmentations(
         self,
@@ -385,8 +390,11 @@ def _check_arguments(
         raise ValueError(f"`projection_width` is {projection_width}; it must be positive.")
     if not 1 <= num_heads <= 4:
         raise ValueError(f"`num_heads` is {num_heads}; it must be 1 to 4.")
-    if class_embeddings is None:
-        return
+    if class_embeddings is not None:
+        _check_class_embeddings(class_embeddings, num_classes)
+
+
+def _check_class_embeddings(class_embeddings: Tensor, num_classes: int | None) -> None:
     expected = (num_classes, EMBEDDING_DIM)
     if tuple(class_embeddings.shape) != expected:
         raise ValueError(f"`class_embeddings` has shape {tuple(class_embeddings.shape)}; it must be {expected}.")

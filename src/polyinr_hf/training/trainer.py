@@ -112,17 +112,19 @@ class Trainer:
             **vars(recipe.model), num_classes=num_classes, sample_size=recipe.stages[-1].resolution
         )
         source = None
-        if recipe.run.init_from:  # before hours may go into class embeddings
+        # What can fail comes before the hours that may go into class embeddings.
+        if recipe.run.init_from:
             run = recipe.run
             names = self.dataset.id2label
             source = load_source(generator, run.init_from, names, run.new_classes, run.init_from_revision)
         self.classifier = self._build_classifier(num_classes)
+        discriminator = self._build_discriminator(num_classes)
         embeddings = self._class_embeddings(num_classes)
         if embeddings is not None:
             generator.mapping.embedding.weight.data.copy_(embeddings)
+            discriminator.set_class_embeddings(embeddings)
         if source is not None:
             copy_weights(generator, source, self.dataset.id2label)
-        discriminator = self._build_discriminator(num_classes, embeddings)
         for branch in discriminator.branches:
             branch.feature_network.backbone.to(memory_format=torch.channels_last)  # about a fifth faster
             if recipe.run.compile and self.device.type == "cuda":  # on a CPU compiled branches are slower
@@ -153,18 +155,12 @@ class Trainer:
             )
         return classifier
 
-    def _build_discriminator(self, num_classes: int | None, class_embeddings: Tensor | None) -> ProjectedDiscriminator:
+    def _build_discriminator(self, num_classes: int | None) -> ProjectedDiscriminator:
         settings = dict(vars(self.recipe.discriminator))
         # Files may be given for the guiding classifier and for the network that embeds classes, too.
         weights = settings.pop("feature_weights")
         weights = {name: weights[name] for name in settings["feature_networks"] if name in weights}
-        return ProjectedDiscriminator(
-            num_classes,
-            feature_weights=weights,
-            class_embeddings=class_embeddings,
-            seed=self.recipe.run.seed,
-            **settings,
-        )
+        return ProjectedDiscriminator(num_classes, feature_weights=weights, seed=self.recipe.run.seed, **settings)
 
     def _class_embeddings(self, num_classes: int | None) -> Tensor | None:
         """(classes, class_embed_dim) that generator and discriminator start from; None for an unconditional model."""
@@ -349,7 +345,8 @@ class Trainer:
         In one pass. Batch norm keeps the two apart, as in the release, or not: apart, it hides from the discriminator
         what all generated images have in common, such as a wrong mean colour.
         """
-        images, labels, kinds = [generated, batch["images"].to(generated.dtype)], batch["class_labels"], len(draws)
+        real, labels, kinds = batch["images"], batch["class_labels"], len(draws)
+        images = [generated.to(real.dtype), real]
         logits = discriminator(
             torch.cat(images[:kinds]),
             None if labels is None else labels.repeat(kinds),
