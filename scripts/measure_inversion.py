@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.data import load_image_dataset, preprocess_image
+from polyinr_hf.files import replace_file
 from polyinr_hf.inversion import invert, load_affine_parameters, load_photo
-from polyinr_hf.inversion_steps import write_beside
 from polyinr_hf.tuning import tune
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -107,7 +107,8 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
     figures = {"psnr": inverted.psnr, "ssim": inverted.ssim, "seconds": inverted.seconds}
     figures |= {"tuned_psnr": tuned.psnr, "tuned_ssim": tuned.ssim, "tuned_seconds": tuned.seconds}
     figures |= {"settings": settings}
-    write_beside(record, lambda path: path.write_text(json.dumps(figures)))
+    with replace_file(record) as partial:
+        partial.write_text(json.dumps(figures))
     (folder / "state.pt").unlink()
     return figures
 
@@ -144,7 +145,8 @@ def run(args) -> None:
                 results.append({"image": name, "size": size} | {figure: figures[figure] for figure in FIGURES})
                 progress.update()
     content = {"settings": settings_of(args), "results": results}
-    write_beside(args.output / "inversion.json", lambda path: path.write_text(json.dumps(content, indent=1)))
+    with replace_file(args.output / "inversion.json") as partial:
+        partial.write_text(json.dumps(content, indent=1))
     print(table(results))
     for size, named in images.items():
         path = args.output / f"inversion_{size}.png"

@@ -1,6 +1,6 @@
 import pytest
 
-from polyinr_hf.files import check_new_folder, replace_folder
+from polyinr_hf.files import check_new_folder, replace_file, replace_folder
 
 
 def contents(folder):
@@ -72,3 +72,14 @@ def test_only_new_and_empty_folders_pass_the_check(tmp_path):
     for path in (tmp_path, tmp_path / "file"):
         with pytest.raises(ValueError, match="`output` must be a new or empty folder"):
             check_new_folder(path)
+
+
+def test_a_file_is_replaced_when_it_is_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "result.json"
+    with replace_file(path) as partial:
+        partial.write_text("one")
+        assert partial.suffix == ".json" and not path.exists()
+    with pytest.raises(KeyError), replace_file(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert contents(tmp_path) == {"new/result.json": "one"}

@@ -1,4 +1,4 @@
-"""Writing folders so that a failure half-way leaves what was there."""
+"""Writing files and folders so that a failure half-way leaves what was there."""
 
 import shutil
 import tempfile
@@ -12,6 +12,26 @@ def check_new_folder(path: str | Path) -> None:
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"`output` must be a new or empty folder, {path} exists.")
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Write a file beside `path`, whose folder is made if need be, and put it in place if the block does not raise.
+
+    Yields the path to write to, hidden, with the suffix of `path`. If the block raises, `path` stays as it was.
+
+    Example:
+        >>> with replace_file("runs/a/result.json") as partial:
+        ...     partial.write_text("{}")
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

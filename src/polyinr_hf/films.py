@@ -10,6 +10,7 @@ from diffusers.utils import export_to_gif, export_to_video, make_image_grid
 from PIL import Image
 from torch import Tensor
 
+from polyinr_hf.files import replace_file
 from polyinr_hf.modeling_poly_inr import check_extent
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
@@ -108,18 +109,14 @@ def save_film(frames: Iterable[Image.Image], path: str | Path, fps: int = 20) ->
         raise ValueError("`frames` must have at least one picture.")
     if len(sizes := sorted({frame.size for frame in frames}, reverse=True)) > 1:
         raise ValueError(f"`frames` must be of one size, (width, height), got {', '.join(map(str, sizes))}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
-    try:
-        if partial.suffix == ".png":
+    with replace_file(path) as partial:
+        suffix = partial.suffix.lower()
+        if suffix == ".png":
             make_image_grid(frames, rows=1, cols=len(frames)).save(partial)
-        elif partial.suffix == ".gif":
+        elif suffix == ".gif":
             export_to_gif(frames, str(partial), fps=fps)
         else:
             export_to_video(frames, str(partial), fps=fps, quality=8, macro_block_size=2)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_film(path: str | Path, fps: int = 20, suffixes: Sequence[str] = FILM_SUFFIXES) -> None:

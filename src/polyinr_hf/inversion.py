@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .data import to_rgb
+from .files import replace_file
 from .inversion_losses import InversionLoss, Target, load_perceptual_network
 from .inversion_search import SPACES, SearchSpace, find_start, float32_generator
-from .inversion_steps import load_state, model_digest, new_state, optimize, write_beside
+from .inversion_steps import load_state, model_digest, new_state, optimize
 from .modeling_poly_inr import PolyINRGenerator
 from .pipeline_poly_inr import PolyINRPipeline
 from .training.feature_networks import FeatureNetwork
@@ -102,7 +103,8 @@ class InversionResult:
             tensors["latent"] = self.latent.contiguous()
         figures = {"psnr": self.psnr, "ssim": self.ssim, "seconds": self.seconds}
         metadata = {"settings": json.dumps(self.settings), **{name: repr(value) for name, value in figures.items()}}
-        write_beside(path, lambda beside: save_file(tensors, beside, metadata))
+        with replace_file(path) as partial:
+            save_file(tensors, partial, metadata)
 
 
 def load_affine_parameters(path: str | Path) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .files import replace_file
 from .inversion_losses import InversionLoss
 from .inversion_search import SearchSpace
 from .modeling_poly_inr import PolyINRGenerator
@@ -151,18 +151,10 @@ def _lbfgs_steps(optimizer, num_steps: int, search, objective, delta: Tensor) ->
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
 # ---------------------------------------------------------------------------------------------------------------------
-def write_beside(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a path beside `path`, and renames what it wrote to `path` when it is whole."""
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        write(Path(folder, path.name))
-        Path(folder, path.name).replace(path)
-
-
 def save_state(state: dict, checkpoint: str | Path) -> None:
     """Writes a checkpoint whole or not at all."""
-    write_beside(checkpoint, lambda beside: torch.save(state, beside))
+    with replace_file(checkpoint) as partial:
+        torch.save(state, partial)
 
 
 def load_state(checkpoint: str | Path | None, work: str) -> dict | None:

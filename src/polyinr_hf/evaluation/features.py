@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from polyinr_hf.evaluation.extractors import weights_digest
 from polyinr_hf.evaluation.metrics import FeatureSet
+from polyinr_hf.files import replace_file
 
 CACHE_VERSION = 1
 CHUNK_SIZE = 512  # images; fixed, so that any number of processes computes the same
@@ -182,9 +183,8 @@ def _chunk_file(folder: Path, start: int) -> Path:
 
 
 def _save_atomically(tensors, path: Path, metadata=None) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    with replace_file(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
 def summarize(files: list[Path]) -> FeatureSet:

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 
 from polyinr_hf.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
+from polyinr_hf.files import replace_file
 
 METRIC_TITLES = {
     "fid": "FID",
@@ -80,11 +81,8 @@ def write_json(result: dict, path) -> None:
     for name, value in result.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name}: the value is {value}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def plot_truncation_sweep(result: dict, path) -> None:

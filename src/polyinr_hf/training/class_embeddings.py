@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data import ImageDataset, image_batches, to_float
+from ..files import replace_file
 from .config import CLASS_EMBEDDING_NETWORK
 from .feature_networks import load_feature_network
 
@@ -80,8 +81,6 @@ def _load_sums(path: Path, num_classes: int, num_images: int) -> tuple[Tensor, T
 
 
 def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int, num_images: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
     metadata = {"images_done": str(images_done), "num_images": str(num_images)}
-    save_file({"sums": sums, "counts": counts}, beside, metadata)
-    beside.replace(path)
+    with replace_file(path) as partial:
+        save_file({"sums": sums, "counts": counts}, partial, metadata)

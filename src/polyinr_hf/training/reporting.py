@@ -13,6 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
 from torch import Tensor
 
+from ..files import replace_file
 from ..modeling_poly_inr import PolyINRGenerator
 
 
@@ -73,9 +74,8 @@ def _drop_lines_after(step: int, path: Path) -> None:
             kept += [text] if json.loads(text)["step"] <= step and text.endswith("\n") else []
         except ValueError:
             continue
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text("".join(kept))
-    beside.replace(path)
+    with replace_file(path) as partial:
+        partial.write_text("".join(kept))
 
 
 @torch.no_grad()
