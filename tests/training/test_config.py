@@ -147,6 +147,11 @@ def test_a_bad_override_is_named(minimal, override):
         (["stages.0.lr_generator=0"], r"stages\.0\.lr_generator: 0"),
         (["stages.0.pixel_chunk=0"], r"stages\.0\.pixel_chunk: 0"),
         (["discriminator.batch_norm_group_size=5"], r"discriminator\.batch_norm_group_size: 5 .* 64 images"),
+        (["loss.matching_weight=-1"], r"loss\.matching_weight: -1\.0 must be at least 0"),
+        (
+            ["loss.matching_weight=1", "data.streaming=true", "run.class_embeddings=random"],
+            r"loss\.matching_weight: 1\.0 must be 0 with data\.streaming",
+        ),
         (["loss.joint_batch_norm=true", "discriminator.batch_norm_group_size=4"], r"loss\.joint_batch_norm: true .* 4"),
         (["discriminator.augmentation=[colour]"], r"discriminator\.augmentation: .*colour"),
         (["discriminator.feature_weights={resnet50: x.pth}"], r"discriminator\.feature_weights: \['resnet50'\]"),

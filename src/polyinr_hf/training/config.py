@@ -70,6 +70,7 @@ class LossConfig:
     blur_initial_sigma: float = 2.0  # pixels
     blur_fade_kimg: float = 300.0  # until there is none
     joint_batch_norm: bool = False  # real and generated images share their statistics; the release keeps them apart
+    matching_weight: float = 0.0  # of the distance to real images by optimal transport; see [`FeatureMatching`]
     guidance_weight: float = 0.0  # of the classifier's cross-entropy, beside batch means
     guidance_classifier: str = "deit_small_distilled_patch16_224"
     guidance_start_resolution: int = 64  # no guidance below: 32 x 32 images say little to a classifier
@@ -183,6 +184,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("run.keep_checkpoints", run.keep_checkpoints, 1),
         ("run.num_sample_columns", run.num_sample_columns, 1),
         ("run.push_wait_seconds", run.push_wait_seconds, 0),
+        ("loss.matching_weight", recipe.loss.matching_weight, 0),
     ):
         if value < least:
             raise ValueError(f"{key}: {value} must be at least {least}")
@@ -226,6 +228,10 @@ def _check_data_and_networks(recipe: Recipe) -> None:
         raise ValueError("run.class_embeddings: 'computed' needs the whole dataset; with data.streaming use 'random'")
     if data.streaming and data.cache_in_memory:
         raise ValueError("data.cache_in_memory: true does not go with data.streaming, which holds no images")
+    if data.streaming and recipe.loss.matching_weight:
+        raise ValueError(
+            f"loss.matching_weight: {recipe.loss.matching_weight} must be 0 with data.streaming: it needs every image"
+        )
     if recipe.loss.joint_batch_norm and discriminator.batch_norm_group_size is not None:
         raise ValueError(
             "loss.joint_batch_norm: true does not go with discriminator.batch_norm_group_size "

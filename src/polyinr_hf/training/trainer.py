@@ -32,6 +32,7 @@ from .fine_tuning import copy_weights, load_source
 from .image_generator import ImageGenerator
 from .loader import ImageLoader, make_loader
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
+from .matching import FeatureMatching
 from .pushing import describe_export, make_pusher
 from .reporting import TrainingLog, sample_images, save_grid
 from .updates import ema_decay, guard_gradients, update_ema, update_w_mean
@@ -119,6 +120,7 @@ class Trainer:
             source = load_source(generator, run.init_from, names, run.new_classes, run.init_from_revision)
         self.classifier = self._build_classifier(num_classes)
         discriminator = self._build_discriminator(num_classes)
+        self.matching = self._build_matching(discriminator)
         embeddings = self._class_embeddings(num_classes)
         if embeddings is not None:
             generator.mapping.embedding.weight.data.copy_(embeddings)
@@ -139,6 +141,8 @@ class Trainer:
             torch.optim.Adam(discriminator.trainable_parameters(), **adam),
         )
         accelerator.register_for_checkpointing(self.ema)
+        if self.matching is not None:
+            accelerator.register_for_checkpointing(self.matching)
         self.generator = accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
         self.discriminator = accelerator.unwrap_model(self.D, keep_torch_compile=True)
 
@@ -154,6 +158,13 @@ class Trainer:
                 f"the dataset has {num_classes}"
             )
         return classifier
+
+    def _build_matching(self, discriminator: ProjectedDiscriminator) -> FeatureMatching | None:
+        """What matches generated images to real ones, in the first network's features; None if the recipe has none."""
+        if self.recipe.loss.matching_weight <= 0:
+            return None
+        network = discriminator.branches[0].feature_network
+        return FeatureMatching(network, len(self.dataset), self.dataset.num_classes).to(self.device)
 
     def _build_discriminator(self, num_classes: int | None) -> ProjectedDiscriminator:
         settings = dict(vars(self.recipe.discriminator))
@@ -272,6 +283,10 @@ class Trainer:
             "device": self.device,
         }
         self._save_reals(stage.resolution)
+        if self.matching is not None:
+            with self.accelerator.autocast():
+                options = {"num_workers": data.num_workers, "skip_corrupt": data.skip_corrupt}
+                self.matching.see_real_images(self.dataset, stage.resolution, **options)
         state = self.loader_state or {"images_seen": self.images_seen}
         micro_batch_size = stage.batch_size // stage.gradient_accumulation_steps
         return make_loader(self.dataset, stage.resolution, micro_batch_size, **arguments, **state)
@@ -294,12 +309,18 @@ class Trainer:
         latents, draws = self._draw(stage, "generator", 2 if self.recipe.loss.joint_batch_norm else 1)
         parts = len(micro_batches)
         self.discriminator.requires_grad_(False)
+        matches = []
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts), batch["class_labels"]
             with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
                 images = self.G(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
                 logits = self._judge(self.discriminator, images, batch, sigma, draws, index, parts)[0]
                 loss = generator_loss(logits)
+                if self.matching is not None:
+                    distance, matched = self.matching(images, labels)
+                    loss = loss + self.recipe.loss.matching_weight * distance
+                    self.log.add(matching_loss=distance / parts)
+                    matches.append((matched, labels))
                 if self.classifier is not None and stage.resolution >= self.recipe.loss.guidance_start_resolution:
                     guidance = classifier_guidance_loss(self.classifier, images, labels)
                     loss = loss + self.recipe.loss.guidance_weight * guidance
@@ -308,6 +329,16 @@ class Trainer:
             self.log.add(generator_loss=loss / parts, fake_sign_generator=mean_sign(logits) / parts)
         self.discriminator.requires_grad_(True)
         self._apply(self.G_optimizer, "generator")
+        if matches:
+            self._update_bonus(matches)
+
+    def _update_bonus(self, parts: list[tuple[Tensor, Tensor | None]]) -> None:
+        """Tells the matching, once a step, what all processes' images were matched with."""
+        matches = self.accelerator.gather(torch.cat([matched for matched, _ in parts]))
+        labels = None
+        if self.dataset.num_classes is not None:
+            labels = self.accelerator.gather(torch.cat([labels for _, labels in parts]))
+        self.matching.update_bonus(matches, labels)
 
     def _discriminator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
         latents, draws = self._draw(stage, "discriminator", 2)
