@@ -124,7 +124,7 @@ def invert(args) -> None:
         raise ValueError(f"`images` must have different names, several are called {twice[0]}.")
     for path in args.images:
         load_photo(path)  # a broken one ends this now, not after an hour
-    options = fitting_options(args, "space", "class_label", "num_refine_steps")
+    options = fitting_options(args, "space", "class_label", "num_refine_steps", "coarse_side", "coarse_share")
     pipe = load_pipeline(args)
     results, checkpoints = [], []
     for path in args.images:
@@ -172,7 +172,8 @@ def fitting_options(args, *names: str) -> dict:
     """Those that were given, so that the defaults are the functions' own."""
     from polyinr_hf.inversion import load_photo
 
-    options = {name: getattr(args, name) for name in (*names, "num_steps", "lr", "num_pixels", "backbone", "weights")}
+    names += ("num_steps", "lr", "num_pixels", "backbone", "weights", "precision")
+    options = {name: getattr(args, name) for name in names}
     options |= {"mask": None if args.mask is None else load_photo(args.mask)}
     options = {name: value for name, value in options.items() if value is not None}
     return options | ({"backbone": None} if args.backbone == "none" else {})
@@ -288,6 +289,8 @@ def add_fitting_commands(commands) -> None:
     parser.add_argument("--space", choices=editing.SPACES, help="what is searched for (default: affine)")
     parser.add_argument("--class", dest="class_label", type=parse_class, metavar="CLASS", help="where to start from")
     parser.add_argument("--num_refine_steps", type=int, help="of L-BFGS, after those of Adam")
+    parser.add_argument("--coarse_side", type=int, help="pixels, at which the first of them see the image")
+    parser.add_argument("--coarse_share", type=float, help="how many of them see a smaller image, 0 to 1")
     add_fitting_arguments(parser)
 
     parser = add_command(commands, tune, "out/tuned")
@@ -304,6 +307,7 @@ def add_fitting_arguments(parser) -> None:
     parser.add_argument("--num_pixels", type=int, help="of each step, drawn at random")
     parser.add_argument("--backbone", help="timm name of the network whose features are compared, or none")
     parser.add_argument("--weights", help="its weight file (default: from an installed package, or downloaded)")
+    parser.add_argument("--precision", help="of Adam; bfloat16 is faster on some processors (default: float32)")
     parser.add_argument("--seed", type=int, default=0, help="of the start and the pixels (default: 0)")
     parser.add_argument("--json", type=Path, help="file for PSNR, SSIM and seconds of each image")
 

@@ -40,9 +40,12 @@ def parse_args(argv=None):
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="pixels (default: 64 128)")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm name (default: %(default)s)")
     parser.add_argument("--weights", help="file with the backbone's weights")
-    parser.add_argument("--num_steps", type=int, default=50, help="of Adam (default: 50)")
-    parser.add_argument("--num_refine_steps", type=int, default=400, help="of L-BFGS (default: 400)")
-    parser.add_argument("--num_tuning_steps", type=int, default=200, help="of the weights (default: 200)")
+    parser.add_argument("--num_steps", type=int, default=40, help="of Adam (default: 40)")
+    parser.add_argument("--num_refine_steps", type=int, default=300, help="of L-BFGS (default: 300)")
+    parser.add_argument("--coarse_side", type=int, default=32, help="of the smallest copy, in pixels (default: 32)")
+    parser.add_argument("--coarse_share", type=float, default=0.9, help="of L-BFGS's steps on copies (default: 0.9)")
+    parser.add_argument("--precision", default="bfloat16", help="of Adam and tuning, or float32 (default: bfloat16)")
+    parser.add_argument("--num_tuning_steps", type=int, default=150, help="of the weights (default: 150)")
     parser.add_argument("--locality_weight", type=float, default=0.1, help="how much other images stay (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="of starts and pixels (default: 0)")
     parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
@@ -65,6 +68,7 @@ def load_images(args, size: int) -> dict[str, Image.Image]:
 
 def settings_of(args) -> dict:
     names = ("pipeline", "dataset", "split", "backbone", "num_steps", "num_refine_steps")
+    names += ("coarse_side", "coarse_share", "precision")
     return {name: getattr(args, name) for name in (*names, "num_tuning_steps", "locality_weight", "seed")}
 
 
@@ -87,6 +91,9 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
         weights=args.weights,
         num_steps=args.num_steps,
         num_refine_steps=args.num_refine_steps,
+        coarse_side=args.coarse_side,
+        coarse_share=args.coarse_share,
+        precision=args.precision,
         generator=torch.Generator().manual_seed(args.seed),
         callback=show,
         checkpoint=folder / "state.pt",
@@ -99,6 +106,7 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
         A,
         num_steps=args.num_tuning_steps,
         locality_weight=args.locality_weight,
+        precision=args.precision,
         generator=torch.Generator().manual_seed(args.seed),
         callback=show,
     )[1]

@@ -130,6 +130,61 @@ def test_a_bfloat16_pipeline_is_inverted_in_float32(pipe, image):
     assert result.psnr > 15
 
 
+# -- small copies first, and fewer digits ------------------------------------------------------------------------------
+def pixels_of_each_step(pipe, image, monkeypatch, **options) -> list[int]:
+    """Pixels drawn with a graph in each evaluation of L-BFGS."""
+    counts = []
+    evaluate = InversionLoss.__call__
+
+    def spy(self, A, pixels, *args, **kwargs):
+        counts.append(len(pixels))
+        return evaluate(self, A, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(InversionLoss, "__call__", spy)
+    invert(pipe, image, **FAST | {"num_steps": 0} | options)
+    return counts
+
+
+def test_the_first_steps_see_small_copies(pipe, image, monkeypatch):
+    counts = pixels_of_each_step(pipe, image, monkeypatch, coarse_side=8, coarse_share=0.5)
+    assert counts == sorted(counts) and set(counts) == {8 * 6, 16 * 12}
+    assert set(pixels_of_each_step(pipe, image, monkeypatch, coarse_side=8, coarse_share=1)) == {8 * 6}
+    counts = pixels_of_each_step(pipe, image, monkeypatch, coarse_side=4, coarse_share=0.75)
+    assert counts == sorted(counts) and set(counts) == {4 * 3, 8 * 6, 16 * 12}
+    for options in ({"coarse_side": 8, "coarse_share": 0}, {"coarse_side": 16}, {"coarse_side": None}):
+        assert set(pixels_of_each_step(pipe, image, monkeypatch, **options)) == {16 * 12}
+
+
+def test_a_small_copy_leads_to_the_image(pipe, image):
+    """Steps on the copy count: they leave the image better than the start they were taken from."""
+    start, coarse = (
+        invert(pipe, image, **FAST | {"num_steps": 0, "num_refine_steps": n}, coarse_side=8, coarse_share=1)
+        for n in (0, 12)
+    )
+    assert coarse.psnr > start.psnr + 4
+    assert len(coarse.losses) == 12
+    assert (coarse.settings["coarse_side"], coarse.settings["coarse_share"]) == (8, 1)
+
+
+def test_bfloat16_is_for_adam(pipe, image, monkeypatch):
+    dtypes = []
+    colours = PolyINRGenerator._colours
+
+    def spy(self, *args):
+        if torch.is_grad_enabled():
+            dtypes.append(torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
+        return colours(self, *args)
+
+    monkeypatch.setattr(PolyINRGenerator, "_colours", spy)
+    full = invert(pipe, image, **FAST)
+    assert set(dtypes) == {torch.float32}
+    dtypes.clear()
+    half = invert(pipe, image, precision="bfloat16", coarse_side=8, **FAST)
+    assert set(dtypes[:8]) == {torch.bfloat16} and set(dtypes[8:]) == {torch.float32}
+    assert half.settings["precision"] == "bfloat16" and half.affine_parameters.dtype == torch.float32
+    assert half.psnr > full.psnr - 3
+
+
 # -- losses -----------------------------------------------------------------------------------------------------------
 def test_random_pixels_give_the_whole_gradient_on_average(pipe, image):
     A = pipe.generator.affine(pipe.generator.map(torch.randn(1, 8), torch.tensor([0]))).detach()
@@ -252,7 +307,7 @@ def test_a_mask_of_a_large_image_stays_unread(pipe, network):
     mask.paste(0, (20, 30, 90, 101))
     other = image.clone()
     other[:, 30:101, 20:90] = -1
-    options = FAST | {"backbone": network, "mask": mask, "num_steps": 1, "num_refine_steps": 1}
+    options = FAST | {"backbone": network, "mask": mask, "num_steps": 1, "num_refine_steps": 3}
     first, second = (invert(pipe, x, **options) for x in (image, other))
     assert torch.equal(first.affine_parameters, second.affine_parameters)
 
@@ -277,10 +332,11 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [3, 8, 18])
-def test_going_on_gives_the_same_result(pipe, image, tmp_path, monkeypatch, stop_at):
+@pytest.mark.parametrize("coarse_side", [None, 4])
+@pytest.mark.parametrize("stop_at", [3, 8, 18, 32])
+def test_going_on_gives_the_same_result(pipe, image, tmp_path, monkeypatch, stop_at, coarse_side):
     monkeypatch.setattr("polyinr_hf.inversion_steps.CHECKPOINT_SECONDS", 0.0)
-    options = FAST | {"num_refine_steps": 32}
+    options = FAST | {"num_refine_steps": 32, "coarse_side": coarse_side}
     expected = invert(pipe, image, **options)
 
     def stop(step, total, loss):
@@ -357,6 +413,10 @@ def test_save_and_load(pipe, image, tmp_path):
         ({"num_starts": 0}, "`num_starts`"),
         ({"patience": 0}, "`patience`"),
         ({"lr": 0}, "`lr`"),
+        ({"coarse_side": 0}, "`coarse_side`"),
+        ({"coarse_share": 1.5}, "`coarse_share`.*0..1"),
+        ({"coarse_share": -0.1}, "`coarse_share`"),
+        ({"precision": "float16"}, "`precision`.*bfloat16"),
         ({"perceptual_weight": float("inf")}, "`perceptual_weight`"),
         ({"backbone": "no_such_network"}, "no_such_network"),
         ({"backbone": torch.nn.Identity()}, "`backbone`.*Identity"),

@@ -96,6 +96,23 @@ def test_seeds_and_steps(pipe, image, pivot):
     assert losses(0) == losses(0) != losses(1)
 
 
+def test_bfloat16(pipe, image, pivot, monkeypatch):
+    seen = set()
+    colours = PolyINRGenerator._colours
+
+    def spy(self, *args):
+        if torch.is_grad_enabled():
+            seen.add(torch.is_autocast_enabled("cpu"))
+        return colours(self, *args)
+
+    monkeypatch.setattr(PolyINRGenerator, "_colours", spy)
+    tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=60, lr=0.01, precision="bfloat16")
+    assert seen == {True}
+    assert result.psnr > pivot.psnr + 1
+    assert result.settings["precision"] == "bfloat16"
+    assert {p.dtype for p in tuned.generator.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -104,6 +121,7 @@ def test_seeds_and_steps(pipe, image, pivot):
         ({"affine_parameters": torch.full((1, 4, 32, 3), float("nan"))}, "`affine_parameters`.*finite"),
         ({"num_steps": -1}, "`num_steps`"),
         ({"lr": -1.0}, "`lr`"),
+        ({"precision": "half"}, "`precision`"),
         ({"locality_weight": -0.1}, "`locality_weight`"),
         ({"num_pixels": 0}, "`num_pixels`"),
         ({"mask": torch.ones(3, 3)}, "`mask`"),

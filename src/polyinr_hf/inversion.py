@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from .data import to_rgb
 from .files import replace_file
-from .inversion_losses import InversionLoss, Target, load_perceptual_network
+from .inversion_losses import PRECISIONS, InversionLoss, Target, load_perceptual_network
 from .inversion_search import SPACES, SearchSpace, find_start, float32_generator
 from .inversion_steps import load_state, model_digest, new_state, optimize
 from .modeling_poly_inr import PolyINRGenerator
@@ -148,11 +149,15 @@ def invert(
     num_starts: int = 64,
     classifier: Callable[[Tensor], Tensor] | None = None,
     patience: int | None = 100,
+    coarse_side: int | None = 32,
+    coarse_share: float = 0.75,
+    precision: str = "float32",
 ) -> InversionResult:
     """Finds affine parameters (or w, or z) that draw an image, the weights staying as they are.
 
     From the best of some samples and class means, Adam takes `num_steps` steps on mean squared error and features,
-    its rate rising in a line and falling as a cosine, then L-BFGS `num_refine_steps` on the squared error alone.
+    its rate rising in a line and falling as a cosine, then L-BFGS `num_refine_steps` on the squared error alone,
+    the first of them on small copies of the image, each twice as large as the one before.
     Memory does not grow with the image, beyond the image itself.
 
     Args:
@@ -174,6 +179,10 @@ def invert(
         classifier: images (1, 3, H, W) in [-1, 1] -> logits (1, num_classes) of the model's own classes, such as
             `build_classifier` gives for ImageNet; the start is then taken from the five likeliest.
         patience: stop early once this many steps have lowered the mean loss by less than 0.1 %; `None` for never.
+        coarse_side: longest side, in pixels, of the smallest copy; a smaller image, or any with `None`, has none.
+        coarse_share: of L-BFGS's steps, how many are taken on copies, 0 to 1; each gets as many.
+        precision: of Adam's steps; `"bfloat16"` multiplies by the weights with fewer digits, in half the time on a
+            processor that can. L-BFGS needs float32: its line search gets stuck in the rounding.
 
     Raises:
         ValueError: for an argument of a wrong kind, shape or range, or a checkpoint of other work, before any work.
@@ -185,23 +194,33 @@ def invert(
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
     for name, value in (("num_steps", num_steps), ("num_refine_steps", num_refine_steps)):
         check_count(name, value, minimum=0)
-    for name, value in (("num_pixels", num_pixels), ("patience", patience)):
+    for name, value in (("num_pixels", num_pixels), ("patience", patience), ("coarse_side", coarse_side)):
         if value is not None:
             check_count(name, value)
     check_count("num_starts", num_starts)
     check_number("lr", lr, positive=True)
     check_number("perceptual_weight", perceptual_weight)
+    check_number("coarse_share", coarse_share)
+    if coarse_share > 1:
+        raise ValueError(f"`coarse_share` must be in 0..1, got {coarse_share!r}.")
+    check_precision(precision)
     target = Target.prepare(image, mask)
     class_id = None if class_label is None else pipe._class_ids(class_label, 1)[0]
     model = float32_generator(pipe)
     network = load_perceptual_network(backbone, weights, model.device)
-    objective = InversionLoss(model, target, network, perceptual_weight, num_pixels)
+    early = InversionLoss(model, target, network, perceptual_weight, num_pixels, precision=precision)
+    copies = [] if coarse_side is None else small_copies(model, target, coarse_side)
+    objectives = [early, *copies, InversionLoss(model, target)]
+    coarse_steps = round(coarse_share * num_refine_steps) if copies else 0
+    ends = [coarse_steps * number // max(len(copies), 1) for number in range(len(copies) + 1)]
+    steps = [num_steps, *(end - start for start, end in pairwise(ends)), num_refine_steps - coarse_steps]
 
     seed = draw_seed(generator)
     settings = {"space": space, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
     settings |= {"backbone": backbone_name(network), "class_label": class_id, "num_steps": num_steps, "lr": lr}
     settings |= {"num_refine_steps": num_refine_steps, "perceptual_weight": perceptual_weight, "patience": patience}
     settings |= {"num_pixels": num_pixels, "num_starts": num_starts, "seed": seed}
+    settings |= {"coarse_side": coarse_side, "coarse_share": coarse_share, "precision": precision}
     work = json.dumps({**settings, "image": target.digest(), "model": model_digest(model)})
 
     state = load_state(checkpoint, work)
@@ -211,8 +230,7 @@ def invert(
         state = new_state(work, start)
         state["seconds"] = time.monotonic() - began
     search = SearchSpace(model, space, **state["start"])
-    steps = (num_steps, num_refine_steps)
-    optimize(search, objective, state, lr, steps, patience, seed, callback, checkpoint)
+    optimize(search, objectives, state, lr, steps, patience, seed, callback, checkpoint)
     with torch.no_grad():
         latent = search.value + state["delta"].to(model.device) * search.scale
         A = search.to_affine(latent)  # (1, L, n, 3)
@@ -220,6 +238,16 @@ def invert(
     return describe(
         model, target, A, state["losses"], state["seconds"], settings, None if space == "affine" else latent.cpu()
     )
+
+
+def small_copies(model: PolyINRGenerator, target: Target, side: int) -> list[InversionLoss]:
+    """The squared error on copies whose longest side is `side`, 2 `side`, 4 `side` ... pixels, below the image's."""
+    copies = []
+    while side < max(target.size):
+        small, coordinates = target.downscaled(side)
+        copies.append(InversionLoss(model, small, coordinates=coordinates))
+        side *= 2
+    return copies
 
 
 @torch.no_grad()
@@ -277,6 +305,12 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
     """Raises ValueError unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"`{name}` must be a whole number from {minimum}, got {value!r}.")
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError unless it is one that inversion knows."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {PRECISIONS}, got {precision!r}.")
 
 
 def draw_seed(generator: torch.Generator | None) -> int:

@@ -22,6 +22,15 @@ from .modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from .training.feature_networks import FeatureNetwork, load_feature_network
 
 PIXEL_CHUNK = 2048  # pixels with a graph at once
+PRECISIONS = ("float32", "bfloat16")
+
+
+def synthesize(generator: PolyINRGenerator, A: Tensor, coordinates: Tensor, precision: str) -> Tensor:
+    """`generator.synthesize`, (1, N, 3) in float32, its products with the weights in one of `PRECISIONS`."""
+    if precision == "float32":
+        return generator.synthesize(A, coordinates)
+    with torch.autocast(generator.device.type, torch.bfloat16):
+        return generator.synthesize(A, coordinates).float()
 
 
 @dataclass
@@ -174,7 +183,9 @@ class InversionLoss:
         network: of the perceptual distance, or none.
         perceptual_weight: of the perceptual distance beside the mean squared error.
         num_pixels: pixels drawn at random at each evaluation; all known ones if `None` or more than there are.
-        perceptual_side: longest side, in pixels, at which features are compared.
+        perceptual_side: longest side, in pixels, at which features are compared. Every step draws all its pixels twice.
+        coordinates: (H * W, 2) of the target's pixels, where they are not those of a whole image.
+        precision: one of `PRECISIONS`, of the products with the weights; all else is float32.
     """
 
     def __init__(
@@ -184,13 +195,15 @@ class InversionLoss:
         network: FeatureNetwork | None = None,
         perceptual_weight: float = 0.0,
         num_pixels: int | None = None,
-        perceptual_side: int = 128,
+        perceptual_side: int = 64,
+        coordinates: Tensor | None = None,
+        precision: str = "float32",
     ):
-        self.generator, self.perceptual_weight = generator, perceptual_weight
+        self.generator, self.perceptual_weight, self.precision = generator, perceptual_weight, precision
         self.device = generator.device
         self.known = target.known.flatten().nonzero().squeeze(1)  # (K,)
         self.colours = target.image.flatten(2)[0].T  # (H * W, 3)
-        self.coordinates = pixel_coordinates(*target.size)  # (H * W, 2)
+        self.coordinates = pixel_coordinates(*target.size) if coordinates is None else coordinates  # (H * W, 2)
         self.num_pixels = None if num_pixels is None or num_pixels >= len(self.known) else num_pixels
         self.perceptual = None
         if network is not None and perceptual_weight > 0:
@@ -217,7 +230,7 @@ class InversionLoss:
         loss = 0.0
         for part in pixels.split(PIXEL_CHUNK):
             with torch.enable_grad():
-                rgb = self.generator.synthesize(A, self.coordinates[part].to(self.device))[0]  # (N, 3)
+                rgb = self._colours(A, self.coordinates[part].to(self.device))  # (N, 3)
                 error = (rgb - self.colours[part].to(self.device)).square().sum() / (3 * len(pixels))
             torch._foreach_add_(gradients, torch.autograd.grad(error, inputs))
             loss += error.item()
@@ -228,7 +241,7 @@ class InversionLoss:
     def _add_perceptual(self, A: Tensor, inputs: list[Tensor], gradients: list[Tensor]) -> float:
         # First without a graph; then the gradient with respect to the colours goes back chunk by chunk.
         with torch.no_grad():
-            parts = [self.generator.synthesize(A, part)[0] for part in self.small_coordinates.split(PIXEL_CHUNK)]
+            parts = [self._colours(A, part) for part in self.small_coordinates.split(PIXEL_CHUNK)]
         image = torch.cat(parts).T.unflatten(1, self.small_size).unsqueeze(0).requires_grad_()  # (1, 3, h, w)
         with torch.enable_grad():
             distance = self.perceptual(image)[0]
@@ -237,6 +250,9 @@ class InversionLoss:
         chunks = zip(self.small_coordinates.split(PIXEL_CHUNK), image_gradient.split(PIXEL_CHUNK), strict=True)
         for part, part_gradient in chunks:
             with torch.enable_grad():
-                rgb = self.generator.synthesize(A, part)[0]  # (N, 3)
+                rgb = self._colours(A, part)  # (N, 3)
             torch._foreach_add_(gradients, torch.autograd.grad(rgb, inputs, part_gradient))
         return distance.item()
+
+    def _colours(self, A: Tensor, coordinates: Tensor) -> Tensor:
+        return synthesize(self.generator, A, coordinates, self.precision)[0]  # (N, 3)

@@ -1,4 +1,4 @@
-"""How inversion goes downhill: Adam on everything, then L-BFGS on the pixels; and the file it can go on from."""
+"""How inversion goes downhill: Adam on everything, then L-BFGS on pixels, few before many; and its checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -46,10 +46,10 @@ def new_state(work: str, start: dict) -> dict:
 
 def optimize(
     search: SearchSpace,
-    objective: InversionLoss,
+    objectives: Sequence[InversionLoss],
     state: dict,
     lr: float,
-    phase_steps: tuple[int, int],
+    phase_steps: Sequence[int],
     patience: int | None,
     seed: int,
     callback: Callable[[int, int, float], None] | None = None,
@@ -58,10 +58,11 @@ def optimize(
     """Does what `state` has not done yet, and leaves the outcome in it.
 
     Args:
-        phase_steps: steps of Adam, then of L-BFGS.
+        objectives: of each phase: Adam's, then L-BFGS's, of any number.
+        phase_steps: steps of each phase.
         callback, checkpoint: see [`~polyinr_hf.inversion.invert`].
     """
-    delta = state["delta"].to(objective.device).requires_grad_()
+    delta = state["delta"].to(objectives[0].device).requires_grad_()
     resumed_at, spent = time.monotonic(), state["seconds"]
     saved = -math.inf  # the start is worth keeping
     optimizer = None
@@ -72,8 +73,9 @@ def optimize(
             state |= {"phase": state["phase"] + 1, "phase_step": 0, "optimizer": None}
             optimizer = None
             continue
+        objective = objectives[state["phase"]]
         if optimizer is None:
-            optimizer = (_adam, _lbfgs)[state["phase"]](delta)
+            optimizer = _adam(delta) if state["phase"] == 0 else _lbfgs(delta)
             if state["optimizer"] is not None:
                 optimizer.load_state_dict(state["optimizer"])
         if state["phase"] == 0:
@@ -89,14 +91,16 @@ def optimize(
         now = time.monotonic()
         state |= {"delta": delta.detach().cpu(), "optimizer": optimizer.state_dict()}
         state["seconds"] = spent + now - resumed_at
-        if state["phase"] == 1 and len(losses) < min(LBFGS_BLOCK, remaining):  # no way further down
-            state |= {"phase": 2, "phase_step": 0}
-        if checkpoint is not None and (now - saved > CHECKPOINT_SECONDS or state["phase"] == 2):
+        if state["phase"] > 0 and len(losses) < min(LBFGS_BLOCK, remaining):  # no way further down
+            state |= {"phase": state["phase"] + 1, "phase_step": 0, "optimizer": None}
+            optimizer = None
+        is_done = state["phase"] == len(phase_steps)
+        if checkpoint is not None and (now - saved > CHECKPOINT_SECONDS or is_done):
             saved = now
             save_state(state, checkpoint)
         if callback is not None:
             done = sum(phase_steps[: state["phase"]]) + state["phase_step"]
-            callback(done, sum(phase_steps), losses[-1] if losses else state["losses"][-1])
+            callback(done, sum(phase_steps), (losses or state["losses"] or [math.nan])[-1])
     state["optimizer"] = None
     if checkpoint is not None:
         save_state(state, checkpoint)

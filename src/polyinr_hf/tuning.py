@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .inversion import InversionResult, backbone_name, check_count, check_number, describe, draw_seed
-from .inversion_losses import InversionLoss, Target, load_perceptual_network
+from .inversion import InversionResult, backbone_name, check_count, check_number, check_precision, describe, draw_seed
+from .inversion_losses import InversionLoss, Target, load_perceptual_network, synthesize
 from .inversion_search import float32_generator
 from .inversion_steps import learning_rate_factor
 from .modeling_poly_inr import PolyINRGenerator
@@ -37,6 +37,7 @@ def tune(
     num_pixels: int | None = 4096,
     generator: torch.Generator | None = None,
     callback: Callable[[int, int, float], None] | None = None,
+    precision: str = "float32",
 ) -> tuple[PolyINRPipeline, InversionResult]:
     """Fits the synthesis weights (W_l, b_l and the colour layer) to an image, its affine parameters held fixed.
 
@@ -49,6 +50,7 @@ def tune(
         affine_parameters: the pivot A (1, L, n, 3), as inversion finds it.
         lr: Adam's rate, in units of each weight matrix's root mean square.
         locality_weight: how much other images are to stay; 0 lets them go.
+        precision: `"bfloat16"` multiplies by the weights with fewer digits, in half the time on a processor that can.
 
     Returns:
         The tuned pipeline, in float32, and how it draws the image.
@@ -65,6 +67,7 @@ def tune(
     check_number("lr", lr, positive=True)
     check_number("locality_weight", locality_weight)
     check_number("perceptual_weight", perceptual_weight)
+    check_precision(precision)
     target = Target.prepare(image, mask)
     original = float32_generator(pipe)
     original._check_affine_parameters(affine_parameters)
@@ -73,7 +76,7 @@ def tune(
     A = affine_parameters.detach().float().to(original.device)
     tuned = copy.deepcopy(original)
     network = load_perceptual_network(backbone, weights, original.device)
-    objective = InversionLoss(tuned, target, network, perceptual_weight, num_pixels)
+    objective = InversionLoss(tuned, target, network, perceptual_weight, num_pixels, precision=precision)
     seed = draw_seed(generator)
 
     began = time.monotonic()
@@ -88,7 +91,8 @@ def tune(
         random = torch.Generator().manual_seed((seed + step) % 2**63)
         loss, gradients = objective(A, objective.draw_pixels(random), weights=parameters)
         if locality_weight > 0:
-            torch._foreach_add_(gradients, _locality(original, tuned, parameters, random), alpha=locality_weight)
+            changes = _locality(original, tuned, parameters, random, precision)
+            torch._foreach_add_(gradients, changes, alpha=locality_weight)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in optimizer.param_groups:
@@ -105,6 +109,7 @@ def tune(
     settings = {"tuned": True, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
     settings |= {"num_steps": num_steps, "lr": lr, "locality_weight": locality_weight, "num_pixels": num_pixels}
     settings |= {"backbone": backbone_name(network), "perceptual_weight": perceptual_weight, "seed": seed}
+    settings |= {"precision": precision}
     return type(pipe)(tuned, pipe.config.id2label), describe(tuned, target, A, losses, seconds, settings)
 
 
@@ -118,7 +123,9 @@ def _optimizer(model: PolyINRGenerator) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
 
-def _locality(original: PolyINRGenerator, tuned: PolyINRGenerator, parameters: list, random: torch.Generator):
+def _locality(
+    original: PolyINRGenerator, tuned: PolyINRGenerator, parameters: list, random: torch.Generator, precision: str
+) -> Sequence[Tensor]:
     """Gradients of the mean squared change of a random sample's image; its affine parameters are the same in both."""
     config, device = original.config, original.device
     z = torch.randn(1, config.z_dim, generator=random).to(device)
@@ -128,7 +135,7 @@ def _locality(original: PolyINRGenerator, tuned: PolyINRGenerator, parameters: l
     coordinates = torch.rand(LOCALITY_PIXELS, 2, generator=random).to(device)
     with torch.no_grad():
         A = original.affine(original.map(z, labels))  # (1, L, n, 3)
-        before = original.synthesize(A, coordinates)  # (1, N, 3)
+        before = synthesize(original, A, coordinates, precision)  # (1, N, 3)
     with torch.enable_grad():
-        change = (tuned.synthesize(A, coordinates) - before).square().mean()
+        change = (synthesize(tuned, A, coordinates, precision) - before).square().mean()
     return torch.autograd.grad(change, parameters)
