@@ -19,7 +19,7 @@ from polyinr_hf.evaluation.extractors import lpips_weights
 from polyinr_hf.evaluation.path_length import perceptual_path_length
 
 NEIGHBOURS = ["precision_lite0", "recall_lite0"]
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def make_pipeline(num_classes=2):
@@ -145,15 +145,15 @@ def test_perceptual_path_length(pipeline, tmp_path):
     assert values["ppl"] == pytest.approx(distances.mean(), rel=0.02)  # of five, the outer percentiles take none
 
 
-@pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("scripts_evaluate", SCRIPT)
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_script(script, pipeline, rows, tmp_path, capsys):
+def test_script(pipeline, rows, tmp_path, capsys):
+    script = load_script("evaluate")
     pipeline.save_pretrained(tmp_path / "pipeline")
     rows.save_to_disk(tmp_path / "rows")
     common = ["--pipeline", tmp_path / "pipeline", "--dataset", tmp_path / "rows", "--metrics", "recall_lite0"]
@@ -172,5 +172,32 @@ def test_script(script, pipeline, rows, tmp_path, capsys):
     assert len(json.loads((tmp_path / "sweep.json").read_text())["results"]) == 2
 
     for wrong, message in (["--metrics", "x"], "'x' is not one of"), (["--num_samples", "3"], "4 are needed"):
+        with pytest.raises(SystemExit, match=message):
+            script.main([*common, *wrong])
+
+
+def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    script = load_script("inspect_samples")
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    rows.save_to_disk(tmp_path / "rows")
+    common = ["--pipeline", str(tmp_path / "pipeline"), "--dataset", str(tmp_path / "rows"), "--num_samples", "8"]
+    script.main([*common, "--num_neighbours", "3", "--output", str(tmp_path / "near.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| a", "5"], ["| b", "5"]]
+    assert all(float(line.split(" | ")[4].rstrip(" |")) > 0 for line in lines[2:4])
+    picture = Image.open(tmp_path / "near.png")
+    assert picture.size == (8 + 1 + 3 * 8, 2 * 8)  # a sample of each class, a gap, its neighbours
+    real = {
+        Image.fromarray(np.asarray(row["image"])).resize((8, 8), Image.Resampling.LANCZOS).tobytes() for row in rows
+    }
+    assert picture.crop((9, 0, 17, 8)).tobytes() in real
+
+    make_pipeline(None).save_pretrained(tmp_path / "unconditional")
+    for wrong, message in (
+        (["--pipeline", str(tmp_path / "unconditional")], "has no classes"),
+        (["--num_neighbours", "11"], "k: 11 given, 1..10"),
+        (["--num_rows", "0"], "--num_rows: 0"),
+    ):
         with pytest.raises(SystemExit, match=message):
             script.main([*common, *wrong])

@@ -1,0 +1,88 @@
+"""Does a model copy, and are its classes varied? Samples beside their nearest training images, and a table.
+
+    python scripts/inspect_samples.py --pipeline pretrained/poly-inr-emoji --dataset data/emoji-64 --output near.png
+
+Images are compared by the features of EfficientNet-lite0. The figure shows a sample of each class, or of some if they
+are too many, with its nearest training images to the right; the table, in Markdown, how varied each class is beside the
+real images.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+import torch
+
+from polyinr_hf import PolyINRPipeline
+from polyinr_hf.data import load_image_dataset
+from polyinr_hf.evaluation import Evaluator, class_diversity, nearest_neighbours, neighbours_figure
+from polyinr_hf.evaluation.sources import DatasetSource, PipelineSource, class_frequencies, class_ids
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pipeline", required=True, help="folder or Hub id of a class-conditional pipeline")
+    parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
+    parser.add_argument("--split", default="train", help="of the dataset (default: train)")
+    parser.add_argument("--num_samples", type=int, default=2000, help="to measure variety with (default: 2,000)")
+    parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
+    parser.add_argument("--num_rows", type=int, default=12, help="samples in the figure (default: 12)")
+    parser.add_argument("--num_neighbours", type=int, default=6, help="beside each (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of labels and latents (default: 0)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast")
+    parser.add_argument("--output", default="neighbours.png", help="the figure (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def one_of_each_class(labels: np.ndarray, count: int) -> torch.Tensor:
+    """Indices of the first sample of each class, evenly chosen if there are more classes than `count`."""
+    first = np.unique(labels, return_index=True)[1]
+    return torch.from_numpy(first[np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)])
+
+
+def format_diversity(rows: list[dict]) -> str:
+    lines = ["| class | real images | variety | of the real images | ratio |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [f"{row[key]:.1f}" if row[key] is not None else "" for key in ("diversity", "real_diversity")]
+        ratio = f"{row['ratio']:.2f}" if row["ratio"] is not None else ""
+        lines.append(f"| {row['class']} | {row['real']} | {' | '.join(cells)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def run(args) -> None:
+    if args.num_rows < 1:
+        raise ValueError(f"--num_rows: {args.num_rows} given, at least 1 needed")
+    pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
+    if pipeline.generator.config.num_classes is None:
+        raise ValueError(f"--pipeline: {args.pipeline} has no classes")
+    dataset = load_image_dataset(args.dataset, split=args.split)
+    resolution = args.resolution or pipeline.generator.config.sample_size
+    real = DatasetSource(dataset, resolution)
+    sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}
+    samples = PipelineSource(pipeline, args.num_samples, class_frequencies(dataset), **sampling)
+    extraction = Evaluator(real, ["fd_lite0"], dtype=args.dtype).extraction
+    layers = {name: extractor.features_list for name, extractor in extraction.extractors.items()}
+    (real_features,), (features,) = (
+        [found.features for found in extraction.features(source, layers, what).values()]
+        for source, what in ((real, "real images"), (samples, "samples"))
+    )
+    shown = one_of_each_class(samples.labels, args.num_rows)
+    indices = nearest_neighbours(features[shown], real_features, args.num_neighbours)[1]
+    images = torch.cat([samples.load(i, i + 1) for i in shown.tolist()])
+    neighbours_figure(images, real, indices, args.output)
+    print(
+        format_diversity(class_diversity(features, samples.labels, real_features, class_ids(dataset), dataset.id2label))
+    )
+    print(args.output)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
