@@ -28,6 +28,7 @@ from polyinr_hf.inversion import invert, load_affine_parameters, load_photo
 from polyinr_hf.tuning import tune
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+COLUMNS = 13  # of a picture
 FIGURES = ("psnr", "ssim", "seconds", "tuned_psnr", "tuned_ssim", "tuned_seconds")
 
 
@@ -122,9 +123,14 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
 
 
 def contact_sheet(folder: Path, names: list[str], size: int) -> Image.Image:
-    """A column for each image: original, inverted, tuned."""
-    pictures = [Image.open(folder / name / f"{row}.png") for row in ("original", "inverted", "tuned") for name in names]
-    return make_image_grid(pictures, rows=3, cols=len(names), resize=size)
+    """A column for each image: original, inverted, tuned; images that do not fit beside each other come below."""
+    columns = min(COLUMNS, len(names))
+    blank, pictures = Image.new("RGB", (size, size), "white"), []
+    for start in range(0, len(names), columns):
+        for row in ("original", "inverted", "tuned"):
+            shown = [Image.open(folder / name / f"{row}.png") for name in names[start : start + columns]]
+            pictures += shown + [blank] * (columns - len(shown))
+    return make_image_grid(pictures, rows=len(pictures) // columns, cols=columns, resize=size)
 
 
 def table(results: list[dict]) -> str:

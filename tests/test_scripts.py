@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -205,3 +206,45 @@ def test_benchmark_render(tmp_path, monkeypatch, capsys):
 
 def test_benchmark_refuses_bad_sizes():
     assert "`sizes` must be at least 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
+
+
+# -- measure_inversion.py ---------------------------------------------------------------------------------------------
+@pytest.fixture
+def inversion_arguments(folders, tmp_path):
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (20, 20, 3), dtype=np.uint8)) for _ in range(4)]
+    features = datasets.Features({"image": datasets.Image()})
+    (tmp_path / "emoji" / "data").mkdir(parents=True)
+    rows = datasets.Dataset.from_dict({"image": pictures}, features=features)
+    rows.to_parquet(tmp_path / "emoji" / "data" / "heldout-00000-of-00001.parquet")
+    arguments = ["--pipeline", folders["conditional"], "--dataset", tmp_path / "emoji", "--sizes", 12, "--num_emoji", 2]
+    steps = ["--num_steps", 2, "--num_refine_steps", 2, "--num_tuning_steps", 2, "--precision", "float32"]
+    return [*arguments, *steps, "--output", tmp_path / "out"]
+
+
+def test_measure_inversion(inversion_arguments, tmp_path, monkeypatch, capsys):
+    script = load_script("measure_inversion")
+    arguments = [str(argument) for argument in inversion_arguments]
+    script.main(arguments)
+    first = capsys.readouterr().out
+    groups = [line.split(" | ")[1] for line in first.splitlines()[2:5]]
+    assert groups == ["2 emoji", "5 photographs", "7 all"]
+    result = json.loads((tmp_path / "out" / "inversion.json").read_text())
+    assert [row["image"] for row in result["results"]][:3] == ["emoji-0000", "emoji-0002", "astronaut"]
+    for row in result["results"]:
+        assert row["psnr"] > 3 and row["tuned_psnr"] > 3 and row["seconds"] > 0
+    assert Image.open(tmp_path / "out" / "inversion_12.png").size == (7 * 12, 3 * 12)
+
+    monkeypatch.setattr(script, "invert", None)  # nothing is measured twice
+    monkeypatch.setattr(script, "COLUMNS", 4)
+    script.main(arguments)
+    assert capsys.readouterr().out == first
+    sheet = Image.open(tmp_path / "out" / "inversion_12.png")
+    assert sheet.size == (4 * 12, 6 * 12)
+    original = Image.open(tmp_path / "out" / "results" / "12" / "rocket" / "original.png")
+    assert sheet.crop((24, 36, 36, 48)).tobytes() == original.tobytes()  # the seventh: third of the second block
+    assert sheet.getpixel((40, 40)) == (255, 255, 255)
+    with pytest.raises(SystemExit, match="measured with other settings"):
+        script.main([*arguments, "--seed", "1"])
+    with pytest.raises(SystemExit, match="--sizes"):
+        script.main([*arguments, "--sizes", "8"])
