@@ -42,6 +42,7 @@ def parse_args(argv=None):
     parser.add_argument("--pipeline", required=True, help="folder or Hub id")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of the real images")
     parser.add_argument("--split", default="train", help="of the dataset (default: train)")
+    parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
     parser.add_argument("--metrics", type=names, default="fid", help="names, separated by commas (default: fid)")
     parser.add_argument("--num_samples", type=int, default=50_000, help="images to generate (default: 50,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
@@ -72,7 +73,7 @@ def main(argv=None):
     options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
     try:
         pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
-        dataset = load_image_dataset(args.dataset, split=args.split)
+        dataset = load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
         inputs = (pipeline, dataset)
         if args.truncation_sweep:
             result = truncation_sweep(
@@ -93,6 +94,8 @@ def main(argv=None):
     if not PartialState().is_main_process:
         return
     result["settings"] |= {"pipeline": args.pipeline, "dataset": args.dataset, "split": args.split}
+    if args.label_column:
+        result["settings"]["label_column"] = args.label_column
     for row in result.get("results", [result]):
         print(format_table(row), end="\n\n")
     if args.json:

@@ -24,9 +24,11 @@ def parse_args(argv=None):
     parser.add_argument("--pipeline", required=True, help="folder or Hub id of a class-conditional pipeline")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
     parser.add_argument("--split", default="train", help="of the dataset (default: train)")
+    parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
     parser.add_argument("--num_samples", type=int, default=2000, help="to measure variety with (default: 2,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
     parser.add_argument("--num_rows", type=int, default=12, help="samples in the figure (default: 12)")
+    parser.add_argument("--num_classes", type=int, default=40, help="in the table, the least varied (default: 40)")
     parser.add_argument("--num_neighbours", type=int, default=6, help="beside each (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="of labels and latents (default: 0)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast")
@@ -40,12 +42,20 @@ def one_of_each_class(labels: np.ndarray, count: int) -> torch.Tensor:
     return torch.from_numpy(first[np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)])
 
 
-def format_diversity(rows: list[dict]) -> str:
+def format_diversity(rows: list[dict], count: int) -> str:
+    """A Markdown table, of the `count` classes with the lowest ratios if there are more, and the ratios' spread."""
+    ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
+    if len(rows) > count:
+        rows = sorted((row for row in rows if row["ratio"] is not None), key=lambda row: row["ratio"])[:count]
     lines = ["| class | real images | variety | of the real images | ratio |", "|---|---|---|---|---|"]
     for row in rows:
         cells = [f"{row[key]:.1f}" if row[key] is not None else "" for key in ("diversity", "real_diversity")]
         ratio = f"{row['ratio']:.2f}" if row["ratio"] is not None else ""
         lines.append(f"| {row['class']} | {row['real']} | {' | '.join(cells)} | {ratio} |")
+    if ratios:
+        least, first, median, third, most = np.quantile(ratios, [0, 0.25, 0.5, 0.75, 1])
+        lines.append(f"\nratios of {len(ratios)} classes: {least:.2f} to {most:.2f}, median {median:.2f}, ")
+        lines[-1] += f"half of them {first:.2f} to {third:.2f}"
     return "\n".join(lines)
 
 
@@ -55,7 +65,7 @@ def run(args) -> None:
     pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
     if pipeline.generator.config.num_classes is None:
         raise ValueError(f"--pipeline: {args.pipeline} has no classes")
-    dataset = load_image_dataset(args.dataset, split=args.split)
+    dataset = load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
     resolution = args.resolution or pipeline.generator.config.sample_size
     real = DatasetSource(dataset, resolution)
     sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}
@@ -70,9 +80,8 @@ def run(args) -> None:
     indices = nearest_neighbours(features[shown], real_features, args.num_neighbours)[1]
     images = torch.cat([samples.load(i, i + 1) for i in shown.tolist()])
     neighbours_figure(images, real, indices, args.output)
-    print(
-        format_diversity(class_diversity(features, samples.labels, real_features, class_ids(dataset), dataset.id2label))
-    )
+    diversity = class_diversity(features, samples.labels, real_features, class_ids(dataset), dataset.id2label)
+    print(format_diversity(diversity, args.num_classes))
     print(args.output)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -155,7 +156,7 @@ def load_script(name: str):
 def test_script(pipeline, rows, tmp_path, capsys):
     script = load_script("evaluate")
     pipeline.save_pretrained(tmp_path / "pipeline")
-    rows.save_to_disk(tmp_path / "rows")
+    rows.add_column("name", list("xyzxyzxyzx")).save_to_disk(tmp_path / "rows")
     common = ["--pipeline", tmp_path / "pipeline", "--dataset", tmp_path / "rows", "--metrics", "recall_lite0"]
     common = [str(item) for item in [*common, "--cache_dir", tmp_path / "cache", "--num_samples", 6]]
     capsys.readouterr()
@@ -171,7 +172,11 @@ def test_script(pipeline, rows, tmp_path, capsys):
     assert Image.open(tmp_path / "sweep.png").size[0] > 500
     assert len(json.loads((tmp_path / "sweep.json").read_text())["results"]) == 2
 
-    for wrong, message in (["--metrics", "x"], "'x' is not one of"), (["--num_samples", "3"], "4 are needed"):
+    for wrong, message in (
+        (["--metrics", "x"], "'x' is not one of"),
+        (["--num_samples", "3"], "4 are needed"),
+        (["--label_column", "name"], "3 classes, the pipeline 2"),
+    ):
         with pytest.raises(SystemExit, match=message):
             script.main([*common, *wrong])
 
@@ -186,12 +191,18 @@ def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| a", "5"], ["| b", "5"]]
     assert all(float(line.split(" | ")[4].rstrip(" |")) > 0 for line in lines[2:4])
+    assert re.fullmatch(r"ratios of 2 classes: [\d.]+ to [\d.]+, median [\d.]+, half of them .*", lines[5])
     picture = Image.open(tmp_path / "near.png")
     assert picture.size == (8 + 1 + 3 * 8, 2 * 8)  # a sample of each class, a gap, its neighbours
     real = {
         Image.fromarray(np.asarray(row["image"])).resize((8, 8), Image.Resampling.LANCZOS).tobytes() for row in rows
     }
     assert picture.crop((9, 0, 17, 8)).tobytes() in real
+
+    ratios = {line.split(" | ")[0]: float(line.split(" | ")[4].rstrip(" |")) for line in lines[2:4]}
+    script.main([*common, "--num_classes", "1", "--output", str(tmp_path / "near.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split(" | ")[0] == min(ratios, key=ratios.get) and not lines[3]
 
     make_pipeline(None).save_pretrained(tmp_path / "unconditional")
     for wrong, message in (

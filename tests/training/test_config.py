@@ -148,6 +148,11 @@ def test_a_bad_override_is_named(minimal, override):
         (["stages.0.pixel_chunk=0"], r"stages\.0\.pixel_chunk: 0"),
         (["discriminator.batch_norm_group_size=5"], r"discriminator\.batch_norm_group_size: 5 .* 64 images"),
         (["loss.matching_weight=-1"], r"loss\.matching_weight: -1\.0 must be at least 0"),
+        (["loss.matching_by=looks"], r"loss\.matching_by: 'looks' must be one of \('likeness', 'latent'\)"),
+        (
+            ["loss.adversarial_start_kimg=5"],
+            r"loss\.adversarial_start_kimg: 5\.0 must be 0 without loss\.matching_weight",
+        ),
         (
             ["loss.matching_weight=1", "data.streaming=true", "run.class_embeddings=random"],
             r"loss\.matching_weight: 1\.0 must be 0 with data\.streaming",

@@ -1,14 +1,19 @@
 """Generated images are matched with real ones of their class, each as often as the others."""
 
+import copy
+import json
+
 import pytest
 import torch
 
 from polyinr_hf.data import image_batches, load_image_dataset, to_float
 from polyinr_hf.training.feature_networks import load_feature_network
 from polyinr_hf.training.matching import FeatureMatching
+from polyinr_hf.training.reporting import plot_log
 from polyinr_hf.training.trainer import Trainer
 
 RESOLUTION = 16
+Z = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +21,9 @@ def network():
     return load_feature_network("tf_efficientnet_lite0", feature_resolution=64)
 
 
-def see(network, folder):
+def see(network, folder, by="likeness"):
     dataset = load_image_dataset(folder)
-    matching = FeatureMatching(network, len(dataset), dataset.num_classes)
+    matching = FeatureMatching(network, len(dataset), dataset.num_classes, by)
     matching.see_real_images(dataset, RESOLUTION, batch_size=5)
     ((images, labels),) = image_batches(dataset, RESOLUTION, len(dataset))
     return matching, to_float(images), labels
@@ -31,7 +36,7 @@ def seen(network, labelled_images):
 
 def test_a_real_image_is_its_own_match(seen):
     matching, images, labels = seen
-    distance, matches = matching(images, labels)
+    distance, matches = matching(images, Z[: len(images)], labels)
     assert torch.equal(matches, torch.arange(len(images)))
     assert distance < 1e-3  # features are kept with few digits
 
@@ -46,7 +51,7 @@ def test_unrelated_images_are_about_two_apart(seen):
 def test_matches_are_of_the_same_class(seen):
     matching, images, labels = seen
     other = (labels + 1) % 3
-    distance, matches = matching(images, other)
+    distance, matches = matching(images, Z[: len(images)], other)
     assert torch.equal(labels[matches], other)
     assert distance > 0.3
 
@@ -54,8 +59,8 @@ def test_matches_are_of_the_same_class(seen):
 def test_without_classes_all_may_be_matched(network, unlabelled_images):
     matching, images, labels = see(network, unlabelled_images)
     assert labels is None
-    matching.update_bonus(matching(images.flip(0))[1])
-    assert torch.equal(matching(images)[1], torch.arange(len(images)))
+    matching.update_bonus(matching(images.flip(0), Z[: len(images)])[1])
+    assert torch.equal(matching(images, Z[: len(images)])[1], torch.arange(len(images)))
 
 
 def test_all_real_images_are_chosen_equally_often(seen):
@@ -66,7 +71,7 @@ def test_all_real_images_are_chosen_equally_often(seen):
     counts = torch.zeros(len(images))
     for step in range(240):
         batch = images[:1] + 0.1 * torch.randn(4, *images.shape[1:], generator=random)
-        matches = matching(batch, labels[:1].expand(4))[1]
+        matches = matching(batch, Z[:4], labels[:1].expand(4))[1]
         matching.update_bonus(matches, labels[:1].expand(4))
         if step == 0:
             assert matches.eq(0).all()
@@ -79,10 +84,25 @@ def test_all_real_images_are_chosen_equally_often(seen):
 def test_gradients_reach_the_images_alone_and_lead_to_the_match(seen):
     matching, images, labels = seen
     batch = (0.5 * images[:3]).requires_grad_()
-    before = matching(batch, labels[:3])[0]
+    before = matching(batch, Z[:3], labels[:3])[0]
     (gradient,) = torch.autograd.grad(before, batch)
-    assert matching(batch - 0.1 * gradient, labels[:3])[0] < before
+    assert matching(batch - 0.1 * gradient, Z[:3], labels[:3])[0] < before
     assert all(parameter.grad is None for parameter in matching.parameters())
+
+
+def test_by_latent_the_first_number_says_which(network, labelled_images):
+    """Its quantile among the class's images, in the dataset's order, however the images look."""
+    matching, images, labels = see(network, labelled_images, by="latent")
+    mine = torch.nonzero(labels == 1).flatten()
+    uniform = (torch.arange(len(mine)) + 0.5) / len(mine)
+    z = torch.cat([torch.special.ndtri(uniform)[:, None], Z[: len(mine), 1:]], dim=1)
+    z[0, 0], z[-1, 0] = -60, 60
+    batch = images[: len(mine)]
+    distance, matches = matching(batch, z, labels[mine])
+    assert torch.equal(matches, mine)
+    assert torch.equal(matching(batch.flip(0), z, labels[mine])[1], mine)
+    expected = matching._flatten(matching._maps(batch)) - matching.reals[mine].float()
+    torch.testing.assert_close(distance, expected.square().sum(dim=1).mean())
 
 
 # --- in training ------------------------------------------------------------------------------------------------------
@@ -124,3 +144,27 @@ def test_micro_batches_make_the_bonus_of_the_whole_batch(make_recipe, tmp_path):
         assert trainer.train()
         bonus.append(trainer.matching.bonus)
     torch.testing.assert_close(*bonus)
+
+
+def test_the_discriminator_waits_while_matching_is_alone(make_recipe, tmp_path):
+    """Without it the generator learns, its mean w is kept; the log holds a discriminator's losses only from there."""
+    stage = "stages=[{resolution: 16, kimg: 0.032, batch_size: 8}]"
+    overrides = (stage, "loss.matching_weight=4", "loss.matching_by=latent", "run.log_every_steps=1")
+    trainer = Trainer(make_recipe(*overrides, "loss.adversarial_start_kimg=0.016"), tmp_path)
+    before = {name: values.clone() for name, values in trainer.discriminator.state_dict().items()}
+    generator, seen = copy.deepcopy(trainer.generator), []
+    step = trainer.train_step
+
+    def watched(*args):
+        step(*args)
+        now = trainer.discriminator.state_dict()
+        moved = (trainer.generator.to_rgb.weight - generator.to_rgb.weight).abs().max() > 0
+        seen.append((bool(moved), all(torch.equal(now[name], values) for name, values in before.items())))
+
+    trainer.train_step = watched
+    assert trainer.train()
+    assert seen == [(True, True), (True, True), (True, False), (True, False)]
+    assert trainer.generator.w_mean.abs().sum() > 0
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ["discriminator_loss" in line for line in lines] == [False, False, True, True]
+    plot_log(tmp_path / "log.jsonl", tmp_path / "log.png")

@@ -70,7 +70,9 @@ class LossConfig:
     blur_initial_sigma: float = 2.0  # pixels
     blur_fade_kimg: float = 300.0  # until there is none
     joint_batch_norm: bool = False  # real and generated images share their statistics; the release keeps them apart
-    matching_weight: float = 0.0  # of the distance to real images by optimal transport; see [`FeatureMatching`]
+    matching_weight: float = 0.0  # of the distance to a real image; see [`FeatureMatching`]
+    matching_by: str = "likeness"  # or "latent", for classes of a few images
+    adversarial_start_kimg: float = 0.0  # matching alone before; the blur's time counts from here
     guidance_weight: float = 0.0  # of the classifier's cross-entropy, beside batch means
     guidance_classifier: str = "deit_small_distilled_patch16_224"
     guidance_start_resolution: int = 64  # no guidance below: 32 x 32 images say little to a classifier
@@ -172,6 +174,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("run.mixed_precision", run.mixed_precision, ("no", "bf16", "fp16")),
         ("run.class_embeddings", run.class_embeddings, ("computed", "random")),
         ("run.push_exports", run.push_exports, ("final", "every")),
+        ("loss.matching_by", recipe.loss.matching_by, ("likeness", "latent")),
         ("model.initialization", recipe.model.initialization, ("signal_preserving", "released")),
         ("model.modulation_activation", recipe.model.modulation_activation, ("leaky_relu", "none")),
     ):
@@ -185,6 +188,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("run.num_sample_columns", run.num_sample_columns, 1),
         ("run.push_wait_seconds", run.push_wait_seconds, 0),
         ("loss.matching_weight", recipe.loss.matching_weight, 0),
+        ("loss.adversarial_start_kimg", recipe.loss.adversarial_start_kimg, 0),
     ):
         if value < least:
             raise ValueError(f"{key}: {value} must be at least {least}")
@@ -231,6 +235,11 @@ def _check_data_and_networks(recipe: Recipe) -> None:
     if data.streaming and recipe.loss.matching_weight:
         raise ValueError(
             f"loss.matching_weight: {recipe.loss.matching_weight} must be 0 with data.streaming: it needs every image"
+        )
+    if recipe.loss.adversarial_start_kimg and not recipe.loss.matching_weight:
+        raise ValueError(
+            f"loss.adversarial_start_kimg: {recipe.loss.adversarial_start_kimg} must be 0 without "
+            "loss.matching_weight: nothing is left to learn from before"
         )
     if recipe.loss.joint_batch_norm and discriminator.batch_norm_group_size is not None:
         raise ValueError(

@@ -1,10 +1,10 @@
-"""Optimal transport from generated images to the real ones of their class, in the features of a frozen network.
+"""Generated images matched with real ones of their class, in the features of a frozen network.
 
 A discriminator tells a generator what is wrong with its images, and nothing of those it never draws. Here each
-generated image is drawn towards a real one, near it, such that all real ones are chosen equally often: semi-discrete
-optimal transport, whose dual has one number per real image, a bonus that grows while the image is not chosen (Genevay
-et al., Stochastic Optimization for Large-scale Optimal Transport, 2016). For datasets small enough to hold features of
-every image.
+generated image is drawn towards a real one, such that all real ones are chosen equally often. By likeness, that is one
+near it: semi-discrete optimal transport, whose dual has one number per real image, a bonus that grows while the image
+is not chosen (Genevay et al., Stochastic Optimization for Large-scale Optimal Transport, 2016). By latent, for classes
+of a few images, it is the one that z stands for. For datasets small enough to hold features of every image.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class FeatureMatching(nn.Module):
         feature_network (`FeatureNetwork`): frozen.
         num_images (`int`): real images.
         num_classes (`int`, *optional*): images are matched within classes if there are any.
+        by (`str`): "likeness", or "latent": the quantile of z's first number says which of the class's images, in the
+            dataset's order; a dataset in the order of its sources makes that number one of style.
         bonus_rate (`float`): what the bonus of a real image gains, in squared distance, in the time in which
             it should have been chosen once; each choice takes as much away.
 
@@ -35,10 +37,15 @@ class FeatureMatching(nn.Module):
     """
 
     def __init__(
-        self, feature_network: FeatureNetwork, num_images: int, num_classes: int | None = None, bonus_rate: float = 0.05
+        self,
+        feature_network: FeatureNetwork,
+        num_images: int,
+        num_classes: int | None = None,
+        by: str = "likeness",
+        bonus_rate: float = 0.05,
     ):
         super().__init__()
-        self.feature_network, self.num_classes, self.bonus_rate = feature_network, num_classes, bonus_rate
+        self.feature_network, self.num_classes, self.by, self.bonus_rate = feature_network, num_classes, by, bonus_rate
         self.register_buffer("bonus", torch.zeros(num_images))
 
     @torch.no_grad()
@@ -63,11 +70,15 @@ class FeatureMatching(nn.Module):
         parts = zip(*(x.split(batch_size) for x in maps), strict=True)
         self.reals = torch.cat([self._flatten([x.float() for x in part]).bfloat16() for part in parts])  # (N, D)
 
-    def forward(self, images: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean squared distance of images (B, 3, R, R) in [-1, 1] to their matches, and which those are, (B,)."""
+    def forward(self, images: Tensor, z: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean squared distance of images (B, 3, R, R) in [-1, 1] to their matches, and which those are, (B,).
+
+        `z` (B, z_dim) and `class_labels` (B,) are what the images were generated from.
+        """
         features = self._flatten(self._maps(images))  # (B, D)
         class_labels = self._labels(images, class_labels)
-        matches = self._match(features.detach(), class_labels)
+        by_latent = self.by == "latent"
+        matches = self._choose(z, class_labels) if by_latent else self._match(features.detach(), class_labels)
         return (features - self.reals[matches].float()).square().sum(dim=1).mean(), matches
 
     @torch.no_grad()
@@ -78,6 +89,12 @@ class FeatureMatching(nn.Module):
             members, chosen = self.members[label], matches[class_labels == label]
             self.bonus[members] += self.bonus_rate * len(chosen) / len(members)
             self.bonus.index_add_(0, chosen, torch.full_like(chosen, -self.bonus_rate, dtype=self.bonus.dtype))
+
+    def _choose(self, z: Tensor, class_labels: Tensor) -> Tensor:
+        """For each latent of z (B, z_dim) a real image of its class, by the quantile of its first number."""
+        members = [self.members[label] for label in class_labels.tolist()]
+        quantiles = torch.special.ndtr(z[:, 0].float()).clamp(max=1 - 1e-6).tolist()
+        return torch.stack([those[int(u * len(those))] for those, u in zip(members, quantiles, strict=True)])
 
     def _match(self, features: Tensor, class_labels: Tensor) -> Tensor:
         """For each row of features (B, D) the real image of its class with the least squared distance less bonus."""

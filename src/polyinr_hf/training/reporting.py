@@ -132,7 +132,8 @@ def plot_log(log: Path, output: Path) -> None:
         (signs, ("real_sign", "fake_sign", "fake_sign_generator")),
     ):
         for name in names:
-            axis.plot(kimg, [line[name] for line in lines], label=name.replace("_", " "), linewidth=1)
+            values = [line.get(name, float("nan")) for line in lines]  # none of the discriminator while it waits
+            axis.plot(kimg, values, label=name.replace("_", " "), linewidth=1)
         axis.legend(fontsize="small")
         axis.grid(alpha=0.3)
     losses.set(ylabel="loss")

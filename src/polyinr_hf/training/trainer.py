@@ -39,6 +39,8 @@ from .updates import ema_decay, guard_gradients, update_ema, update_w_mean
 
 logger = logging.getLogger(__name__)
 
+LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss"}
+
 
 class Trainer:
     """Trains a generator by a recipe; see `scripts/train.py`.
@@ -164,7 +166,8 @@ class Trainer:
         if self.recipe.loss.matching_weight <= 0:
             return None
         network = discriminator.branches[0].feature_network
-        return FeatureMatching(network, len(self.dataset), self.dataset.num_classes).to(self.device)
+        by = self.recipe.loss.matching_by
+        return FeatureMatching(network, len(self.dataset), self.dataset.num_classes, by).to(self.device)
 
     def _build_discriminator(self, num_classes: int | None) -> ProjectedDiscriminator:
         settings = dict(vars(self.recipe.discriminator))
@@ -292,20 +295,27 @@ class Trainer:
         return make_loader(self.dataset, stage.resolution, micro_batch_size, **arguments, **state)
 
     def train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
-        """One step of each: generator first, then discriminator, on one batch of real images and its labels."""
+        """One step of each: generator first, then discriminator, on one batch of real images and its labels.
+
+        The discriminator waits while matching is alone.
+        """
         micro_batches = [next(loader) for _ in range(stage.gradient_accumulation_steps)]
-        sigma = blur_sigma_at(
-            self.images_seen / 1000, self.recipe.loss.blur_initial_sigma, self.recipe.loss.blur_fade_kimg
-        )
+        loss = self.recipe.loss
+        adversarial_kimg = self.images_seen / 1000 - loss.adversarial_start_kimg
+        sigma = None  # without a discriminator
+        if adversarial_kimg >= 0:
+            sigma = blur_sigma_at(adversarial_kimg, loss.blur_initial_sigma, loss.blur_fade_kimg)
         self._generator_step(stage, micro_batches, sigma)
-        self._discriminator_step(stage, micro_batches, sigma)
+        if sigma is not None:
+            self._discriminator_step(stage, micro_batches, sigma)
+        self._track_w(stage, micro_batches)
         self.images_seen += stage.batch_size
         self.step += 1
         run = self.recipe.run
         decay = ema_decay(stage.batch_size, self.images_seen, run.ema_half_life_kimg, run.ema_ramp_up)
         update_ema(self.ema, self.generator, decay)
 
-    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float) -> None:
+    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float | None) -> None:
         latents, draws = self._draw(stage, "generator", 2 if self.recipe.loss.joint_batch_norm else 1)
         parts = len(micro_batches)
         self.discriminator.requires_grad_(False)
@@ -314,10 +324,13 @@ class Trainer:
             z, labels = self._rows(latents, index, parts), batch["class_labels"]
             with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
                 images = self.G(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
-                logits = self._judge(self.discriminator, images, batch, sigma, draws, index, parts)[0]
-                loss = generator_loss(logits)
+                loss = torch.zeros((), device=self.device)
+                if sigma is not None:
+                    logits = self._judge(self.discriminator, images, batch, sigma, draws, index, parts)[0]
+                    loss = loss + generator_loss(logits)
+                    self.log.add(fake_sign_generator=mean_sign(logits) / parts)
                 if self.matching is not None:
-                    distance, matched = self.matching(images, labels)
+                    distance, matched = self.matching(images, z, labels)
                     loss = loss + self.recipe.loss.matching_weight * distance
                     self.log.add(matching_loss=distance / parts)
                     matches.append((matched, labels))
@@ -326,10 +339,10 @@ class Trainer:
                     loss = loss + self.recipe.loss.guidance_weight * guidance
                     self.log.add(guidance_loss=guidance / parts)
                 self.accelerator.backward(loss / parts)
-            self.log.add(generator_loss=loss / parts, fake_sign_generator=mean_sign(logits) / parts)
+            self.log.add(generator_loss=loss / parts)
         self.discriminator.requires_grad_(True)
         self._apply(self.G_optimizer, "generator")
-        if matches:
+        if matches and self.recipe.loss.matching_by == "likeness":
             self._update_bonus(matches)
 
     def _update_bonus(self, parts: list[tuple[Tensor, Tensor | None]]) -> None:
@@ -359,7 +372,6 @@ class Trainer:
             )
         self._apply(self.D_optimizer, "discriminator")
         self.discriminator.update_spectral_norm()
-        self._track_w([self._rows(latents, index, parts) for index in range(parts)], micro_batches)
 
     def _judge(
         self,
@@ -405,8 +417,10 @@ class Trainer:
         return nullcontext() if is_last else self.accelerator.no_sync(model)
 
     @torch.no_grad()
-    def _track_w(self, latents: list[Tensor], micro_batches: list[dict]) -> None:
+    def _track_w(self, stage: StageConfig, micro_batches: list[dict]) -> None:
         """Moves the generator's running mean of w, once a step, by the whole batch."""
+        whole, parts = self._draw(stage, "discriminator", 0)[0], len(micro_batches)
+        latents = [self._rows(whole, index, parts) for index in range(parts)]
         labels = None
         if self.dataset.num_classes is not None:
             labels = torch.cat([batch["class_labels"] for batch in micro_batches])
@@ -426,9 +440,9 @@ class Trainer:
     # -- what it leaves behind ----------------------------------------------------------------------------------------
     def _log(self, stage: StageConfig, loader: ImageLoader, progress: tqdm) -> None:
         line = self.log.write(self.step, self.images_seen, self.total_images, stage.resolution, loader.num_skipped)
+        losses = [f"{name} {line[key]:.2f}" for name, key in LOSSES_SHOWN.items() if key in line]
         progress.set_postfix_str(
-            f"{stage.resolution} px, D {line['discriminator_loss']:.2f}, G {line['generator_loss']:.2f}, "
-            f"{line['images_per_second']:.1f} images/s"
+            f"{stage.resolution} px, {', '.join(losses)}, {line['images_per_second']:.1f} images/s"
         )
 
     def _save_reals(self, resolution: int) -> None:
