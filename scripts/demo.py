@@ -6,6 +6,7 @@ Uses the checkpoint in pretrained/poly-inr-emoji; while there is none, a small u
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 COLUMNS = 8
+MOST_ROWS = 24  # of one class each
 SIZES = (64, 512, 2048)  # pixels, of the same image
 PANEL = 512  # pixels, of each in the picture
 
@@ -41,11 +43,15 @@ def classes(pipe: PolyINRPipeline, count: int) -> list[int] | None:
 
 
 def draw_samples(pipe: PolyINRPipeline, seed: int) -> Image.Image:
-    """A row for each class, 64 pixels an image."""
-    rows = pipe.generator.config.num_classes or COLUMNS
-    labels = [label for label in classes(pipe, rows) or [] for _ in range(COLUMNS)] or None
-    A = encode_seeds(pipe, labels, range(seed, seed + rows * COLUMNS))
-    return make_image_grid(pipe(affine_parameters=A, height=64, width=64).images, rows=rows, cols=COLUMNS)
+    """64 pixels an image: a row for each class, or, if that is too many rows, a square of images of as many classes."""
+    num_classes = pipe.generator.config.num_classes
+    rows, columns = num_classes or COLUMNS, COLUMNS
+    labels = [label for label in classes(pipe, rows) or [] for _ in range(columns)] or None
+    if rows > MOST_ROWS:
+        rows = columns = min(math.isqrt(num_classes), 2 * COLUMNS)
+        labels = classes(pipe, rows * columns)
+    A = encode_seeds(pipe, labels, range(seed, seed + rows * columns))
+    return make_image_grid(pipe(affine_parameters=A, height=64, width=64).images, rows=rows, cols=columns)
 
 
 def draw_sizes(pipe: PolyINRPipeline, A: torch.Tensor) -> Image.Image:

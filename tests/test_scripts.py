@@ -171,6 +171,17 @@ def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     assert image.n_frames == 48
 
 
+def test_demo_draws_many_classes_once_each(monkeypatch):
+    demo = load_script("demo")
+    drawn, encode = [], demo.encode_seeds
+    monkeypatch.setattr(
+        demo, "encode_seeds", lambda pipe, labels, seeds: (drawn.append(labels), encode(pipe, labels, seeds))[1]
+    )
+    pipe = PolyINRPipeline(PolyINRGenerator(channels=8, num_levels=2, num_classes=30, sample_size=8))
+    assert demo.draw_samples(pipe, 0).size == (5 * 64, 5 * 64)
+    assert len(set(drawn[0])) == 25 and drawn[0][-1] == 28
+
+
 def test_demo_says_that_weights_are_untrained(tmp_path, monkeypatch, capsys):
     demo = load_script("demo")
     monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
