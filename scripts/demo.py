@@ -1,20 +1,23 @@
 """Draw what the model can do into a folder: samples, one image at three sizes, beyond its border, a walk, a mix.
 
-    python scripts/demo.py --output out
+    python scripts/demo.py --class grinning-face red-heart four-leaf-clover hamburger --output out
 
 Uses the checkpoint in pretrained/poly-inr-emoji; while there is none, a small untrained network.
 """
 
 import argparse
+import itertools
 import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.arguments import parse_class
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
@@ -54,21 +57,37 @@ def draw_samples(pipe: PolyINRPipeline, seed: int) -> Image.Image:
     return make_image_grid(pipe(affine_parameters=A, height=64, width=64).images, rows=rows, cols=columns)
 
 
+def detail(image: Image.Image, left: int, top: int) -> Image.Image:
+    """A quarter of the image's side, from a corner counted in eighths of it."""
+    size = image.width
+    return image.crop((left * size // 8, top * size // 8, (left + 2) * size // 8, (top + 2) * size // 8))
+
+
 def draw_sizes(pipe: PolyINRPipeline, A: torch.Tensor) -> Image.Image:
-    """The image at every size of `SIZES`, and below it the middle quarter: pixels, then edges, then sharp edges."""
+    """The image at every size of `SIZES`, and below it a detail of it: pixels, then edges, then sharp edges."""
     whole, details = [], []
     for size in SIZES:
         image = pipe(affine_parameters=A, height=size, width=size).images[0]
         sampling = Image.Resampling.NEAREST if size <= PANEL else Image.Resampling.LANCZOS
         whole.append(image.resize((PANEL, PANEL), sampling))
-        middle = (3 * size // 8, 3 * size // 8, 5 * size // 8, 5 * size // 8)
-        details.append(image.crop(middle).resize((PANEL, PANEL), Image.Resampling.NEAREST))
+        details.append(image)
+    corners = itertools.product(range(7), repeat=2)
+    left, top = max(corners, key=lambda corner: np.std(detail(details[0], *corner), axis=(0, 1)).sum())  # most to see
+    details = [detail(image, left, top).resize((PANEL, PANEL), Image.Resampling.NEAREST) for image in details]
     return make_image_grid(whole + details, rows=2, cols=len(SIZES))
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", help="pipeline folder or Hub id (default: pretrained/poly-inr-emoji)")
+    parser.add_argument(
+        "--class",
+        dest="class_labels",
+        type=parse_class,
+        nargs="+",
+        metavar="CLASS",
+        help="names or ids of what is drawn large, walked between and mixed (default: evenly spread)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
     args = parser.parse_args(argv)
@@ -79,12 +98,18 @@ def main(argv=None):
         sys.exit(f"error: {error}")
     pipe.set_progress_bar_config(disable=True)
 
-    def seeds(count: int) -> range:
-        return range(args.seed, args.seed + count)
+    def chosen(count: int) -> tuple[list[int | str] | None, range]:
+        """Classes, those asked for over and over if there are any, and seeds."""
+        labels = list(itertools.islice(itertools.cycle(args.class_labels or [None]), count))
+        return labels if args.class_labels else classes(pipe, count), range(args.seed, args.seed + count)
 
-    image = encode_seeds(pipe, classes(pipe, 1), seeds(1))  # (1, L, n, 3)
-    sources, targets = encode_seeds(pipe, classes(pipe, 4), seeds(4)), encode_seeds(pipe, classes(pipe, 3), seeds(3))
-    film = draw_frames(pipe, walk(pipe, classes(pipe, 4), seeds(4), 48, loop=True), height=128, width=128)
+    try:
+        image = encode_seeds(pipe, *chosen(1))  # (1, L, n, 3)
+        sources, targets = encode_seeds(pipe, *chosen(4)), encode_seeds(pipe, *chosen(3))
+        frames = walk(pipe, *chosen(4), 48, loop=True)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    film = draw_frames(pipe, frames, height=128, width=128)
     pictures = {
         "samples.png": lambda: draw_samples(pipe, args.seed),
         "sizes.png": lambda: draw_sizes(pipe, image),

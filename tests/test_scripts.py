@@ -171,6 +171,20 @@ def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     assert image.n_frames == 48
 
 
+def test_demo_of_chosen_classes(folders, tmp_path, monkeypatch):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "SIZES", (16,))
+    monkeypatch.setattr(demo, "draw_samples", lambda pipe, seed: Image.new("RGB", (8, 8)))
+    arguments = ["--pipeline", folders["conditional"], "--output", str(tmp_path)]
+    sizes = []
+    for label in (["0"], ["1"], ["1", "2"]):
+        demo.main([*arguments, "--class", *label])
+        sizes.append((tmp_path / "sizes.png").read_bytes())
+    assert sizes[0] != sizes[1] == sizes[2]
+    with pytest.raises(SystemExit, match="0..2.*7"):
+        demo.main([*arguments, "--class", "7"])
+
+
 def test_demo_draws_many_classes_once_each(monkeypatch):
     demo = load_script("demo")
     drawn, encode = [], demo.encode_seeds
