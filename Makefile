@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint requirements/constr
 .PHONY: demo test lint browser
 
 demo: .venv/installed-core
-	$(BIN)/python scripts/demo.py --class grinning-face red-heart four-leaf-clover hamburger --output out
+	$(BIN)/python scripts/demo.py --output out
 
 test: .venv/installed-test browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8

@@ -1,6 +1,7 @@
 """Draw what the model can do into a folder: samples, one image at three sizes, beyond its border, a walk, a mix.
 
-    python scripts/demo.py --class grinning-face red-heart four-leaf-clover hamburger --output out
+    python scripts/demo.py --output out
+    python scripts/demo.py --class pizza octopus --output out
 
 Uses the checkpoint in pretrained/poly-inr-emoji; while there is none, a small untrained network.
 """
@@ -21,6 +22,7 @@ from polyinr_hf.arguments import parse_class
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
+PRETRAINED_CLASSES = ("grinning-face", "red-heart", "four-leaf-clover", "hamburger")
 COLUMNS = 8
 MOST_ROWS = 24  # of one class each
 SIZES = (64, 512, 2048)  # pixels, of the same image
@@ -86,7 +88,8 @@ def main(argv=None):
         type=parse_class,
         nargs="+",
         metavar="CLASS",
-        help="names or ids of what is drawn large, walked between and mixed (default: evenly spread)",
+        help="names or ids of what is drawn large, walked between and mixed (default: four of the checkpoint in the "
+        "box, evenly spread ones of any other)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
@@ -97,11 +100,14 @@ def main(argv=None):
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     pipe.set_progress_bar_config(disable=True)
+    names = args.class_labels
+    if names is None and args.pipeline is None and PRETRAINED.is_dir():
+        names = PRETRAINED_CLASSES
 
     def chosen(count: int) -> tuple[list[int | str] | None, range]:
-        """Classes, those asked for over and over if there are any, and seeds."""
-        labels = list(itertools.islice(itertools.cycle(args.class_labels or [None]), count))
-        return labels if args.class_labels else classes(pipe, count), range(args.seed, args.seed + count)
+        """Classes, those of `names` over and over if there are any, and seeds."""
+        labels = list(itertools.islice(itertools.cycle(names), count)) if names else classes(pipe, count)
+        return labels, range(args.seed, args.seed + count)
 
     try:
         image = encode_seeds(pipe, *chosen(1))  # (1, L, n, 3)

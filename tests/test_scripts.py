@@ -185,6 +185,21 @@ def test_demo_of_chosen_classes(folders, tmp_path, monkeypatch):
         demo.main([*arguments, "--class", "7"])
 
 
+def test_demo_without_a_checkpoint(tmp_path, monkeypatch, capsys):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
+    monkeypatch.setattr(demo, "SIZES", (16,))
+    demo.main(["--output", str(tmp_path)])
+    assert "UNTRAINED" in capsys.readouterr().out
+    assert Image.open(tmp_path / "walk.gif").n_frames == 48
+
+
+def test_the_demo_knows_its_classes():
+    """Those it draws of the checkpoint in the box are classes of it."""
+    demo = load_script("demo")
+    assert set(demo.PRETRAINED_CLASSES) <= set(demo.load_pipeline(None).labels)
+
+
 def test_demo_draws_many_classes_once_each(monkeypatch):
     demo = load_script("demo")
     drawn, encode = [], demo.encode_seeds
