@@ -109,7 +109,7 @@ def create_card(
         samples_kimg=training.get("samples_kimg"),
         trained=training.get("resolution", config["sample_size"]),
         has_names=bool(names),
-        class_label=next((repr(name) for name, count in names.items() if count == 1), 0),
+        class_label=next((json.dumps(name, ensure_ascii=False) for name, count in names.items() if count == 1), 0),
         pull_arguments="".join(f', {name}="{value}"' for name, value in arguments.items() if value),
         training=_training_table(recipe, training, dataset_name),
         stages=recipe.get("stages"),
