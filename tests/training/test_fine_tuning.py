@@ -91,3 +91,31 @@ def test_other_sizes_are_refused_by_name(source):
 def test_no_pipeline_there(tmp_path):
     with pytest.raises(OSError, match=r"model_index\.json"):
         load_source(make_generator(), str(tmp_path), NAMES, new_classes=False)
+
+
+def test_more_latent_numbers_leave_w(tmp_path):
+    """The new ones count for nothing, and may learn."""
+    trained = make_generator(seed=0, num_classes=None, z_dim=8)
+    PolyINRPipeline(trained).save_pretrained(tmp_path)
+    wider = make_generator(num_classes=None, z_dim=16)
+    start(wider, str(tmp_path), None)
+    z = torch.randn(5, 8)
+    w = wider.mapping(torch.cat([z, z.flip(1)], dim=1))
+    torch.testing.assert_close(w, trained.mapping(z))
+    w.sum().backward()
+    assert wider.mapping.layers[0].weight.grad[:, 8:].abs().min() > 0
+
+
+def test_more_numbers_of_a_class_change_no_more_than_their_mean_square(tmp_path):
+    trained = make_generator(seed=0, z_dim=64)
+    PolyINRPipeline(trained, NAMES).save_pretrained(tmp_path)
+    wider = make_generator(z_dim=128)
+    start(wider, str(tmp_path), NAMES)
+    z, labels = torch.randn(6, 64), torch.arange(6) % 3
+    w, before = wider.mapping(torch.cat([z, z.flip(1)], dim=1), labels), trained.mapping(z, labels)
+    assert (w - before).square().mean() < 0.05 * before.square().mean()
+
+
+def test_fewer_latent_numbers_are_refused(source):
+    with pytest.raises(ValueError, match=r"model\.z_dim: 32 does not fit run\.init_from .*, which has 64"):
+        load_source(make_generator(z_dim=32), source, NAMES, new_classes=False)

@@ -1,4 +1,9 @@
-"""Starting from trained weights: of any resolution, and of another class list."""
+"""Starting from trained weights: of any resolution, of another class list, of fewer latent numbers."""
+
+import math
+
+import torch
+from torch import Tensor
 
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
@@ -13,7 +18,7 @@ def load_source(
 ) -> PolyINRPipeline:
     """Opens the pipeline that `generator` is to start from: a folder, or a Hub id and revision, of any resolution.
 
-    With `new_classes` the class lists may differ.
+    With `new_classes` the class lists may differ. `z_dim` may be smaller than `generator`'s.
 
     Raises:
         ValueError: if the networks have other sizes, or other classes and `new_classes` is off.
@@ -24,7 +29,7 @@ def load_source(
     for key in ours:
         if key in ("num_classes", "sample_size", "initialization") or key.startswith("_"):
             continue
-        if theirs[key] != ours[key]:
+        if theirs[key] != ours[key] and not (key == "z_dim" and theirs.z_dim < ours.z_dim):
             raise ValueError(
                 f"model.{key}: {ours[key]!r} does not fit run.init_from {source}, which has {theirs[key]!r}"
             )
@@ -58,7 +63,32 @@ def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2labe
                     mine[key][row] = state[key][match]
         for key in ("mapping.embedding.weight", "w_mean"):
             state[key] = mine[key]
+    if pipeline.generator.config.z_dim < generator.config.z_dim:
+        _widen_latents(state, generator)
     generator.load_state_dict(state)
+
+
+def _widen_latents(state: dict[str, Tensor], generator: PolyINRGenerator) -> None:
+    """Gives a state dict of few latent numbers, and as many of a class, `generator`'s: the new ones count for nothing.
+
+    Only what they do to the root mean squares of both changes w.
+    """
+    mine = generator.state_dict()
+    layer = "mapping.layers.0.weight"
+    z_dim = state[layer].shape[1]
+    blocks = [state[layer]]
+    if "mapping.class_projection.weight" in state:
+        z_dim //= 2
+        blocks = state[layer].chunk(2, dim=1)  # of z, of the class
+        for name in ("mapping.class_projection.weight", "mapping.class_projection.bias"):
+            mine[name][:z_dim] = state[name]
+            state[name] = mine[name]
+    widened = torch.zeros_like(mine[layer])
+    # An equalised layer divides by the root of its inputs' number.
+    gain = math.sqrt(generator.config.z_dim / z_dim)
+    for block, target in zip(blocks, widened.chunk(len(blocks), dim=1), strict=True):
+        target[:, :z_dim] = block * gain
+    state[layer] = widened
 
 
 def _has_same_classes(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2label: dict[int, str] | None) -> bool:

@@ -27,16 +27,20 @@ class ImageGenerator(nn.Module):
         self, z: Tensor, class_labels: Tensor | None, resolution: int, pixel_chunk: int | None = None
     ) -> Tensor:
         """z (B, z_dim) and labels (B,) -> images (B, 3, R, R); `pixel_chunk` counts pixels of the whole batch."""
-        A = self.generator.affine(self.generator.map(z, class_labels))  # (B, L, n, 3)
+        return self.from_w(self.generator.map(z, class_labels), resolution, pixel_chunk)
+
+    def from_w(self, w: Tensor, resolution: int, pixel_chunk: int | None = None) -> Tensor:
+        """w (B, L, w_dim) -> images (B, 3, R, R)."""
+        A = self.generator.affine(w)  # (B, L, n, 3)
         coordinates = pixel_coordinates(resolution, resolution, device=A.device)  # (R * R, 2)
         if pixel_chunk is None:
-            images = len(z)  # at a time
+            images = len(w)  # at a time
             if A.device.type == "cpu":
                 images = max(1, CPU_FEATURES // (resolution**2 * self.generator.config.channels))
             rgb = torch.cat([self._synthesize(part, coordinates) for part in A.split(images)])  # (B, R * R, 3)
         else:
             weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
-            chunk = max(1, pixel_chunk // len(z))  # pixels of each image
+            chunk = max(1, pixel_chunk // len(w))  # pixels of each image
             rgb = _ChunkedSynthesis.apply(self._synthesize, A, coordinates, chunk, *weights)  # (B, R * R, 3)
         return rgb.transpose(1, 2).unflatten(2, (resolution, resolution))  # (B, 3, R, R)
 

@@ -79,7 +79,14 @@ class FeatureMatching(nn.Module):
         class_labels = self._labels(images, class_labels)
         by_latent = self.by == "latent"
         matches = self._choose(z, class_labels) if by_latent else self._match(features.detach(), class_labels)
-        return (features - self.reals[matches].float()).square().sum(dim=1).mean(), matches
+        return self._distance(features, matches), matches
+
+    def distance(self, images: Tensor, matches: Tensor) -> Tensor:
+        """Mean squared distance of images (B, 3, R, R) in [-1, 1] to the real images of indices `matches` (B,)."""
+        return self._distance(self._flatten(self._maps(images)), matches)
+
+    def _distance(self, features: Tensor, matches: Tensor) -> Tensor:
+        return (features - self.reals[matches].float()).square().sum(dim=1).mean()
 
     @torch.no_grad()
     def update_bonus(self, matches: Tensor, class_labels: Tensor | None = None) -> None:

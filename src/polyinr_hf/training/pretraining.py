@@ -1,0 +1,217 @@
+"""Pretraining without a discriminator: a w for each real image, then a mapping network that leads to them.
+
+Generative latent optimisation (Bojanowski et al., Optimizing the Latent Space of Generative Networks, 2018). First,
+each real image has a w of its own, a code, learned together with affine and synthesis levels such that the image comes
+out, by the distance of [`FeatureMatching`]. Then the mapping network and the class embeddings learn to give the code of
+an image for its class and the latents that stand for it. Adversarial training goes on from there. For small datasets:
+each code learns from one image alone.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..data import DecodedRows, image_batches, to_float
+from ..modeling_poly_inr import MappingNetwork
+from .config import Recipe, StageConfig
+from .reporting import save_grid
+from .trainer import Trainer
+
+LR_CODES = 0.03  # w is about 0.5 in size; a code learns once in an epoch
+BETAS_CODES = (0.5, 0.9)  # of the few times before
+MAX_GRADIENT_NORM = 1.0
+FIRST_NUMBER_GAIN = 8  # beside a number of the class
+MAPPING_BATCH, MAPPING_LR = 256, 0.03  # relative to the size of a tensor's numbers
+
+
+class Pretrainer(Trainer):
+    """Learns a code for each real image, and for each export the mapping network; see `scripts/pretrain.py`.
+
+    Stages, exports, checkpoints and `resume` are those of [`Trainer`]. Learning rates fall from those of the recipe to
+    nothing, along half a cosine. Grids show evenly spaced images of the dataset, and what their codes give.
+
+    Args:
+        recipe, output_dir, resume: as in [`Trainer`]; the recipe needs `loss.matching_by: latent`.
+        mapping_steps: optimizer steps of the mapping network, of 256 latents each.
+
+    Raises:
+        ValueError: as in [`Trainer`]; for a recipe without matching by latent; for several processes.
+    """
+
+    def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False, mapping_steps: int = 20_000):
+        by, weight = recipe.loss.matching_by, recipe.loss.matching_weight
+        if by != "latent" or not weight:
+            raise ValueError(
+                f"loss.matching_by: {by!r} with loss.matching_weight {weight}; pretraining needs 'latent' and above 0"
+            )
+        self.mapping_steps = mapping_steps
+        super().__init__(recipe, output_dir, resume)
+
+    def _build_models(self) -> None:
+        super()._build_models()
+        if self.accelerator.num_processes > 1:
+            raise ValueError(f"num_processes: {self.accelerator.num_processes} must be 1: codes are not shared")
+        generator, device = self.generator, self.device
+        options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
+        labels = [
+            torch.zeros(len(images), dtype=torch.long) if those is None else those
+            for images, those in image_batches(self.dataset, 1, 256, **options)
+        ]
+        self.labels = torch.cat(labels).to(device)  # (N,)
+        self.quantiles = class_quantiles(self.labels)  # (N, 2)
+        self.class_labels = None if self.dataset.num_classes is None else self.labels
+        with torch.no_grad():
+            w = generator.mapping(self._draw_latents(torch.Generator().manual_seed(0)), self.class_labels)
+        codes = nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
+        optimizer = torch.optim.SparseAdam(codes.parameters(), lr=LR_CODES, betas=BETAS_CODES)
+        self.codes, self.codes_optimizer = self.accelerator.prepare(codes, optimizer)
+
+    def _draw_latents(self, source: torch.Generator, indices: Tensor | None = None) -> Tensor:
+        """Latents (B, z_dim), each of those that stand for the image of its index; of all images by default."""
+        quantiles = self.quantiles if indices is None else self.quantiles[indices]
+        z = torch.randn(len(quantiles), self.recipe.model.z_dim, generator=source).to(self.device)
+        u = torch.rand(len(quantiles), generator=source).to(self.device)
+        low, high = quantiles.unbind(dim=1)
+        z[:, 0] = torch.special.ndtri((low + u * (high - low)).clamp(1e-6, 1 - 1e-6))
+        return z
+
+    def enter_stage(self, stage: StageConfig) -> "ImageOrder":
+        super().enter_stage(stage)
+        return ImageOrder(len(self.dataset), stage.batch_size, self.recipe.run.seed, self.images_seen)
+
+    def train_step(self, stage: StageConfig, loader: "ImageOrder") -> None:
+        """One step of codes, affine and synthesis levels on the next real images of an epoch's random order."""
+        factor = 0.5 * (1 + math.cos(math.pi * self.images_seen / self.total_images))
+        for optimizer, lr in ((self.G_optimizer, stage.lr_generator), (self.codes_optimizer, LR_CODES)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+        parts = stage.gradient_accumulation_steps
+        for indices in next(loader).to(self.device).chunk(parts):
+            with self.accelerator.autocast():
+                w = self.codes(indices).unsqueeze(1).repeat(1, self.recipe.model.num_levels, 1)  # (B, L, w_dim)
+                images = self.G.from_w(w, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+                distance = self.matching.distance(images, indices)
+                self.accelerator.backward(distance / parts)
+            self.log.add(matching_loss=distance / parts)
+        norm = self.accelerator.clip_grad_norm_(self.generator.parameters(), MAX_GRADIENT_NORM)
+        self.log.add(gradient_norm=norm)
+        self._apply(self.G_optimizer, "generator")
+        self.codes_optimizer.step()
+        self.codes_optimizer.zero_grad(set_to_none=True)
+        self.images_seen += stage.batch_size
+        self.step += 1
+
+    def _shown(self) -> Tensor:
+        """Indices of the images in grids."""
+        number = min(len(self.dataset), self.recipe.run.num_sample_columns**2)
+        return torch.linspace(0, len(self.dataset) - 1, number).round().long()
+
+    def _save_reals(self, resolution: int) -> None:
+        rows = DecodedRows(self.dataset, resolution, self.recipe.data.skip_corrupt)
+        images = to_float(torch.stack([rows[index][0] for index in self._shown().tolist()]))
+        save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / f"reals-{resolution}.png")
+
+    @torch.no_grad()
+    def _save_samples(self, resolution: int) -> None:
+        generator = self.generator
+        w = self.codes(self._shown().to(self.device)).unsqueeze(1).repeat(1, generator.config.num_levels, 1)
+        images = torch.cat([generator.render(A, resolution, resolution) for A in generator.affine(w).split(1)])
+        name = f"kimg-{self.images_seen / 1000:09.3f}.png"
+        save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / name)
+
+    def _export(self) -> None:
+        self.fit_mapping()
+        self.ema.load_state_dict(self.generator.state_dict())
+        super()._export()
+
+    def fit_mapping(self) -> float:
+        """Teaches the mapping network each image's code for the latents that stand for it; sets the mean w of classes.
+
+        Returns the squared error of a w, as a share of the codes' variance.
+        """
+        codes = self.codes.weight.detach()
+        random = torch.Generator().manual_seed(self.recipe.run.seed)
+
+        def batches() -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+            for _ in range(self.mapping_steps):
+                indices = torch.randint(len(codes), (MAPPING_BATCH,), generator=random).to(self.device)
+                labels = None if self.class_labels is None else self.class_labels[indices]
+                yield self._draw_latents(random, indices), labels, codes[indices]
+
+        self._attend_to_first_number()
+        progress = tqdm(batches(), "mapping network", self.mapping_steps, disable=not self.accelerator.is_main_process)
+        error = fit_mapping(self.generator.mapping, progress, self.mapping_steps) / codes.var(dim=0).mean().item()
+        means = torch.zeros_like(self.generator.w_mean).index_add_(0, self.labels, codes)
+        counts = torch.bincount(self.labels, minlength=len(means)).clamp(min=1).unsqueeze(1)
+        self.generator.w_mean.copy_(means / counts)
+        return error
+
+    def _attend_to_first_number(self) -> None:
+        """Starts the mapping network with the one number of z that says which image, large, and none of the others."""
+        weight, z_dim = self.generator.mapping.layers[0].weight.data, self.recipe.model.z_dim
+        first = weight[:, 0] / weight[:, 0].norm()
+        weight[:, 0] = first * FIRST_NUMBER_GAIN * weight[:, -z_dim:].norm(dim=0).max()
+        weight[:, 1:z_dim] = 0
+
+
+def fit_mapping(mapping: MappingNetwork, batches: Iterator[tuple[Tensor, Tensor | None, Tensor]], steps: int) -> float:
+    """Least squares of `mapping(z, class_labels)` to w over `batches` of the three; returns the last tenth's mean.
+
+    Equalised layers are scaled where they are used, so a tensor's learning rate goes with the size of its numbers.
+    """
+    groups = []
+    for module in mapping.modules():
+        weight = getattr(module, "weight", None)
+        if weight is not None:
+            groups.append({"params": list(module.parameters(recurse=False)), "size": weight.detach().std().item()})
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    errors = []
+    for step, (z, class_labels, w) in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = MAPPING_LR * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+        error = F.mse_loss(mapping(z, class_labels), w)
+        error.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        errors.append(error.detach())
+    return torch.stack(errors[-max(1, steps // 10) :]).mean().item()
+
+
+def class_quantiles(labels: Tensor) -> Tensor:
+    """Which latents stand for each image of labels (N,): from and to which quantile of their first number, (N, 2)."""
+    quantiles = torch.empty(len(labels), 2, device=labels.device)
+    for label in labels.unique():
+        members = torch.nonzero(labels == label).flatten()
+        bounds = torch.linspace(0, 1, len(members) + 1, device=labels.device)
+        quantiles[members] = torch.stack([bounds[:-1], bounds[1:]], dim=1)
+    return quantiles
+
+
+class ImageOrder:
+    """Batches of image indices: all images in random order, then again in another; `images_seen` is where to go on."""
+
+    num_skipped = 0
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, images_seen: int = 0):
+        self.num_images, self.batch_size, self.seed, self.images_seen = num_images, batch_size, seed, images_seen
+        self._epoch, self._order = None, None
+
+    def __next__(self) -> Tensor:
+        batch = [self._at(position) for position in range(self.images_seen, self.images_seen + self.batch_size)]
+        self.images_seen += self.batch_size
+        return torch.tensor(batch)
+
+    def _at(self, position: int) -> int:
+        epoch, offset = divmod(position, self.num_images)
+        if epoch != self._epoch:
+            source = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.num_images, generator=source).tolist()
+        return self._order[offset]
+
+    def state_dict(self) -> dict:
+        return {"images_seen": self.images_seen}
