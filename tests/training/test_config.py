@@ -33,8 +33,8 @@ def test_shipped_recipes_are_read(path, tmp_path):
     assert load_recipe(tmp_path / "saved.yaml") == recipe
 
 
-def test_there_are_three_recipes():
-    assert [path.stem for path in CONFIGS] == ["emoji", "ffhq", "imagenet"]
+def test_there_are_four_recipes():
+    assert [path.stem for path in CONFIGS] == ["emoji", "emoji_pretraining", "ffhq", "imagenet"]
 
 
 def test_the_imagenet_recipe_is_the_papers():
@@ -147,6 +147,7 @@ def test_a_bad_override_is_named(minimal, override):
         (["stages.0.lr_generator=0"], r"stages\.0\.lr_generator: 0"),
         (["stages.0.pixel_chunk=0"], r"stages\.0\.pixel_chunk: 0"),
         (["discriminator.batch_norm_group_size=5"], r"discriminator\.batch_norm_group_size: 5 .* 64 images"),
+        (["run.mapping_lr_multiplier=0"], r"run\.mapping_lr_multiplier: 0\.0 must be above 0"),
         (["loss.matching_weight=-1"], r"loss\.matching_weight: -1\.0 must be at least 0"),
         (["loss.matching_by=looks"], r"loss\.matching_by: 'looks' must be one of \('likeness', 'latent'\)"),
         (

@@ -380,6 +380,26 @@ def test_each_stage_has_its_learning_rates(make_recipe, tmp_path, monkeypatch):
     assert rates == [(1e-4, 3e-4)] * 4 + [(5e-5, 2e-4)] * 2
 
 
+def test_the_mapping_network_learns_faster_by_its_multiplier(make_recipe, tmp_path, monkeypatch):
+    """At every stage, and so after a resumption; all parameters are in one of the two groups."""
+    recipe, rates = make_recipe("run.mapping_lr_multiplier=20", "run.checkpoint_every_kimg=0.016"), []
+    trainer = Trainer(recipe, tmp_path)
+    train_step = trainer.train_step
+
+    def watch(*args):
+        mapping, rest = trainer.G_optimizer.param_groups
+        rates.append((mapping["lr"] / rest["lr"], rest["lr"]))
+        train_step(*args)
+
+    monkeypatch.setattr(trainer, "train_step", watch)
+    trainer.train()
+    assert rates == [(20, 1e-4)] * 4 + [(20, 5e-5)] * 2
+    resumed = Trainer(recipe, tmp_path, resume=True)
+    mapping, rest = (group["params"] for group in resumed.G_optimizer.param_groups)
+    assert {id(p) for p in mapping} == {id(p) for p in resumed.generator.mapping.parameters()}
+    assert len(mapping) + len(rest) == len(list(resumed.generator.parameters()))
+
+
 def test_w_mean_follows_each_class(make_recipe, tmp_path):
     trainer = Trainer(make_recipe("run.w_mean_decay=0.0", "stages.1.kimg=0.0001"), tmp_path)
     trainer.train()

@@ -98,6 +98,7 @@ class RunConfig:
     compile: bool = False
     adam_betas: tuple[float, float] = (0.0, 0.99)
     adam_eps: float = 1e-8
+    mapping_lr_multiplier: float = 1.0  # of lr_generator, for the mapping network and the class embeddings
     ema_half_life_kimg: float | None = None  # batch_size * 10 / 32 by default
     ema_ramp_up: float | None = 0.05  # the half-life is at most this share of the images seen; null: no ramp-up
     w_mean_decay: float = 0.998
@@ -195,6 +196,8 @@ def check_recipe(recipe: Recipe) -> None:
     for name in ("sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg"):
         if not getattr(run, name) > 0:
             raise ValueError(f"run.{name}: {getattr(run, name)} must be above 0")
+    if not run.mapping_lr_multiplier > 0:
+        raise ValueError(f"run.mapping_lr_multiplier: {run.mapping_lr_multiplier} must be above 0")
     if run.push_to_hub:
         _check_repo_id(run.hub_model_id)
     _check_data_and_networks(recipe)

@@ -139,7 +139,7 @@ class Trainer:
         self.G, self.D, self.G_optimizer, self.D_optimizer = accelerator.prepare(
             ImageGenerator(generator, recipe.run.compile),
             discriminator,
-            torch.optim.Adam(generator.parameters(), **adam),
+            torch.optim.Adam(self._generator_groups(generator), **adam),
             torch.optim.Adam(discriminator.trainable_parameters(), **adam),
         )
         accelerator.register_for_checkpointing(self.ema)
@@ -147,6 +147,15 @@ class Trainer:
             accelerator.register_for_checkpointing(self.matching)
         self.generator = accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
         self.discriminator = accelerator.unwrap_model(self.D, keep_torch_compile=True)
+
+    def _generator_groups(self, generator: PolyINRGenerator) -> list[dict]:
+        """The generator's parameters by learning rate: of the mapping network, and of the rest."""
+        multiplier = self.recipe.run.mapping_lr_multiplier
+        if multiplier == 1:
+            return [{"params": list(generator.parameters())}]
+        mapping = list(generator.mapping.parameters())
+        rest = [p for name, p in generator.named_parameters() if not name.startswith("mapping.")]
+        return [{"params": mapping, "lr_multiplier": multiplier}, {"params": rest}]
 
     def _build_classifier(self, num_classes: int | None) -> nn.Module | None:
         """The classifier that guides the generator, None if the recipe has none."""
@@ -272,7 +281,7 @@ class Trainer:
         """The stage's loader; sets the stage's learning rates and saves a grid of its reals."""
         for optimizer, lr in ((self.G_optimizer, stage.lr_generator), (self.D_optimizer, stage.lr_discriminator)):
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_multiplier", 1)
         data = self.recipe.data
         arguments = {
             "seed": self.recipe.run.seed,
