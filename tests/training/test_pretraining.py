@@ -154,3 +154,19 @@ def test_the_script_says_what_is_wrong_in_a_line(recipe_file, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_script(recipe_file, "--output", tmp_path / "run", *MATCHING, "--mapping_steps", 0)
     assert "--mapping_steps" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused_before_anything_is_built(make_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    monkeypatch.setattr(Trainer, "_build_models", lambda self: pytest.fail("built"))
+    with pytest.raises(ValueError, match="num_processes: 2 must be 1"):
+        Pretrainer(make_recipe(*MATCHING), tmp_path)
+
+
+def test_a_second_export_goes_on_from_the_first_ones_mapping_network(pretrained):
+    """Fitted again it is about as near, without classes in the way of the number that says which image."""
+    pretrainer, _ = pretrained
+    weight = pretrainer.generator.mapping.layers[0].weight
+    norm = weight[:, 0].norm().item()
+    assert pretrainer.fit_mapping() < 0.25
+    assert weight[:, 0].norm().item() < 2 * norm

@@ -53,9 +53,9 @@ class Pretrainer(Trainer):
         super().__init__(recipe, output_dir, resume)
 
     def _build_models(self) -> None:
-        super()._build_models()
         if self.accelerator.num_processes > 1:
             raise ValueError(f"num_processes: {self.accelerator.num_processes} must be 1: codes are not shared")
+        super()._build_models()
         generator, device = self.generator, self.device
         options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
         labels = [
@@ -70,6 +70,7 @@ class Pretrainer(Trainer):
         codes = nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
         optimizer = torch.optim.SparseAdam(codes.parameters(), lr=LR_CODES, betas=BETAS_CODES)
         self.codes, self.codes_optimizer = self.accelerator.prepare(codes, optimizer)
+        self._attend_to_first_number()
 
     def _draw_latents(self, source: torch.Generator, indices: Tensor | None = None) -> Tensor:
         """Latents (B, z_dim), each of those that stand for the image of its index; of all images by default."""
@@ -93,8 +94,7 @@ class Pretrainer(Trainer):
         parts = stage.gradient_accumulation_steps
         for indices in next(loader).to(self.device).chunk(parts):
             with self.accelerator.autocast():
-                w = self.codes(indices).unsqueeze(1).repeat(1, self.recipe.model.num_levels, 1)  # (B, L, w_dim)
-                images = self.G.from_w(w, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+                images = self.G.from_w(self._w(indices), stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
                 distance = self.matching.distance(images, indices)
                 self.accelerator.backward(distance / parts)
             self.log.add(matching_loss=distance / parts)
@@ -105,6 +105,10 @@ class Pretrainer(Trainer):
         self.codes_optimizer.zero_grad(set_to_none=True)
         self.images_seen += stage.batch_size
         self.step += 1
+
+    def _w(self, indices: Tensor) -> Tensor:
+        """Codes of images, (B, L, w_dim)."""
+        return self.codes(indices).unsqueeze(1).repeat(1, self.recipe.model.num_levels, 1)
 
     def _shown(self) -> Tensor:
         """Indices of the images in grids."""
@@ -117,12 +121,9 @@ class Pretrainer(Trainer):
         save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / f"reals-{resolution}.png")
 
     @torch.no_grad()
-    def _save_samples(self, resolution: int) -> None:
-        generator = self.generator
-        w = self.codes(self._shown().to(self.device)).unsqueeze(1).repeat(1, generator.config.num_levels, 1)
-        images = torch.cat([generator.render(A, resolution, resolution) for A in generator.affine(w).split(1)])
-        name = f"kimg-{self.images_seen / 1000:09.3f}.png"
-        save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / name)
+    def _sample(self, resolution: int) -> Tensor:
+        A = self.generator.affine(self._w(self._shown().to(self.device)))  # (B, L, n, 3)
+        return torch.cat([self.generator.render(part, resolution, resolution) for part in A.split(1)])
 
     def _export(self) -> None:
         self.fit_mapping()
@@ -143,9 +144,9 @@ class Pretrainer(Trainer):
                 labels = None if self.class_labels is None else self.class_labels[indices]
                 yield self._draw_latents(random, indices), labels, codes[indices]
 
-        self._attend_to_first_number()
         progress = tqdm(batches(), "mapping network", self.mapping_steps, disable=not self.accelerator.is_main_process)
         error = fit_mapping(self.generator.mapping, progress, self.mapping_steps) / codes.var(dim=0).mean().item()
+        progress.write(f"the mapping network leaves {error:.3f} of the codes' variance")
         means = torch.zeros_like(self.generator.w_mean).index_add_(0, self.labels, codes)
         counts = torch.bincount(self.labels, minlength=len(means)).clamp(min=1).unsqueeze(1)
         self.generator.w_mean.copy_(means / counts)

@@ -466,8 +466,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         columns = self.recipe.run.num_sample_columns
-        images = sample_images(self.ema, resolution, columns)
-        save_grid(images, columns, self.output_dir / "samples" / f"kimg-{self.images_seen / 1000:09.3f}.png")
+        save_grid(
+            self._sample(resolution), columns, self.output_dir / "samples" / f"kimg-{self.images_seen / 1000:09.3f}.png"
+        )
+
+    def _sample(self, resolution: int) -> Tensor:
+        """The images of a grid, (B, 3, R, R) in [-1, 1]."""
+        return sample_images(self.ema, resolution, self.recipe.run.num_sample_columns)
 
     def _export(self) -> None:
         """The running-mean generator as a pipeline folder, with the recipe inside."""
