@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.training.loop import TrainingLoop
 from polyinr_hf.training.pretraining import ImageOrder, Pretrainer, class_quantiles, fit_mapping
 from polyinr_hf.training.trainer import Trainer
 
@@ -84,6 +85,31 @@ def test_adversarial_training_goes_on_from_an_export(pretrained, make_recipe, tm
         assert torch.equal(ours[name], values), name
 
 
+def test_a_deeper_mapping_network_starts_from_what_the_source_gives(pretrained, make_recipe, tmp_path):
+    """Codes are the source's w, the rest of the model its weights; the layers to be fitted are new."""
+    _, folder = pretrained
+    (export,) = (folder / "exports").iterdir()
+    source = PolyINRPipeline.from_pretrained(export).generator
+    pretrainer = Pretrainer(make_recipe(*MATCHING, f"run.init_from={export}", "model.num_mapping_layers=5"), tmp_path)
+    z = pretrainer._draw_latents(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(pretrainer.codes.weight, source.map(z, pretrainer.labels)[:, 0])
+    ours = pretrainer.generator.state_dict()
+    for name, values in source.state_dict().items():
+        assert name.startswith(("mapping.layers", "mapping.class_projection")) or torch.equal(ours[name], values), name
+    assert len(pretrainer.generator.mapping.layers) == 5
+
+
+def test_only_pretraining_may_change_the_depth_of_the_mapping_network(pretrained, make_recipe, tmp_path):
+    _, folder = pretrained
+    (export,) = (folder / "exports").iterdir()
+    overrides = (*MATCHING, f"run.init_from={export}", "model.num_mapping_layers=5")
+    with pytest.raises(ValueError, match=r"model\.num_mapping_layers: 5 does not fit run\.init_from .*, which has 2"):
+        Trainer(make_recipe(*overrides), tmp_path / "adversarial")
+    with pytest.raises(ValueError, match=r"model\.num_mapping_layers: 5 does not fit"):  # nor with other classes, too
+        Pretrainer(make_recipe(*overrides, "run.new_classes=true"), tmp_path / "pretrained")
+
+
 @pytest.mark.parametrize("dataset", ["labelled_images", "unlabelled_images"])
 def test_a_stopped_run_resumes_where_it_was(make_recipe, tmp_path, request, dataset):
     """Weights, codes and order of images are as if it had not been stopped; without classes as well."""
@@ -158,7 +184,7 @@ def test_the_script_says_what_is_wrong_in_a_line(recipe_file, tmp_path, capsys):
 
 def test_several_processes_are_refused_before_anything_is_built(make_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    monkeypatch.setattr(Trainer, "_build_models", lambda self: pytest.fail("built"))
+    monkeypatch.setattr(TrainingLoop, "_build_models", lambda self: pytest.fail("built"))
     with pytest.raises(ValueError, match="num_processes: 2 must be 1"):
         Pretrainer(make_recipe(*MATCHING), tmp_path)
 

@@ -97,7 +97,7 @@ def test_emoji_recipe_takes_steps(labelled_images, tmp_path):
 @pytest.mark.parametrize("embeddings", ["random", "computed"])
 def test_feature_networks_without_weights_are_named(labelled_images, tmp_path, monkeypatch, embeddings):
     """Before class embeddings are computed, which may take hours."""
-    computed = "polyinr_hf.training.trainer.compute_class_embeddings"
+    computed = "polyinr_hf.training.loop.compute_class_embeddings"
     monkeypatch.setattr(computed, lambda *args, **kwargs: pytest.fail("class embeddings were computed first"))
     monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no network")))
     arguments = [*TINY, f"data.dataset={labelled_images}", f"run.class_embeddings={embeddings}"]

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from ..data import DecodedRows, image_batches, to_float
 from ..modeling_poly_inr import MappingNetwork
 from .config import Recipe, StageConfig
+from .loop import TrainingLoop
 from .reporting import save_grid
-from .trainer import Trainer
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code learns once in an epoch
 BETAS_CODES = (0.5, 0.9)  # of the few times before
@@ -29,19 +29,22 @@ FIRST_NUMBER_GAIN = 8  # beside a number of the class
 MAPPING_BATCH, MAPPING_LR = 256, 0.03  # relative to the size of a tensor's numbers
 
 
-class Pretrainer(Trainer):
+class Pretrainer(TrainingLoop):
     """Learns a code for each real image, and for each export the mapping network; see `scripts/pretrain.py`.
 
-    Stages, exports, checkpoints and `resume` are those of [`Trainer`]. Learning rates fall from those of the recipe to
-    nothing, along half a cosine. Grids show evenly spaced images of the dataset, and what their codes give.
+    Stages, exports, checkpoints and `resume` are those of [`TrainingLoop`], but `run.init_from` may have another number
+    of mapping layers: codes start from what they give. Learning rates fall from those of the recipe to nothing, along
+    half a cosine. Grids show evenly spaced images of the dataset, and what their codes give.
 
     Args:
-        recipe, output_dir, resume: as in [`Trainer`]; the recipe needs `loss.matching_by: latent`.
+        recipe, output_dir, resume: as in [`TrainingLoop`]; the recipe needs `loss.matching_by: latent`.
         mapping_steps: optimizer steps of the mapping network, of 256 latents each.
 
     Raises:
-        ValueError: as in [`Trainer`]; for a recipe without matching by latent; for several processes.
+        ValueError: as in [`TrainingLoop`]; for a recipe without matching by latent; for several processes.
     """
+
+    fits_mapping = True
 
     def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False, mapping_steps: int = 20_000):
         by, weight = recipe.loss.matching_by, recipe.loss.matching_weight
@@ -65,8 +68,12 @@ class Pretrainer(Trainer):
         self.labels = torch.cat(labels).to(device)  # (N,)
         self.quantiles = class_quantiles(self.labels)  # (N, 2)
         self.class_labels = None if self.dataset.num_classes is None else self.labels
+        first, depth = generator, generator.config.num_mapping_layers
+        if self.source is not None and self.source.generator.config.num_mapping_layers != depth:
+            first = self.source.generator.to(device)
         with torch.no_grad():
-            w = generator.mapping(self._draw_latents(torch.Generator().manual_seed(0)), self.class_labels)
+            z = self._draw_latents(torch.Generator().manual_seed(0))[:, : first.config.z_dim]
+            w = first.mapping(z, self.class_labels)
         codes = nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
         optimizer = torch.optim.SparseAdam(codes.parameters(), lr=LR_CODES, betas=BETAS_CODES)
         self.codes, self.codes_optimizer = self.accelerator.prepare(codes, optimizer)
