@@ -33,8 +33,8 @@ def test_shipped_recipes_are_read(path, tmp_path):
     assert load_recipe(tmp_path / "saved.yaml") == recipe
 
 
-def test_there_are_four_recipes():
-    assert [path.stem for path in CONFIGS] == ["emoji", "emoji_pretraining", "ffhq", "imagenet"]
+def test_these_recipes_are_shipped():
+    assert [path.stem for path in CONFIGS] == ["emoji", "emoji_names", "emoji_pretraining", "ffhq", "imagenet"]
 
 
 def test_the_imagenet_recipe_is_the_papers():

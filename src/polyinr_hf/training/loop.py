@@ -189,7 +189,7 @@ class TrainingLoop:
         if self.recipe.run.class_embeddings == "random":
             return torch.randn(num_classes, self.recipe.model.class_embed_dim)
         data, weights = self.recipe.data, self.recipe.discriminator.feature_weights.get(CLASS_EMBEDDING_NETWORK)
-        with self.accelerator.main_process_first():
+        with self.accelerator.main_process_first(), self.accelerator.autocast():
             return compute_class_embeddings(
                 self.dataset,
                 self.output_dir / "class_embeddings.safetensors",
