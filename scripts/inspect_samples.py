@@ -4,7 +4,10 @@
 
 Images are compared by the features of EfficientNet-lite0. The figure shows a sample of each class, or of some if they
 are too many, with its nearest training images to the right; the table, in Markdown, how varied each class is beside the
-real images.
+real images. Of few samples, all may be alike by chance: measure the least varied classes again, with dozens each.
+
+    python scripts/inspect_samples.py --pipeline pretrained/poly-inr-emoji --dataset data/emoji-64 \\
+        --label_column name --class ribbon skull --num_samples 120
 """
 
 import argparse
@@ -25,6 +28,7 @@ def parse_args(argv=None):
     parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
     parser.add_argument("--split", default="train", help="of the dataset (default: train)")
     parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
+    parser.add_argument("--class", nargs="+", metavar="NAME", help="measure and show these alone")
     parser.add_argument("--num_samples", type=int, default=2000, help="to measure variety with (default: 2,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
     parser.add_argument("--num_rows", type=int, default=12, help="samples in the figure (default: 12)")
@@ -68,8 +72,13 @@ def run(args) -> None:
     dataset = load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
     resolution = args.resolution or pipeline.generator.config.sample_size
     real = DatasetSource(dataset, resolution)
+    frequencies = class_frequencies(dataset)
+    if chosen := vars(args)["class"]:
+        if unknown := sorted(set(chosen) - set(dataset.id2label.values())):
+            raise ValueError(f"--class: {unknown} are not names of the dataset's classes")
+        frequencies[[key for key, name in dataset.id2label.items() if name not in chosen]] = 0
     sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}
-    samples = PipelineSource(pipeline, args.num_samples, class_frequencies(dataset), **sampling)
+    samples = PipelineSource(pipeline, args.num_samples, frequencies, **sampling)
     extraction = Evaluator(real, ["fd_lite0"], dtype=args.dtype).extraction
     layers = {name: extractor.features_list for name, extractor in extraction.extractors.items()}
     (real_features,), (features,) = (

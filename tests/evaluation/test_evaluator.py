@@ -204,9 +204,16 @@ def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, 
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split(" | ")[0] == min(ratios, key=ratios.get) and not lines[3]
 
+    script.main([*common, "--class", "b", "--num_rows", "2", "--output", str(tmp_path / "near.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[2] == "" for line in lines[2:4]] == [True, False]
+    assert lines[5].startswith("ratios of 1 classes")
+    assert Image.open(tmp_path / "near.png").height == 8  # a row, of the one class
+
     make_pipeline(None).save_pretrained(tmp_path / "unconditional")
     for wrong, message in (
         (["--pipeline", str(tmp_path / "unconditional")], "has no classes"),
+        (["--class", "a", "c"], "--class: \\['c'\\] are not names"),
         (["--num_neighbours", "11"], "k: 11 given, 1..10"),
         (["--num_rows", "0"], "--num_rows: 0"),
     ):

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.training import trainer as trainer_module
+from polyinr_hf.training import loop
 from polyinr_hf.training.checkpoints import find_damage
 from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.trainer import Trainer
@@ -421,7 +421,7 @@ def test_guidance_pulls_from_its_resolution_on(make_recipe, tmp_path, monkeypatc
         def forward(self, images):
             return images.mean(dim=(2, 3))  # (B, 3)
 
-    monkeypatch.setattr(trainer_module, "build_classifier", lambda *args: Classifier())
+    monkeypatch.setattr(loop, "build_classifier", lambda *args: Classifier())
     overrides = ["loss.guidance_weight=2", "loss.guidance_start_resolution=24"]
     Trainer(make_recipe(*overrides), tmp_path).train()
     lines = read_log(tmp_path)
@@ -496,6 +496,6 @@ def test_classes_that_do_not_match_init_from(undisturbed, make_recipe, unlabelle
 
 
 def test_a_batch_that_processes_cannot_share(make_recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module.Accelerator, "num_processes", 3)
+    monkeypatch.setattr(loop.Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match=r"stages\.0\.batch_size: 4 .* gradient_accumulation_steps 1 x 3 processes"):
         Trainer(make_recipe(), tmp_path)
