@@ -58,14 +58,9 @@ def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2labe
     """
     state = pipeline.generator.state_dict()
     if pipeline.generator.config.num_mapping_layers != generator.config.num_mapping_layers:
-        own = {f"mapping.{name}": tensor for name, tensor in generator.mapping.state_dict().items()}
-        own.pop("mapping.embedding.weight", None)
-        others = {
-            name: tensor
-            for name, tensor in state.items()
-            if not name.startswith(("mapping.layers", "mapping.class_projection"))
-        }
-        generator.load_state_dict(others | own)
+        fitted = ("mapping.layers", "mapping.class_projection")
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(fitted)}
+        generator.load_state_dict(generator.state_dict() | kept)
         return
     if not _has_same_classes(generator, pipeline, id2label):
         mine = generator.state_dict()

@@ -3,6 +3,7 @@
 import copy
 import logging
 import signal
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss"}
 
 
-class TrainingLoop:
+class TrainingLoop(ABC):
     """A run by a recipe; what a step does is [`Trainer`]'s, or [`Pretrainer`]'s.
 
     Everything that can be wrong with a recipe raises ValueError here, before the first step.
@@ -300,9 +301,9 @@ class TrainingLoop:
         micro_batch_size = stage.batch_size // stage.gradient_accumulation_steps
         return make_loader(self.dataset, stage.resolution, micro_batch_size, **arguments, **state)
 
+    @abstractmethod
     def train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
         """One step: moves weights, `images_seen` and `step`, adds to `log`."""
-        raise NotImplementedError
 
     def _apply(self, optimizer, name: str) -> None:
         if self.accelerator.scaler is not None:
