@@ -28,7 +28,7 @@ def parse_args(argv=None):
     parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
     parser.add_argument("--split", default="train", help="of the dataset (default: train)")
     parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
-    parser.add_argument("--class", nargs="+", metavar="NAME", help="measure and show these alone")
+    parser.add_argument("--class", dest="class_labels", nargs="+", metavar="NAME", help="measure and show these alone")
     parser.add_argument("--num_samples", type=int, default=2000, help="to measure variety with (default: 2,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
     parser.add_argument("--num_rows", type=int, default=12, help="samples in the figure (default: 12)")
@@ -72,11 +72,12 @@ def run(args) -> None:
     dataset = load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
     resolution = args.resolution or pipeline.generator.config.sample_size
     real = DatasetSource(dataset, resolution)
-    frequencies = class_frequencies(dataset)
-    if chosen := vars(args)["class"]:
-        if unknown := sorted(set(chosen) - set(dataset.id2label.values())):
+    frequencies, id2label = class_frequencies(dataset), dataset.id2label
+    if args.class_labels:
+        if unknown := sorted(set(args.class_labels) - set(id2label.values())):
             raise ValueError(f"--class: {unknown} are not names of the dataset's classes")
-        frequencies[[key for key, name in dataset.id2label.items() if name not in chosen]] = 0
+        id2label = {key: name for key, name in id2label.items() if name in args.class_labels}
+        frequencies[[key for key in range(len(frequencies)) if key not in id2label]] = 0
     sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}
     samples = PipelineSource(pipeline, args.num_samples, frequencies, **sampling)
     extraction = Evaluator(real, ["fd_lite0"], dtype=args.dtype).extraction
@@ -89,7 +90,7 @@ def run(args) -> None:
     indices = nearest_neighbours(features[shown], real_features, args.num_neighbours)[1]
     images = torch.cat([samples.load(i, i + 1) for i in shown.tolist()])
     neighbours_figure(images, real, indices, args.output)
-    diversity = class_diversity(features, samples.labels, real_features, class_ids(dataset), dataset.id2label)
+    diversity = class_diversity(features, samples.labels, real_features, class_ids(dataset), id2label)
     print(format_diversity(diversity, args.num_classes))
     print(args.output)
 

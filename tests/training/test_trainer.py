@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.training import loop
 from polyinr_hf.training.checkpoints import find_damage
+from polyinr_hf.training.class_embeddings import compute_class_embeddings
 from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.trainer import Trainer
 
@@ -456,6 +457,13 @@ def test_class_embeddings_start_both_networks(make_recipe, tmp_path):
     assert torch.equal(head.class_embedding.weight, embedding)
     assert embedding.requires_grad
     assert head.class_embedding.weight.requires_grad
+
+
+def test_class_embeddings_are_computed_in_float32(make_recipe, tmp_path):
+    """Whatever the run's precision: they are computed once, and bfloat16 would move these by a twelfth."""
+    trainer = Trainer(make_recipe("run.class_embeddings=computed", "run.mixed_precision=bf16"), tmp_path)
+    expected = compute_class_embeddings(trainer.dataset, tmp_path / "again.safetensors")
+    torch.testing.assert_close(trainer.generator.mapping.embedding.weight.data, expected)
 
 
 def test_bfloat16_trains(make_recipe, tmp_path):

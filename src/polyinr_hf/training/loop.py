@@ -71,6 +71,7 @@ class TrainingLoop(ABC):
         self.device = self.accelerator.device
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._build_models()
+        del self.source  # a whole model, of use while building
         self.images_seen, self.step = 0, 0
         self.loader_state: dict = {}
         if resume:
@@ -190,7 +191,7 @@ class TrainingLoop(ABC):
         if self.recipe.run.class_embeddings == "random":
             return torch.randn(num_classes, self.recipe.model.class_embed_dim)
         data, weights = self.recipe.data, self.recipe.discriminator.feature_weights.get(CLASS_EMBEDDING_NETWORK)
-        with self.accelerator.main_process_first(), self.accelerator.autocast():
+        with self.accelerator.main_process_first():
             return compute_class_embeddings(
                 self.dataset,
                 self.output_dir / "class_embeddings.safetensors",
