@@ -39,7 +39,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"polyinr_hf": ["model_card.md.jinja"]},
+    package_data={"polyinr_hf.hub": ["model_card.md.jinja"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",

@@ -22,8 +22,7 @@ import torch
 from diffusers.utils import make_image_grid
 from tqdm import tqdm
 
-from polyinr_hf import editing
-from polyinr_hf.arguments import (
+from arguments import (
     CallbackProgress,
     add_image_arguments,
     add_pipeline_arguments,
@@ -32,8 +31,10 @@ from polyinr_hf.arguments import (
     parse_class,
     seeds_of,
 )
+from polyinr_hf.editing import interpolation as editing
+from polyinr_hf.editing.extents import detail, interpolate_extents
+from polyinr_hf.editing.films import check_film, draw_frames, save_film
 from polyinr_hf.files import check_new_folder, replace_folder
-from polyinr_hf.films import check_film, detail, draw_frames, interpolate_extents, save_film
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 SIDES = ("TOP", "LEFT", "BOTTOM", "RIGHT")
@@ -99,7 +100,7 @@ def zoom(args) -> None:
 
 def heatmap(args) -> None:
     """What each level sees (figure 3), and below it the image if the levels after it passed everything through."""
-    from polyinr_hf.analysis import level_figure
+    from polyinr_hf.editing.levels import level_figure
 
     check_film(args.output, suffixes=[".png"])
     pipe = load_pipeline(args)
@@ -117,7 +118,8 @@ def invert(args) -> None:
 
     An interrupted run goes on where it stopped when it is started again with the same arguments.
     """
-    from polyinr_hf.inversion import invert, load_photo
+    from polyinr_hf.images import load_photo
+    from polyinr_hf.inversion.inversion import invert
 
     twice = [stem for stem, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
@@ -150,8 +152,9 @@ def invert(args) -> None:
 
 def tune(args) -> None:
     """Pivotal tuning: the weights, changed around one inverted image; a pipeline folder with its affine parameters."""
-    from polyinr_hf.inversion import load_affine_parameters, load_photo
-    from polyinr_hf.tuning import tune
+    from polyinr_hf.images import load_photo
+    from polyinr_hf.inversion.result import load_affine_parameters
+    from polyinr_hf.inversion.tuning import tune
 
     check_new_folder(args.output)
     image, A = load_photo(args.image), load_affine_parameters(args.parameters)
@@ -170,7 +173,7 @@ def tune(args) -> None:
 
 def fitting_options(args, *names: str) -> dict:
     """Those that were given, so that the defaults are the functions' own."""
-    from polyinr_hf.inversion import load_photo
+    from polyinr_hf.images import load_photo
 
     names += ("num_steps", "lr", "num_pixels", "backbone", "weights", "precision")
     options = {name: getattr(args, name) for name in names}

@@ -18,8 +18,8 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
+from arguments import add_pipeline_arguments, load_pipeline, parse_class, parse_seeds
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.arguments import add_pipeline_arguments, load_pipeline, parse_class, parse_seeds
 
 
 def parse_args(argv=None):

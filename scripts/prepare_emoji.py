@@ -9,7 +9,7 @@ The defaults are the standard set: 3,093 images of six groups from three sets. T
 import argparse
 import sys
 
-from polyinr_hf.emoji import (
+from polyinr_hf.data.emoji import (
     EMOJI_SETS,
     LABELS,
     STANDARD_GROUPS,

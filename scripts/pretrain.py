@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         from polyinr_hf.training.pretraining import (
-            Pretrainer,
-        )  # torch, timm and datasets: after the recipe's own mistakes
+            Pretrainer,  # torch, timm and datasets: after the recipe's own mistakes
+        )
 
         trainer = Pretrainer(recipe, arguments.output, arguments.resume, arguments.mapping_steps)
     except (ValueError, OSError) as error:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from settings import MAX_PHOTOS, MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from torch import Tensor
 
-from polyinr_hf.inversion import load_photo
+from polyinr_hf.images import load_photo
 
 SCRIPT_MARKS = (b"<script", b"<!doctype html", b"<?php", b"<!entity")
 PDF_MARK, PDF_HEAD = b"%PDF-", 1024  # a PDF may begin anywhere in its first bytes

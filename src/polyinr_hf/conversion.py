@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polyinr_hf.modeling_poly_inr import PolyINRGenerator
-from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
+from .modeling_poly_inr import PolyINRGenerator
+from .pipeline_poly_inr import PolyINRPipeline
 
 
 class UnsafePickleError(pickle.UnpicklingError, ValueError):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.data import ImageDataset
+from polyinr_hf.data.dataset import ImageDataset
 from polyinr_hf.evaluation import Evaluator, PipelineSource, TensorSource, evaluate, truncation_sweep
 from polyinr_hf.evaluation.extractors import lpips_weights
 from polyinr_hf.evaluation.path_length import perceptual_path_length

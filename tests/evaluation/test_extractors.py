@@ -11,7 +11,7 @@ from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS, VGG16f
 
 from polyinr_hf.evaluation import extractors
 from polyinr_hf.evaluation.extractors import find_weights, load_extractor, lpips_weights, weights_digest
-from polyinr_hf.training.feature_networks import load_backbone
+from polyinr_hf.feature_networks import load_backbone
 
 
 @pytest.fixture(scope="module")

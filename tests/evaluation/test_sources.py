@@ -8,15 +8,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.data import ImageDataset, preprocess_image
-from polyinr_hf.evaluation.sources import (
-    DatasetSource,
-    PipelineSource,
-    TensorSource,
-    class_frequencies,
-    class_ids,
-    to_uint8,
-)
+from polyinr_hf.data.dataset import ImageDataset
+from polyinr_hf.evaluation.sources import DatasetSource, PipelineSource, TensorSource, class_frequencies, class_ids
+from polyinr_hf.images import preprocess_image, to_uint8
 
 FREQUENCIES = np.array([1, 0, 3])
 

@@ -6,7 +6,8 @@ from PIL import Image
 from settings import MAX_COUNT, MAX_DRAWN, MAX_ENCODED, MAX_FRAMES, SIZES
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.editing import encode_seeds, mix_levels
+from polyinr_hf.editing.interpolation import encode_seeds
+from polyinr_hf.editing.style_mixing import mix_levels
 
 CAT_TO_TREE = {"class_label": "cat", "seed": 3, "truncation_psi": 1.0, "second_class_label": "tree", "second_seed": 8}
 ONE = {"class_label": "dog", "seed": 5, "truncation_psi": 0.8}

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from polyinr_hf.data import image_batches, load_image_dataset, to_float
+from polyinr_hf.data.dataset import image_batches, load_image_dataset
+from polyinr_hf.feature_networks import load_feature_network
+from polyinr_hf.images import to_float
 from polyinr_hf.training import class_embeddings
 from polyinr_hf.training.class_embeddings import compute_class_embeddings
-from polyinr_hf.training.feature_networks import load_feature_network
 
 
 class Stopped(Exception):

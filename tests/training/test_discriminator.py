@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.training.augmentation import DiffAugment, gaussian_blur
 from polyinr_hf.training.discriminator import (
     FEATURE_NETWORKS,
@@ -18,7 +19,6 @@ from polyinr_hf.training.discriminator import (
     RandomProjection,
     RandomTaps,
 )
-from polyinr_hf.training.feature_networks import load_feature_network
 from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
 
 LITE0 = "tf_efficientnet_lite0"

@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
-from polyinr_hf.data import image_batches, load_image_dataset, to_float
-from polyinr_hf.training.feature_networks import load_feature_network
+from polyinr_hf.data.dataset import image_batches, load_image_dataset
+from polyinr_hf.feature_networks import load_feature_network
+from polyinr_hf.images import to_float
 from polyinr_hf.training.matching import FeatureMatching
 from polyinr_hf.training.reporting import plot_log
 from polyinr_hf.training.trainer import Trainer

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from polyinr_hf import PolyINRGenerator
-from polyinr_hf.training.reporting import TrainingLog, plot_log, sample_images, save_grid
+from polyinr_hf.images import sample_images, save_grid
+from polyinr_hf.training.reporting import TrainingLog, plot_log
 
 
 @pytest.fixture

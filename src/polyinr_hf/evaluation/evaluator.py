@@ -7,11 +7,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from polyinr_hf.evaluation.extractors import load_extractor
-from polyinr_hf.evaluation.features import Extraction
-from polyinr_hf.evaluation.metrics import check_image_counts, check_metric_names, compute_metrics, layers_of
-from polyinr_hf.evaluation.path_length import perceptual_path_length
-from polyinr_hf.evaluation.sources import UPSAMPLING_MODES, DatasetSource, PipelineSource, class_frequencies
+from .extractors import load_extractor
+from .features import Extraction
+from .metrics import check_image_counts, check_metric_names, compute_metrics, layers_of
+from .path_length import perceptual_path_length
+from .sources import UPSAMPLING_MODES, DatasetSource, PipelineSource, class_frequencies
 
 DTYPES = ("float32", "bfloat16")
 

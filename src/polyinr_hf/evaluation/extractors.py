@@ -22,8 +22,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.sample_similarity_lpips import URL_VGG16_LPIPS
 from torchvision.models import VGG16_Weights
 
-from polyinr_hf.data import to_float
-from polyinr_hf.training.feature_networks import load_feature_network
+from ..feature_networks import load_feature_network
+from ..images import to_float
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from polyinr_hf.evaluation.extractors import weights_digest
-from polyinr_hf.evaluation.metrics import FeatureSet
-from polyinr_hf.files import replace_file
+from ..files import replace_file
+from .extractors import weights_digest
+from .metrics import FeatureSet
 
 CACHE_VERSION = 1
 CHUNK_SIZE = 512  # images; fixed, so that any number of processes computes the same

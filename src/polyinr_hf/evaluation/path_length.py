@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch_fidelity.generative_model_modulewrapper import GenerativeModelModuleWrapper
 from torch_fidelity.metric_ppl import KEY_METRIC_PPL_RAW, calculate_ppl
 
-from polyinr_hf.evaluation.extractors import lpips_weights
-from polyinr_hf.evaluation.sources import PipelineSource
+from .extractors import lpips_weights
+from .sources import PipelineSource
 
 
 class _Renderer(nn.Module):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
-from polyinr_hf.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES
-from polyinr_hf.files import replace_file
+from ..files import replace_file
+from .metrics import LOWER_IS_BETTER, METRIC_NAMES
 
 METRIC_TITLES = {
     "fid": "FID",

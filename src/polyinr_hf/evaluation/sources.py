@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from polyinr_hf.evaluation.extractors import weights_digest
+from ..images import to_uint8
+from .extractors import weights_digest
 
 UPSAMPLING_MODES = ("nearest", "bilinear", "bicubic")
 
@@ -190,14 +191,3 @@ def class_ids(dataset):
     values = dataset.dataset.with_format("arrow")[:][dataset.label_column].to_pylist()
     ids = {name: key for key, name in dataset.id2label.items()}
     return np.array([ids[value] if isinstance(value, str) else value for value in values], dtype=np.int64)
-
-
-def to_uint8(images: Tensor, what: str) -> Tensor:
-    """Images in [0, 1] -> uint8, rounded; what lies outside is clipped.
-
-    Raises:
-        ValueError: NaN or infinity.
-    """
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{what}: there are NaN or infinite pixels")
-    return images.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data import ImageDataset, image_batches, to_float
+from ..data.dataset import ImageDataset, image_batches
+from ..feature_networks import load_feature_network
 from ..files import replace_file
+from ..images import to_float
 from .config import CLASS_EMBEDDING_NETWORK
-from .feature_networks import load_feature_network
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..feature_networks import FeatureNetwork, load_feature_network
 from ..modeling_poly_inr import EqualizedLinear
 from .augmentation import DiffAugment, gaussian_blur
-from .feature_networks import FeatureNetwork, load_feature_network
 
 FEATURE_NETWORKS = ("deit_base_distilled_patch16_224", "tf_efficientnet_lite0")
 EMBEDDING_DIM = 320  # of a class: EfficientNet-lite0's last block, pooled

@@ -13,21 +13,23 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..data import ImageDataset, load_image_dataset
+from ..data.dataset import ImageDataset, load_image_dataset
+from ..data.loader import ImageLoader, make_loader
+from ..feature_networks import build_classifier
 from ..files import replace_folder
+from ..images import sample_images, save_grid
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .checkpoints import load_newest_checkpoint, save_checkpoint
 from .class_embeddings import compute_class_embeddings
 from .config import CLASS_EMBEDDING_NETWORK, Recipe, StageConfig, check_division, save_recipe
 from .discriminator import ProjectedDiscriminator
-from .feature_networks import build_classifier
+from .exports import describe_export
 from .fine_tuning import copy_weights, load_source
 from .image_generator import ImageGenerator
-from .loader import ImageLoader, make_loader
 from .matching import FeatureMatching
-from .pushing import describe_export, make_pusher
-from .reporting import TrainingLog, sample_images, save_grid
+from .pushing import make_pusher
+from .reporting import TrainingLog
 from .updates import guard_gradients
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..data import ImageDataset, image_batches, to_float
-from .feature_networks import FeatureNetwork
+from ..data.dataset import ImageDataset, image_batches
+from ..feature_networks import FeatureNetwork
+from ..images import to_float
 
 
 class FeatureMatching(nn.Module):

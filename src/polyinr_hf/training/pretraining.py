@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..data import DecodedRows, image_batches, to_float
+from ..data.dataset import DecodedRows, image_batches
+from ..images import save_grid, to_float
 from ..modeling_poly_inr import MappingNetwork
 from .config import Recipe, StageConfig
 from .loop import TrainingLoop
-from .reporting import save_grid
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code learns once in an epoch
 BETAS_CODES = (0.5, 0.9)  # of the few times before

@@ -1,70 +1,19 @@
 """Exports on their way to the Hub, while training goes on."""
 
-import json
 import logging
-import shutil
 import threading
 import time
-from collections import Counter
-from functools import cache
 from pathlib import Path
 
 from huggingface_hub import get_token
 from huggingface_hub.utils import disable_progress_bars
 
-from ..data import ImageDataset, load_image_dataset
-from ..hub import push_folder, redact
+from ..hub.push import push_folder, redact
 from .config import Recipe
 
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 30.0, 900.0  # seconds before a failed push is tried again; doubled each time
-LICENCE_COLUMNS = ("licence", "license")
-
-
-def describe_export(folder: Path, recipe: Recipe, dataset: ImageDataset, kimg: float, samples: Path) -> None:
-    """Adds to an export what its model card needs: training.json, and the newest grid in the folder `samples`."""
-    description = {"kimg": kimg, "resolution": stage_resolution(recipe, kimg)}
-    if not dataset.streaming:
-        description["num_images"] = len(dataset)
-        data = recipe.data
-        try:
-            description["licences"] = count_licences(
-                data.dataset, data.config, data.split, data.image_column, data.cache_dir, data.revision
-            )
-        except Exception as error:  # the dataset is opened once more, and its host may be gone: training goes on
-            logger.warning("the licences of %s are not known to %s: %s", data.dataset, folder, redact(str(error)))
-    grids = sorted(samples.glob("kimg-*.png"))
-    if grids:
-        shutil.copyfile(grids[-1], folder / "samples.png")
-        description["samples_kimg"] = float(grids[-1].stem.removeprefix("kimg-"))
-    (folder / "training.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-
-
-def stage_resolution(recipe: Recipe, kimg: float) -> int:
-    """The resolution trained at, when `kimg` had been shown."""
-    end = 0.0
-    for stage in recipe.stages:
-        end += stage.kimg
-        if kimg <= end:
-            break
-    return stage.resolution
-
-
-@cache
-def count_licences(name_or_path, config=None, split="train", image_column=None, cache_dir=None, revision=None):
-    """{licence: images}, most first, by the licence column; {} without one. Arguments as in `load_image_dataset`."""
-    options = {"image_column": image_column, "cache_dir": cache_dir, "revision": revision}
-    for column in LICENCE_COLUMNS:
-        try:  # as if the licence were the class: its column is the one that is kept
-            dataset = load_image_dataset(
-                name_or_path, config, split, label_column=column, class_conditional=True, **options
-            )
-        except ValueError:
-            continue
-        names = (value if isinstance(value, str) else dataset.id2label[value] for value in dataset.dataset[column])
-        return dict(Counter(names).most_common())
-    return {}
 
 
 def make_pusher(recipe: Recipe, output_dir: Path, is_main_process: bool = True) -> "BackgroundPusher | None":

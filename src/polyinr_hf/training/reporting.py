@@ -9,12 +9,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils import make_image_grid
 from torch import Tensor
 
 from ..files import replace_file
-from ..modeling_poly_inr import PolyINRGenerator
 
 
 class TrainingLog:
@@ -76,28 +73,6 @@ def _drop_lines_after(step: int, path: Path) -> None:
             continue
     with replace_file(path) as partial:
         partial.write_text("".join(kept))
-
-
-@torch.no_grad()
-def sample_images(generator: PolyINRGenerator, resolution: int, columns: int) -> Tensor:
-    """Images (rows * columns, 3, R, R) of fixed latents: a row a class, of at most `columns` classes."""
-    num_classes, device = generator.config.num_classes, generator.device
-    rows = columns if num_classes is None else min(columns, num_classes)
-    latents = torch.randn(rows * columns, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
-    labels = None
-    if num_classes is not None:
-        labels = torch.linspace(0, num_classes - 1, rows).round().long().repeat_interleave(columns).to(device)
-    A = generator.affine(generator.map(latents.to(device), labels))  # (rows * columns, L, n, 3)
-    return torch.cat([generator.render(part, resolution, resolution) for part in A.split(1)])
-
-
-def save_grid(images: Tensor, columns: int, path: Path) -> None:
-    """Writes images (B, 3, R, R) in [-1, 1] as one PNG of full rows."""
-    rows = max(1, len(images) // columns)
-    columns = min(columns, len(images))
-    pictures = VaeImageProcessor().postprocess(images[: rows * columns].float().cpu(), "pil")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make_image_grid(pictures, rows, columns).save(path)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from ..data.loader import ImageLoader
 from .augmentation import blur_sigma_at
 from .config import StageConfig
-from .loader import ImageLoader
 from .loop import TrainingLoop
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
 from .updates import ema_decay, update_ema, update_w_mean

@@ -1,0 +1,115 @@
+"""What scripts share: arguments that say which pipeline and which images of it, and a progress bar."""
+
+import argparse
+import re
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from polyinr_hf.editing.interpolation import encode_seeds
+from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-3,9" -> [0, 1, 2, 3, 9]."""
+    seeds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-15 or 0-3,9")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return seeds
+
+
+def parse_class(text: str) -> int | str:
+    """A class id, or a name as it is."""
+    return int(text) if text.isdecimal() else text
+
+
+def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `load_pipeline` reads."""
+    parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+
+
+def load_pipeline(args: argparse.Namespace) -> PolyINRPipeline:
+    """The pipeline asked for, without progress bars of its own."""
+    pipe = PolyINRPipeline.from_pretrained(args.pipeline).to(args.device, getattr(torch, args.dtype))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def add_image_arguments(parser: argparse.ArgumentParser, seeds: str, prefix: str = "") -> None:
+    """Adds what `encode_images` reads. `seeds` are drawn where nothing is asked for."""
+    parser.add_argument(
+        f"--{prefix}seeds",
+        f"--{prefix}seed",
+        type=parse_seeds,
+        help=f"such as 7, 0-15 or 0-3,9 (default: {seeds}, or none beside --{prefix}parameters)",
+    )
+    parser.add_argument(
+        f"--{prefix}class",
+        dest=f"{prefix}class_labels",
+        type=parse_class,
+        nargs="+",
+        action="extend",
+        metavar="CLASS",
+        help="names or ids, one for each seed or one for all; none for an unconditional model",
+    )
+    parser.add_argument(
+        f"--{prefix}parameters",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="affine parameters, as inversion saves them, before the images of the seeds",
+    )
+    parser.set_defaults(**{f"{prefix}default_seeds": parse_seeds(seeds)})
+
+
+def seeds_of(args: argparse.Namespace, prefix: str = "") -> list[int]:
+    """Seeds asked for, or the default ones where there are no affine parameters either."""
+    seeds, parameters = getattr(args, f"{prefix}seeds"), getattr(args, f"{prefix}parameters")
+    return seeds or ([] if parameters else getattr(args, f"{prefix}default_seeds"))
+
+
+def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str = "") -> Tensor:
+    """Affine parameters A (K, L, n, 3) of all images asked for: those of files, then those of seeds.
+
+    Raises:
+        ValueError, OSError: for a file that is none or is of another model's size, or as `encode_seeds`.
+    """
+    images = []
+    for path in getattr(args, f"{prefix}parameters") or []:
+        from polyinr_hf.inversion.result import load_affine_parameters
+
+        A = load_affine_parameters(path)
+        try:
+            pipe.generator._check_affine_parameters(A)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        images.append(A.to(pipe.device))
+    if seeds := seeds_of(args, prefix):
+        labels = getattr(args, f"{prefix}class_labels")
+        images.append(encode_seeds(pipe, labels, seeds, args.truncation_psi))
+    return torch.cat(images)
+
+
+class CallbackProgress:
+    """A tqdm bar for callbacks of (done, in all) or (done, in all, loss)."""
+
+    def __init__(self, unit: str, name: str | None = None):
+        self.bar = tqdm(desc=name, unit=unit, unit_scale=unit == "pixel")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.close()
+
+    def update(self, done: int, total: int, loss: float | None = None) -> None:
+        self.bar.total = total
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{loss:.5f}", refresh=False)
+        self.bar.update(done - self.bar.n)

@@ -1,0 +1,11 @@
+"""What rendering and training cost on this machine."""
+
+from .._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        ".rendering": ("RenderResult", "as_json", "format_table", "matmul_limit", "measure_rendering"),
+        ".training": ("format_training", "measure_training"),
+    },
+)

@@ -1,0 +1,276 @@
+"""Hugging Face image datasets -> square RGB images.
+
+`load_image_dataset` opens a dataset of any kind, `preprocess_image` prepares one image, `image_batches` goes through a
+dataset once, in order. Training batches are drawn by [`~polyinr_hf.data.make_loader`].
+"""
+
+import logging
+from pathlib import Path
+
+import datasets
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..images import preprocess_image
+
+logger = logging.getLogger(__name__)
+
+_FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+
+
+class CorruptImageError(ValueError):
+    """An image that cannot be read or decoded; the message names its index and file."""
+
+
+# --- opening a dataset ------------------------------------------------------------------------------------------------
+
+
+def load_image_dataset(
+    name_or_path,
+    config=None,
+    split="train",
+    *,
+    image_column=None,
+    label_column=None,
+    class_conditional=None,
+    streaming=False,
+    cache_dir=None,
+    token=None,
+    revision=None,
+):
+    """Open an image dataset of any kind that `datasets` knows.
+
+    Args:
+        name_or_path: a dataset's Hub id; or a local folder of images, parquet, arrow or webdataset files, a
+            `save_to_disk` folder, or one .parquet, .arrow or .tar file.
+        config: the dataset's configuration, if it has several.
+        split: split name, or slice such as "train[:1000]".
+        image_column, label_column, class_conditional: see `ImageDataset`.
+        streaming: read rows as they come, without downloading or preparing the dataset first.
+        cache_dir, token, revision: as `datasets.load_dataset` takes them.
+
+    Returns:
+        `ImageDataset`
+
+    Raises:
+        ValueError: no such path or split, and all that `ImageDataset` raises. Errors of `datasets` and the Hub pass.
+    """
+    path = Path(name_or_path).expanduser()
+    columns = {"image_column": image_column, "label_column": label_column, "class_conditional": class_conditional}
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        dataset = _load_saved(path, split)
+        return ImageDataset(dataset.to_iterable_dataset() if streaming else dataset, **columns)
+    kwargs = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
+    if path.is_file():
+        if path.suffix not in _FILE_BUILDERS:
+            raise ValueError(f"name_or_path: {path} is not one of {', '.join(_FILE_BUILDERS)}, nor a folder")
+        dataset = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), **kwargs)
+    elif path.is_dir():
+        dataset = datasets.load_dataset(str(path), config, **kwargs)
+    elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or len(path.parts) > 2:
+        raise ValueError(f"name_or_path: {name_or_path} is neither a local file or folder nor a Hub id (owner/name)")
+    else:
+        dataset = datasets.load_dataset(str(name_or_path), config, token=token, revision=revision, **kwargs)
+    return ImageDataset(dataset, **columns)
+
+
+def _load_saved(path, split):
+    saved = datasets.load_from_disk(str(path))
+    if isinstance(saved, datasets.Dataset):
+        return saved
+    if split not in saved:
+        raise ValueError(f"split: {split!r} is not in {path}; choose from {list(saved)}")
+    return saved[split]
+
+
+class ImageDataset:
+    """A Hugging Face dataset seen as images and, perhaps, class labels.
+
+    Args:
+        dataset: `datasets.Dataset`, or `datasets.IterableDataset` for streaming.
+        image_column: the images; default the first column of type `Image`.
+        label_column: the classes: a `ClassLabel` column, or (not streaming) integers or strings; default the first
+            `ClassLabel` column.
+        class_conditional: True: labels are needed; False: labels are ignored; None: labels are used if found.
+
+    Attributes:
+        id2label: {id: name}, names as in the dataset (comma-separated synonyms kept); None without labels.
+        num_classes: number of classes; None without labels.
+        streaming: whether rows can only be read in turn.
+
+    Raises:
+        ValueError: no rows, no such column, no image column, or labels that are needed and missing.
+    """
+
+    def __init__(self, dataset, image_column=None, label_column=None, class_conditional=None):
+        self.streaming = isinstance(dataset, datasets.IterableDataset)
+        if self.streaming and dataset.features is None:
+            dataset = dataset._resolve_features()
+        if not self.streaming and len(dataset) == 0:
+            raise ValueError("dataset: it has no rows")
+        self.image_column = _find_column(dataset, "image_column", image_column, datasets.Image)
+        if self.image_column is None:
+            raise ValueError(f"image_column: no image column found; the columns are {_describe_columns(dataset)}")
+        self.label_column, self.id2label = None, None
+        if class_conditional is not False:
+            self.label_column = _find_column(dataset, "label_column", label_column, datasets.ClassLabel)
+        if class_conditional and self.label_column is None:
+            raise ValueError(
+                "label_column: a class-conditional model needs labels and no ClassLabel column was found; "
+                f"the columns are {_describe_columns(dataset)}"
+            )
+        feature = dataset.features[self.image_column]
+        is_image = isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("string", "binary")
+        if not is_image:
+            raise ValueError(f"image_column: {self.image_column!r} is not an image: {_describe_columns(dataset)}")
+        dataset = dataset.with_format(None).select_columns(
+            [name for name in (self.image_column, self.label_column) if name is not None]
+        )
+        if self.label_column is not None:
+            names, self._ids = _read_classes(dataset, self.label_column)
+            self.id2label = dict(enumerate(names))
+        # Rows keep the encoded file; decoding is ours, so that a broken image can be named.
+        dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
+        self.dataset = dataset
+
+    def __len__(self):
+        if self.streaming:
+            raise TypeError("a streaming dataset has no length")
+        return len(self.dataset)
+
+    @property
+    def num_classes(self):
+        return None if self.id2label is None else len(self.id2label)
+
+    def decode(self, row, index, resolution):
+        """Make a row of `self.dataset` into an image (uint8, (3, resolution, resolution)) and its class id, or None.
+
+        Raises:
+            CorruptImageError: the image cannot be decoded; `index` and the file are named.
+            ValueError: the class id is not one of `id2label`.
+        """
+        value = row[self.image_column]
+        try:
+            image = preprocess_image(datasets.Image().decode_example(value), resolution)
+        except Exception as error:  # decoders raise anything from OSError to SyntaxError
+            path = value.get("path") if isinstance(value, dict) else None
+            raise CorruptImageError(f"image {index} ({path or 'no path'}) cannot be decoded: {error}") from error
+        if self.label_column is None:
+            return image, None
+        label = row[self.label_column]
+        if self._ids is not None:
+            label = self._ids[label]
+        if label is None or not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self.label_column}: row {index} has class id {label}, not one of 0..{self.num_classes - 1}"
+            )
+        return image, label
+
+
+def _describe_columns(dataset):
+    return ", ".join(f"{name} ({getattr(f, 'dtype', None) or f})" for name, f in dataset.features.items())
+
+
+def _find_column(dataset, argument, name, feature_type):
+    """The column asked for, or the first of the type, or None."""
+    if name is None:
+        return next((name for name, feature in dataset.features.items() if isinstance(feature, feature_type)), None)
+    if name not in dataset.features:
+        raise ValueError(f"{argument}: no column {name!r}; the columns are {_describe_columns(dataset)}")
+    return name
+
+
+def _read_classes(dataset, column):
+    """Class names of a label column, and {value: class id} if its values are not ids. Every row must have a class."""
+    feature = dataset.features[column]
+    if isinstance(dataset, datasets.IterableDataset):
+        if isinstance(feature, datasets.ClassLabel):
+            return feature.names, None
+        raise ValueError(f"label_column: {column!r} must be a ClassLabel column when streaming; it is {feature}")
+    values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    if values.null_count:
+        raise ValueError(f"label_column: {column!r} has {values.null_count} rows without a class")
+    dtype = getattr(feature, "dtype", "")
+    if dtype in ("string", "large_string"):
+        names = sorted(values.unique().to_pylist())
+        return names, {name: i for i, name in enumerate(names)}
+    if not dtype.startswith(("int", "uint")):
+        raise ValueError(f"label_column: {column!r} is {feature}; ClassLabel, integers or strings can be classes")
+    low, high = values.to_numpy().min(), values.to_numpy().max()
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else [str(i) for i in range(high + 1)]
+    if low < 0 or high >= len(names):
+        raise ValueError(
+            f"label_column: {column!r} has class ids {low}..{high}, legal are 0..{len(names) - 1} "
+            "(test splits often come without classes)"
+        )
+    return names, None
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+
+
+# --- all images, once -------------------------------------------------------------------------------------------------
+
+
+class DecodedRows(Dataset):
+    """Decoded rows for a DataLoader. A broken image is, if asked, replaced by the next good one and reported."""
+
+    def __init__(self, dataset, resolution, skip_corrupt):
+        self.dataset, self.resolution, self.skip_corrupt = dataset, resolution, skip_corrupt
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        problems = []
+        for offset in range(len(self)):
+            i = (index + offset) % len(self)
+            try:
+                return *self.dataset.decode(self.dataset.dataset[i], i, self.resolution), problems
+            except CorruptImageError as error:
+                if not self.skip_corrupt:
+                    raise
+                problems.append(str(error))
+        raise CorruptImageError(f"no image can be decoded; the last: {problems[-1]}")
+
+
+def collate(samples):
+    images, labels, problems = zip(*samples, strict=True)
+    labels = None if labels[0] is None else torch.tensor(labels)
+    return torch.stack(images), labels, [problem for part in problems for problem in part]
+
+
+def batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start=0):
+    return DataLoader(
+        Subset(DecodedRows(dataset, resolution, skip_corrupt), range(start, len(dataset))),
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # not the global one, which would change what the run draws next
+    )
+
+
+def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrupt=False, start=0):
+    """Go through a dataset once, in its order.
+
+    Args:
+        dataset: `ImageDataset`, not streaming.
+        resolution: side in pixels.
+        batch_size: images per batch; the last batch may be smaller.
+        num_workers: worker processes, 0 for none.
+        skip_corrupt: replace a broken image by the next good one and warn, instead of raising.
+        start: index of the first image, to go on with a pass that was stopped.
+
+    Yields:
+        images (uint8, (B, 3, resolution, resolution)) and class labels (int64, (B,)) or None.
+
+    Raises:
+        ValueError: the dataset is streaming.
+        CorruptImageError: a broken image.
+    """
+    if dataset.streaming:
+        raise ValueError("dataset: a streaming dataset cannot be gone through by index; load it without streaming")
+    for images, labels, problems in batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start):
+        for problem in problems:
+            logger.warning("skipped: %s", problem)
+        yield images, labels

@@ -1,0 +1,103 @@
+"""Regions of the image plane: details, zoom paths, and what lies beyond the border."""
+
+import math
+from numbers import Real
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..modeling_poly_inr import check_extent
+from ..pipeline_poly_inr import PolyINRPipeline
+
+Extent = tuple[float, float, float, float]  # (top, left, bottom, right)
+
+
+def detail(centre: tuple[float, float] = (0.5, 0.5), factor: float = 8.0) -> Extent:
+    """The extent `factor` times smaller than the image around `centre` (row, column).
+
+    Coordinates are float32, 24 bits: beyond a factor of about 10,000 neighbouring pixels begin to share one.
+
+    Raises:
+        ValueError: for a centre or a factor that is not finite, or a factor not above 0.
+    """
+    if len(centre) != 2 or not all(isinstance(value, Real) and math.isfinite(value) for value in centre):
+        raise ValueError(f"`centre` must be two finite numbers (row, column), got {centre!r}.")
+    if not isinstance(factor, Real) or not 0 < factor < math.inf:
+        raise ValueError(f"`factor` must be a finite number above 0, got {factor!r}.")
+    (row, column), half = centre, 0.5 / factor
+    return row - half, column - half, row + half, column + half
+
+
+def interpolate_extents(start: Extent, end: Extent, num_frames: int) -> list[Extent]:
+    """Extents from `start` to `end`, both included: a zoom, a pan, or both at once.
+
+    Sides grow geometrically, so that a zoom looks even, and what both ends have at the same place of the picture stays
+    there; sides that keep their length move evenly.
+
+    Raises:
+        ValueError: for an extent that is none, or fewer than two frames.
+    """
+    check_extent(start)
+    check_extent(end)
+    check_frames(num_frames)
+    extents = []
+    for frame in range(1, num_frames - 1):
+        t = frame / (num_frames - 1)
+        axes = [_interpolate_sides(start[i], start[i + 2], end[i], end[i + 2], t) for i in (0, 1)]
+        extents.append((axes[0][0], axes[1][0], axes[0][1], axes[1][1]))
+    return [tuple(start), *extents, tuple(end)]
+
+
+def _interpolate_sides(low_0: float, high_0: float, low_1: float, high_1: float, t: float) -> tuple[float, float]:
+    side_0, side_1 = high_0 - low_0, high_1 - low_1
+    ratio = side_1 / side_0
+    # (ratio^t - 1) / (ratio - 1): how far the corner is on its way when the side is ratio^t long; t where both agree.
+    way = t if math.isclose(ratio, 1) else math.expm1(t * math.log(ratio)) / (ratio - 1)
+    low = low_0 + way * (low_1 - low_0)
+    return low, low + side_0 * ratio**t
+
+
+def check_frames(num_frames: int) -> None:
+    """Raises ValueError unless a film can have so many frames."""
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 2:
+        raise ValueError(f"`num_frames` must be a whole number from 2 on, got {num_frames!r}.")
+
+
+def extrapolate(
+    pipe: PolyINRPipeline,
+    affine_parameters: Tensor,
+    extent: Extent = (-0.25, -0.25, 1.25, 1.25),
+    height: int | None = None,
+    width: int | None = None,
+    border: str | None = "yellow",
+    antialias: int = 1,
+) -> list[Image.Image]:
+    """Images over a larger extent, with the square that is the image itself drawn in (figure 4).
+
+    Args:
+        affine_parameters: A (B, L, n, 3).
+        extent: (top, left, bottom, right), the figure's by default.
+        height, width: by default pixels as close as in an image of the model's own size.
+        border: colour of the square, any that Pillow knows; None for no square.
+        antialias: as in the pipeline.
+
+    Raises:
+        ValueError: as the pipeline, and for an unknown colour.
+    """
+    check_extent(extent)
+    if border is not None:
+        Image.new("RGB", (1, 1), border)  # its error names the colour
+    top, left, bottom, right = extent
+    size = pipe.generator.config.sample_size
+    height = 1 + round((size - 1) * (bottom - top)) if height is None else height
+    width = 1 + round((size - 1) * (right - left)) if width is None else width
+    images = pipe(
+        affine_parameters=affine_parameters, height=height, width=width, extent=extent, antialias=antialias
+    ).images
+    if border is not None:
+        rows = [round((height - 1) * (value - top) / (bottom - top)) for value in (0, 1)]
+        columns = [round((width - 1) * (value - left) / (right - left)) for value in (0, 1)]
+        for image in images:
+            box = (columns[0], rows[0], columns[1], rows[1])
+            ImageDraw.Draw(image).rectangle(box, outline=border, width=max(1, round(min(image.size) / 200)))
+    return images

@@ -1,0 +1,171 @@
+"""Interpolation between images, in z, in w or in the space of affine parameters (figures 5, 7 and 8 of the paper)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..pipeline_poly_inr import PolyINRPipeline
+from .extents import check_frames
+
+SPACES = ("z", "w", "affine")
+
+
+def interpolate(points: Tensor, num_frames: int, spherical: bool = False, loop: bool = False) -> Tensor:
+    """Points (K, ...) -> frames (F, ...) evenly along the chain of them, in whatever space they are.
+
+    The ends, and inner points that fall on a frame, are equal to their sources to the bit.
+
+    Args:
+        points: K >= 2 of them, floating point.
+        num_frames: F >= 2.
+        spherical: along great circles, last dimension by last dimension, as z wants it; otherwise along straight lines.
+        loop: back to the first point, which is not repeated as last frame.
+
+    Raises:
+        ValueError: for too few points or frames, values that are no finite floats, or, on a sphere, zero or opposite
+            vectors, between which there is no one way.
+    """
+    if points.ndim < 1 or len(points) < 2 or not points.is_floating_point() or not torch.isfinite(points).all():
+        raise ValueError(
+            f"`points` must be two or more, finite, floating point; got {tuple(points.shape)} of {points.dtype}."
+        )
+    steps = list(_steps(len(points), num_frames, loop))
+    start, end = (torch.tensor([step[i] for step in steps], device=points.device) for i in (0, 1))
+    precise = points.to(torch.promote_types(points.dtype, torch.float32))
+    weight = torch.tensor([step[2] for step in steps], dtype=precise.dtype, device=points.device)
+    weight = weight.view(-1, *[1] * (points.ndim - 1))  # (F, 1, ...)
+    between = _slerp if spherical else torch.lerp
+    frames = between(precise[start], precise[end], weight).to(points.dtype)
+    return torch.where(weight == 0, points[start], frames)  # (F, ...)
+
+
+def _steps(num_points: int, num_frames: int, loop: bool) -> Iterator[tuple[int, int, float]]:
+    """For each frame the points it is between, and where: weight 0 is the first one, exactly."""
+    check_frames(num_frames)
+    segments, intervals = (num_points, num_frames) if loop else (num_points - 1, num_frames - 1)
+    for frame in range(num_frames):
+        start, rest = divmod(frame * segments, intervals)
+        yield start, (start + 1) % num_points if rest else start, rest / intervals
+
+
+def _slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    lengths = start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True)
+    if any((length == 0).any() for length in lengths):
+        raise ValueError("`points` must not be zero on a sphere.")
+    cosine = (start / lengths[0] * (end / lengths[1])).sum(dim=-1, keepdim=True)
+    if (cosine < -1 + 1e-6).any():
+        raise ValueError("`points` must not be opposite to their neighbours on a sphere.")
+    angle = cosine.clamp(-1, 1).acos()
+    on_sphere = torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * end
+    # Where two vectors are all but parallel the chord is the arc, and the sine in the quotient rounds to nothing.
+    return torch.where(cosine > 1 - 1e-6, torch.lerp(start, end, weight), on_sphere / angle.sin())
+
+
+def walk(
+    pipe: PolyINRPipeline,
+    class_labels: int | str | list[int | str] | None = None,
+    seeds: int | Sequence[int] = (0, 1),
+    num_frames: int = 60,
+    space: str = "w",
+    spherical: bool | None = None,
+    loop: bool = False,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+) -> Iterator[Tensor]:
+    """A walk from sample to sample (figure 5): the affine parameters A (1, L, n, 3) of each frame, one at a time.
+
+    The k-th image is the sample of the k-th class and the k-th seed; where there is one of either, it serves all. The
+    ends are `pipe.encode(class_labels[0], generator=torch.Generator().manual_seed(seeds[0]))` and so on, to the bit, in
+    every space.
+
+    Args:
+        class_labels: one name or id, or one for each image; None for an unconditional model.
+        seeds: one, or one for each image.
+        num_frames: frames in all, at least 2.
+        space: what moves evenly: "z", "w", or "affine" for A itself. Between two classes there is no z: in z space w is
+            then blended from the w of both classes at the same z.
+        spherical: along the great circle (the default in z space, possible in no other) or the straight line.
+        loop: back to the first image, which is not repeated as last frame.
+        truncation_psi, truncation_cutoff: as in the pipeline.
+
+    Raises:
+        ValueError: for anything that cannot be drawn, before the first frame.
+    """
+    if space not in SPACES:
+        raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
+    if spherical and space != "z":
+        raise ValueError(f"`spherical` is for space 'z', got {space!r}: w and A do not lie on a sphere.")
+    images = _pair(class_labels, seeds)
+    count = len(images["generator"])
+    if count < 2:
+        raise ValueError("A walk needs at least two images: give several `seeds` or several `class_labels`.")
+    steps = list(_steps(count, num_frames, loop))
+    pipe._check_sampling(1, truncation_psi, truncation_cutoff)
+    ids, latents = pipe._ids_and_latents(**images, latents=None)
+    if space == "z":
+        latents = interpolate(latents, num_frames, spherical is not False, loop)  # (F, z_dim)
+    return _walk(pipe.generator, ids, latents, steps, space, truncation_psi, truncation_cutoff)
+
+
+def encode_seeds(
+    pipe: PolyINRPipeline,
+    class_labels: int | str | list[int | str] | None = None,
+    seeds: int | Sequence[int] = 0,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+) -> Tensor:
+    """Affine parameters A (K, L, n, 3) of the images with these classes and seeds, paired as in `walk`.
+
+    Raises:
+        ValueError: as `walk`.
+    """
+    return pipe.encode(**_pair(class_labels, seeds), truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+
+
+def _pair(class_labels, seeds) -> dict:
+    """Arguments of the pipeline for one image of each class and seed, one of either serving all."""
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+        raise ValueError(f"`seeds` must be whole numbers from 0 on, at least one, got {seeds!r}.")
+    labels = None
+    if class_labels is not None:
+        labels = list(class_labels) if isinstance(class_labels, (list, tuple)) else [class_labels]
+        count = max(len(labels), len(seeds))
+        if len(labels) not in (1, count) or len(seeds) not in (1, count):
+            raise ValueError(
+                "`class_labels` and `seeds` must be as many, or one of either for all; "
+                f"got {len(labels)} labels and {len(seeds)} seeds."
+            )
+        labels, seeds = labels * (count // len(labels)), seeds * (count // len(seeds))
+    return {
+        "class_labels": labels,
+        "num_images_per_label": 1 if labels else len(seeds),
+        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+    }
+
+
+@torch.no_grad()
+def _walk(model, ids, latents, steps, space, psi, cutoff) -> Iterator[Tensor]:
+    latents = latents.to(model.device)
+
+    def w_of(point: int, z: int) -> Tensor:
+        label = None if ids is None else torch.tensor([ids[point]], device=model.device)
+        return model.map(latents[z : z + 1], label, psi, cutoff)  # (1, L, w_dim)
+
+    for frame, (start, end, weight) in enumerate(steps):
+        z = (frame, frame) if space == "z" else (start, end)
+        if weight == 0 or (space == "z" and (ids is None or ids[start] == ids[end])):
+            yield model.affine(w_of(start, z[0]))
+            continue
+        pair = w_of(start, z[0]), w_of(end, z[1])
+        if space == "affine":
+            pair = model.affine(pair[0]), model.affine(pair[1])
+        between = torch.lerp(pair[0].float(), pair[1].float(), weight)
+        yield between if space == "affine" else model.affine(between)
+
+
+# --- style mixing -----------------------------------------------------------------------------------------------------
+
+
+# --- beyond the border ------------------------------------------------------------------------------------------------

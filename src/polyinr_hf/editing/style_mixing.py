@@ -1,0 +1,125 @@
+"""Levels of two images mixed (section 4.2, figure 6 of the paper)."""
+
+from collections.abc import Callable, Iterable
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..pipeline_poly_inr import PolyINRPipeline
+
+CAPTION_HEIGHT = 18  # pixels, of a block of figure 6
+
+
+def level_groups(num_levels: int) -> dict[str, range]:
+    """Levels that decide on shape, coarse style and fine style (figure 6), in proportion for models of other depths.
+
+    Raises:
+        ValueError: for fewer than three levels.
+    """
+    if num_levels < 3:
+        raise ValueError(f"`num_levels` must be at least 3 to have coarse, middle and fine ones, got {num_levels}.")
+    middle = num_levels // 2
+    fine = max(middle + 1, round(0.8 * num_levels))
+    return {"coarse": range(middle), "middle": range(middle, fine), "fine": range(fine, num_levels)}
+
+
+LEVEL_GROUPS = level_groups(10)  # coarse 0-4, middle 5-7, fine 8-9, as section 4.2 has them
+
+
+def mix_levels(target: Tensor, source: Tensor, levels: int | str | Iterable[int]) -> Tensor:
+    """`target` with the affine parameters of `source` at some levels, a new A (B, L, n, 3); section 4.2, style mixing.
+
+    Args:
+        target: A (B, L, n, 3), source B of figure 6.
+        source: A (B or 1, L, n, 3), of the same model size; source A of figure 6.
+        levels: one or several of 0..L-1, or a name in `level_groups(L)`.
+
+    Raises:
+        ValueError: for levels that there are not, none or one twice, or shapes that differ.
+    """
+    if target.ndim != 4 or target.shape[3] != 3 or target.shape[1:] != source.shape[1:]:
+        raise ValueError(
+            "`target` and `source` must be affine parameters (B, L, n, 3) of models of one size, "
+            f"got {tuple(target.shape)} and {tuple(source.shape)}."
+        )
+    if len(source) not in (1, len(target)):
+        raise ValueError(f"`source` must be one image, or one for each of {len(target)}, got {len(source)}.")
+    levels = _check_levels(levels, target.shape[1])
+    mixed = target.clone()
+    mixed[:, levels] = source[:, levels].to(mixed)
+    return mixed
+
+
+def _check_levels(levels: int | str | Iterable[int], num_levels: int) -> list[int]:
+    if isinstance(levels, str):
+        groups = level_groups(num_levels)
+        if levels not in groups:
+            raise ValueError(f"`levels` must be numbers or one of {', '.join(groups)}, got {levels!r}.")
+        return list(groups[levels])
+    levels = [levels] if isinstance(levels, int) else list(levels)
+    whole = all(isinstance(level, int) and not isinstance(level, bool) for level in levels)
+    if not whole or not levels or not all(0 <= level < num_levels for level in levels):
+        raise ValueError(f"`levels` must be whole numbers in 0..{num_levels - 1}, at least one, got {levels!r}.")
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"`levels` must be different ones, got {levels!r}.")
+    return levels
+
+
+def style_mixing_grid(
+    pipe: PolyINRPipeline,
+    sources: Tensor,
+    targets: Tensor,
+    groups: dict[str, Iterable[int]] | None = None,
+    callback: Callable[[int, int], None] | None = None,
+    **drawing,
+) -> Image.Image:
+    """Figure 6 as one picture: `sources` along the upper edge, `targets` along the left one, a block for each group.
+
+    The picture at a source's column and a target's row of a block is the target with the source's affine parameters at
+    the block's levels.
+
+    Args:
+        sources: A (S, L, n, 3), whose style is copied (source A of the figure).
+        targets: A (T, L, n, 3), which receive it (source B).
+        groups: {name: levels}, one block of rows for each; default `level_groups(L)`.
+        callback: called with (pictures done, pictures in all) after every row.
+        drawing: `height`, `width`, `extent` and `antialias` of each picture, as the pipeline has them.
+
+    Raises:
+        ValueError: as `mix_levels`, before any picture is drawn.
+    """
+    for name, A in (("sources", sources), ("targets", targets)):
+        if A.ndim != 4 or len(A) == 0:
+            raise ValueError(f"`{name}` must be affine parameters (B, L, n, 3), B at least 1, got {tuple(A.shape)}.")
+    num_levels = sources.shape[1]
+    groups = {name: _check_levels(v, num_levels) for name, v in (groups or level_groups(num_levels)).items()}
+    # Rows of pictures (S, L, n, 3), made first, so that levels and shapes are checked before drawing, which takes long.
+    rows = [A.unsqueeze(0).repeat(len(sources), 1, 1, 1) for A in targets]
+    mixed = [[mix_levels(row, sources, levels) for row in rows] for levels in groups.values()]
+    total, done = len(sources) + len(targets) * (1 + len(groups) * len(sources)), 0
+
+    def draw(A: Tensor) -> list[Image.Image]:
+        nonlocal done
+        images = pipe(affine_parameters=A, **drawing).images
+        done += len(images)
+        if callback is not None:
+            callback(done, total)
+        return images
+
+    top_edge, left_edge = draw(sources), draw(targets)
+    width, height = top_edge[0].size
+    block = CAPTION_HEIGHT + len(targets) * height
+    grid = Image.new("RGB", ((1 + len(sources)) * width, height + len(groups) * block), "white")
+    brush, font = ImageDraw.Draw(grid), ImageFont.load_default(size=12)
+
+    def paste(images: list[Image.Image], y: int, first_column: int = 0) -> None:
+        for column, image in enumerate(images, start=first_column):
+            grid.paste(image, (column * width, y))
+
+    paste(top_edge, 0, first_column=1)
+    for index, (name, levels) in enumerate(groups.items()):
+        y = height + index * block
+        brush.text((4, y + 2), f"{name}: {', '.join(map(str, levels))}", fill="black", font=font)
+        for row, left in enumerate(left_edge):
+            paste([left, *draw(mixed[index][row])], y + CAPTION_HEIGHT + row * height)
+    return grid

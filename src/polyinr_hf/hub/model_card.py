@@ -1,0 +1,225 @@
+"""The model card of a pipeline folder, from what training and evaluation left in it."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+PAPER_URL = (
+    "https://openaccess.thecvf.com/content/CVPR2023/html/"
+    "Singh_Polynomial_Implicit_Neural_Representations_for_Large_Diverse_Datasets_CVPR_2023_paper.html"
+)
+DETAILS = ("title", "description", "license", "license_name", "license_link", "licence_text", "datasets", "limits")
+DETAILS += ("published",)
+
+
+def without_paths(value):
+    """`value`, of JSON or YAML, in which absolute paths of this machine are cut to their last name."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    is_path = isinstance(value, str) and value.startswith(("/", "~"))
+    return Path(value).name if is_path else value
+
+
+def read_recipe(folder: Path) -> dict:
+    """The recipe of an export, {} if there is none."""
+    path = folder / "recipe.yaml"
+    return without_paths(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def read_evaluation(folder: Path) -> dict | None:
+    """The result of `evaluate` that is in a pipeline folder."""
+    path = folder / "evaluation.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_training(folder: Path) -> dict:
+    """What an export says of itself, {} if it says nothing: kimg, resolution, licences, samples_kimg."""
+    path = folder / "training.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def count_parameters(folder: Path, variant: str | None = None) -> int:
+    """Learnable parameters, by the headers of the weight files: building a model would disturb other threads."""
+    files = sorted(folder.glob("generator/*.safetensors"))
+    files = [f for f in files if (f".{variant}" in f.name if variant else f.name.count(".") == 1)] or files
+    sizes = {}
+    for path in files:
+        with safe_open(path, "pt") as weights:
+            sizes |= {name: math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return sum(size for name, size in sizes.items() if name != "w_mean")
+
+
+def create_card(
+    folder: str | Path,
+    repo_id: str,
+    evaluation: dict | None = None,
+    details: dict | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    samples: bool = True,
+) -> ModelCard:
+    """The model card of a pipeline folder.
+
+    Args:
+        folder: Pipeline folder; its recipe.yaml, training.json and evaluation.json are used where they are.
+        repo_id: org/name, for the usage snippet.
+        evaluation: A result of `evaluate`; evaluation.json of the folder by default.
+        details: What no file knows, as in model_cards/*.yaml: title, description, license, license_name, license_link,
+            licence_text, datasets, limits (list), published {source, dataset_name, dataset_type, split, metrics}.
+        revision, variant, subfolder: For the usage snippet.
+        samples: Whether there is a samples.png beside the card.
+
+    Raises:
+        ValueError: for an unknown key in `details`.
+    """
+    folder, details = Path(folder), dict(details or {})
+    if strangers := set(details) - set(DETAILS):
+        raise ValueError(f"`details` has unknown keys {sorted(strangers)}; known are {DETAILS}.")
+    evaluation = without_paths(evaluation or read_evaluation(folder))
+    recipe, training = read_recipe(folder), read_training(folder)
+    config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
+    dataset_name = _dataset_name(evaluation, recipe)
+    licences = training.get("licences") or {}
+    id2label = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("id2label") or {}
+    names = Counter(name.strip() for joined in id2label.values() for name in joined.split(","))
+    arguments = {"revision": revision, "variant": variant, "subfolder": subfolder}
+    return ModelCard.from_template(
+        _card_data(repo_id, details, recipe, licences, evaluation, dataset_name, config["num_classes"]),
+        template_path=str(CARD_TEMPLATE),
+        repo_id=repo_id,
+        title=details.get("title", repo_id.split("/")[1]),
+        description=details.get("description", f"Poly-INR trained on {dataset_name}." if recipe else "Poly-INR."),
+        num_parameters=count_parameters(folder, variant),
+        num_levels=config["num_levels"],
+        channels=config["channels"],
+        num_classes=config["num_classes"],
+        resolution=config["sample_size"],
+        subfolder=subfolder,
+        samples=samples,
+        samples_kimg=training.get("samples_kimg"),
+        trained=training.get("resolution", config["sample_size"]),
+        has_names=bool(names),
+        class_label=next((json.dumps(name, ensure_ascii=False) for name, count in names.items() if count == 1), 0),
+        pull_arguments="".join(f', {name}="{value}"' for name, value in arguments.items() if value),
+        training=_training_table(recipe, training, dataset_name),
+        stages=recipe.get("stages"),
+        published=details.get("published"),
+        evaluation_table=_evaluation_table(evaluation),
+        evaluation_dataset=dataset_name,
+        evaluation_settings=_evaluation_settings(evaluation),
+        limits=details.get("limits", []),
+        licence_text=details.get("licence_text", _licence_text(licences)),
+        licences=licences,
+    )
+
+
+def _card_data(repo_id, details, recipe, licences, evaluation, dataset_name, num_classes) -> ModelCardData:
+    """The metadata that the Hub searches by."""
+    license = details.get("license")
+    extra = {name: details[name] for name in ("license_name", "license_link") if name in details}
+    if license is None and licences:
+        license = next(iter(licences)).lower() if len(licences) == 1 else "other"
+        extra |= {"license_name": "training-images"} if len(licences) > 1 else {}
+    results = []
+    if evaluation is not None:
+        from ..evaluation.report import eval_results
+
+        results += eval_results(evaluation, dataset_name, split=evaluation.get("settings", {}).get("split", "train"))
+    if published := details.get("published"):
+        results += published_results(published)
+    return ModelCardData(
+        model_name=details.get("title", repo_id.split("/")[1]),
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=[
+            "poly-inr",
+            "implicit-neural-representation",
+            "inr",
+            "gan",
+            "image-generation",
+            "class-conditional" if num_classes else "unconditional",
+            "diffusers:PolyINRPipeline",
+        ],
+        datasets=details.get("datasets"),
+        eval_results=results or None,
+        license=license,
+        **extra,
+    )
+
+
+def published_results(published: dict) -> list[EvalResult]:
+    """Figures of the authors, as `model-index` entries that name their source."""
+    return [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            dataset_type=published["dataset_type"],
+            dataset_name=published["dataset_name"],
+            dataset_split=published["split"],
+            metric_type=name.lower().replace(" ", "_"),
+            metric_name=f"{name} (published by the authors)",
+            metric_value=value,
+            source_name=f"Published by the authors, {published['source']}; not measured here",
+            source_url=PAPER_URL,
+        )
+        for name, value in published["metrics"].items()
+    ]
+
+
+def _dataset_name(evaluation: dict | None, recipe: dict) -> str:
+    """The Hub id or the folder's name of the real images."""
+    name = (evaluation or {}).get("settings", {}).get("dataset") or recipe.get("data", {}).get("dataset")
+    if not name:
+        return "its training set"
+    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+
+
+def _evaluation_table(evaluation: dict | None) -> str:
+    if not evaluation:
+        return ""
+    from ..evaluation.report import format_table
+
+    return format_table(evaluation)
+
+
+def _evaluation_settings(evaluation: dict | None) -> str:
+    settings = (evaluation or {}).get("settings", {})
+    known = ("split", "num_samples", "resolution", "truncation_psi", "seed")
+    return ", ".join(f"{name} {settings[name]}" for name in known if name in settings)
+
+
+def _training_table(recipe: dict, training: dict, dataset_name: str) -> list[tuple[str, str]]:
+    """Rows (name, value) of what the recipe says and the export knows."""
+    if not recipe:
+        return []
+    discriminator, loss, run = (recipe.get(part, {}) for part in ("discriminator", "loss", "run"))
+    data = recipe.get("data", {})
+    images = f", {training['num_images']:,} images" if training.get("num_images") else ""
+    rows = {
+        "data": f"{dataset_name}, split {data.get('split')}{images}",
+        "kimg of these weights": f"{training['kimg']:g}" if "kimg" in training else None,
+        "mirror flips": data.get("mirror"),
+        "feature networks of the discriminator": ", ".join(discriminator.get("feature_networks", [])),
+        "augmentation": ", ".join(discriminator.get("augmentation", [])),
+        "classifier guidance": loss.get("guidance_weight") or "none",
+        "blur of D's images": f"sigma {loss.get('blur_initial_sigma')} to 0, {loss.get('blur_fade_kimg', 0):g} kimg",
+        "precision": {"no": "float32"}.get(run.get("mixed_precision"), run.get("mixed_precision")),
+        "seed": run.get("seed"),
+        "started from": run.get("init_from") or "scratch",
+    }
+    return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
+
+
+def _licence_text(licences: dict[str, int]) -> str:
+    if licences:
+        return "The training images are under the licences below, the code in this repository under Apache-2.0."
+    return "The code in this repository is under Apache-2.0. The weights' licence is that of their training data."

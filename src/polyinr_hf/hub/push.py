@@ -1,0 +1,308 @@
+"""Sharing on the Hugging Face Hub: which files of a pipeline folder, and how they get there.
+
+`push_folder` uploads a folder as one commit, `push_pipeline` a pipeline. `PolyINRPipeline.from_pretrained` pulls.
+"""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import yaml
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+
+from .. import pipeline_poly_inr
+from ..pipeline_poly_inr import CODE_FILES, PolyINRPipeline, describe_hub_error
+from .model_card import create_card, read_evaluation, read_recipe, read_training, without_paths
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+SHARED_FILES = (  # of a pipeline folder; everything else stays at home
+    "generator/config.json",
+    "generator/*.safetensors",
+    "generator/*.safetensors.index*.json",
+    "recipe.yaml",
+    "training.json",
+    "evaluation.json",
+    "samples.png",
+    "README.md",
+)
+VARIANT_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
+TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+NUM_SAMPLE_COLUMNS = 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Push
+# ---------------------------------------------------------------------------------------------------------------------
+def push_pipeline(
+    pipeline: PolyINRPipeline,
+    repo_id: str,
+    *,
+    safe_serialization: bool = True,
+    **kwargs,
+) -> CommitInfo:
+    """Uploads a pipeline in memory; arguments and errors as in `push_folder`.
+
+    Raises:
+        ValueError: if `safe_serialization` is off: a pickle may run code on whoever opens it.
+    """
+    if not safe_serialization:
+        raise ValueError("`safe_serialization` must be True: only safetensors are shared.")
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save_pretrained(folder)
+        return push_folder(folder, repo_id, **kwargs)
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    create_pr: bool = False,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    commit_message: str | None = None,
+    card: ModelCard | dict | None = None,
+    evaluation: dict | None = None,
+    draw_samples: bool = True,
+    attempts: int = 3,
+    retry_seconds: float = 5.0,
+) -> CommitInfo:
+    """Uploads a pipeline folder as one commit: all of it arrives, or nothing.
+
+    Args:
+        folder: What `save_pretrained` or a training run's export wrote.
+        repo_id: org/name, created if there is none.
+        private: Of a repository that is created.
+        revision: Branch to commit to, created if there is none; the default branch if not given.
+        tag: Name for the commit, as in `from_pretrained(repo_id, revision=tag)`.
+        create_pr: Open a pull request instead of committing.
+        variant: "fp16" or "bf16" uploads weights of that dtype beside those that are there, for
+            `from_pretrained(repo_id, variant=...)`; or a variant that the folder has.
+        subfolder: Where in the repository.
+        commit_message: By default what was trained, "kimg 500, 64 x 64".
+        card, evaluation: As in `create_card`. A README.md in the folder is taken as it is unless `card` is given.
+        draw_samples: Whether to draw samples.png if the folder has none, which loads the model.
+        attempts, retry_seconds: How often to try while the Hub is out of reach, and how long to wait at first, then
+            doubled.
+
+    Returns:
+        `huggingface_hub.CommitInfo`, with `commit_url`, `oid` and `pr_url`.
+
+    Raises:
+        ValueError: for a folder that is no pipeline or has no whole safetensors, a malformed `repo_id`, or a text file
+            with something like a token in it.
+        OSError: if the Hub refuses, or stays out of reach; the message is one sentence, without tokens.
+    """
+    check_repo_id(repo_id)
+    check_pipeline_folder(folder, variant)
+    with tempfile.TemporaryDirectory() as workspace:
+        folder = _with_variant(Path(folder), Path(workspace), variant)
+        options = {"card": card, "evaluation": evaluation, "revision": revision, "variant": variant}
+        files = shared_files(folder, repo_id, subfolder=subfolder, draw_samples=draw_samples, **options)
+        check_no_tokens(files, token)
+        prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+        message = commit_message or describe_training(folder) + (f", {variant}" if variant else "")
+        api = HfApi(token=token)
+
+        def push() -> CommitInfo:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision and not create_pr:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            operations = [CommitOperationAdd(prefix + name, content) for name, content in files.items()]
+            commit = api.create_commit(
+                repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr
+            )
+            if tag:
+                api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True)
+            return commit
+
+        return _retrying(push, repo_id, revision, token, attempts, retry_seconds)
+
+
+def _retrying(
+    push: Callable[[], Result], repo_id: str, revision: str | None, token: str | bool | None, attempts: int, wait: float
+) -> Result:
+    """The result of `push`, tried again after errors that pass; others become one sentence without a traceback."""
+    for attempt in range(attempts):
+        try:
+            return push()
+        except Exception as error:  # of huggingface_hub, of httpx, RuntimeErrors around both
+            sentence = describe_hub_error(error, repo_id, revision)
+            if sentence is None and not isinstance(error, OSError):
+                raise
+            sentence = redact(sentence or f"{repo_id}: {error}", token)
+            if attempt + 1 == attempts or not _is_transient(error):
+                raise OSError(sentence) from None  # what the server answered might repeat what it was sent
+        logger.warning("%s Next attempt in %g s.", sentence, wait)
+        time.sleep(wait)
+        wait *= 2
+    raise ValueError(f"`attempts` must be at least 1, got {attempts}.")
+
+
+def _is_transient(error: BaseException | None) -> bool:
+    """Whether the same request may succeed later: the Hub busy, or the connection lost."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code in TRANSIENT_STATUSES
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            return True
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def redact(text: str, token: str | bool | None = None) -> str:
+    """`text` without this token, the one logged in with, and anything that looks like one."""
+    for secret in (token, get_token()):
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "hf_***")
+    return TOKEN_PATTERN.sub("hf_***", text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------------------------------------------------
+def check_repo_id(repo_id: str) -> None:
+    """Raises ValueError unless it is org/name."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"`repo_id` must be org/name, got {repo_id!r}: {error}") from None
+    if repo_id.count("/") != 1:
+        raise ValueError(f"`repo_id` must be org/name, got {repo_id!r}.")
+
+
+def check_pipeline_folder(folder: str | Path, variant: str | None = None) -> None:
+    """Raises ValueError unless `folder` has a pipeline in it, all weights whole, that can be shared as `variant`."""
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"`folder` must be a pipeline folder, {folder} has no model_index.json.")
+    weights = sorted(folder.glob("generator/*.safetensors"))
+    if not weights:
+        raise ValueError(f"`folder` must have safetensors weights, {folder / 'generator'} has none.")
+    if variant not in (None, *VARIANT_DTYPES) and not any(folder.glob(f"generator/*.{variant}*.safetensors")):
+        raise ValueError(f"`variant` must be one of {(*VARIANT_DTYPES,)}, or what {folder} has, got {variant!r}.")
+    for path in weights:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"`folder` has a damaged weight file, {path}: {error}") from error
+
+
+def check_no_tokens(files: dict[str, Path | bytes], token: str | bool | None = None) -> None:
+    """Raises ValueError if a text file holds something like a Hub token."""
+    for name, content in files.items():
+        if Path(name).suffix in (".safetensors", ".png"):
+            continue
+        text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
+        if redact(text, token) != text:
+            raise ValueError(f"{name} holds what looks like a Hub token: nothing was uploaded.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+def shared_files(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    card: ModelCard | dict | None = None,
+    evaluation: dict | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
+    draw_samples: bool = True,
+) -> dict[str, Path | bytes]:
+    """What a repository gets: its path -> a local file, or what is written for the occasion.
+
+    The folder's own files of `SHARED_FILES`, the code that travels, and the model card. Samples are drawn if there are
+    none. Absolute paths of this machine, in the recipe or where a model was loaded from, are cut to their last name.
+    """
+    folder = Path(folder)
+    files: dict[str, Path | bytes] = {}
+    for pattern in SHARED_FILES:
+        for path in sorted(folder.glob(pattern)):
+            is_weights = ".safetensors" in path.name
+            if not (variant and is_weights) or f".{variant}" in path.name:
+                files[path.relative_to(folder).as_posix()] = path
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    files["model_index.json"] = _json(PolyINRPipeline.portable_index(index))
+    config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
+    files["generator/config.json"] = _json({key: value for key, value in config.items() if key != "_name_or_path"})
+    if (folder / "recipe.yaml").is_file():
+        files["recipe.yaml"] = yaml.safe_dump(read_recipe(folder), sort_keys=False, allow_unicode=True).encode()
+    for name, subfolders in CODE_FILES.items():
+        for place in subfolders:
+            files[(Path(place) / name).as_posix()] = Path(pipeline_poly_inr.__file__).with_name(name)
+    if evaluation := evaluation or read_evaluation(folder):
+        files["evaluation.json"] = _json(without_paths(evaluation))
+    if draw_samples and "samples.png" not in files:
+        files["samples.png"] = _draw_samples(folder, variant)
+    if card is not None or "README.md" not in files:
+        if not isinstance(card, ModelCard):
+            options = {"revision": revision, "variant": variant, "subfolder": subfolder}
+            card = create_card(folder, repo_id, evaluation, card, samples="samples.png" in files, **options)
+        files["README.md"] = str(card).encode()
+    return dict(sorted(files.items()))
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def describe_training(folder: str | Path) -> str:
+    """ "kimg 500, 64 x 64": a commit message."""
+    folder = Path(folder)
+    training = read_training(folder)
+    config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
+    resolution = training.get("resolution", config["sample_size"])
+    start = f"kimg {training['kimg']:g}" if "kimg" in training else "Poly-INR"
+    return f"{start}, {resolution} x {resolution}"
+
+
+def _open(folder: Path, variant: str | None) -> PolyINRPipeline:
+    """The pipeline of a folder, from the weights of `variant` if it has them."""
+    has_variant = variant and any(folder.glob(f"generator/*.{variant}*.safetensors"))
+    return PolyINRPipeline.from_pretrained(folder, variant=variant if has_variant else None)
+
+
+def _draw_samples(folder: Path, variant: str | None) -> bytes:
+    """A PNG of `NUM_SAMPLE_COLUMNS` samples a row."""
+    from ..images import sample_images, save_grid
+
+    generator = _open(folder, variant).generator.float()
+    images = sample_images(generator, generator.config.sample_size, NUM_SAMPLE_COLUMNS)
+    with tempfile.TemporaryDirectory() as workspace:
+        path = Path(workspace, "samples.png")
+        save_grid(images, NUM_SAMPLE_COLUMNS, path)
+        return path.read_bytes()
+
+
+def _with_variant(folder: Path, workspace: Path, variant: str | None) -> Path:
+    """A folder that has the weights as `variant`."""
+    if variant is None or any(folder.glob(f"generator/*.{variant}*.safetensors")):
+        return folder
+    pipeline = _open(folder, None).to(VARIANT_DTYPES[variant])
+    pipeline.save_pretrained(workspace, variant=variant)
+    for name in SHARED_FILES:
+        if "/" not in name and (folder / name).is_file():
+            shutil.copyfile(folder / name, workspace / name)
+    return workspace

@@ -1,0 +1,123 @@
+"""Pictures in and out: photographs opened safely, arrays and tensors of pixels, grids."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import make_image_grid
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .modeling_poly_inr import PolyINRGenerator
+
+MAX_PHOTO_PIXELS = 2**26  # 8,192 x 8,192
+# What Pillow decodes by itself: no vector formats, which it would hand to another program.
+PHOTO_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "TGA")
+
+
+def load_photo(path: str | Path, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
+    """Opens an image file as upright 8-bit RGB: transparency over white, 16 bits, grey, palettes and CMYK converted.
+
+    Of several frames, the first is taken.
+
+    Args:
+        max_pixels: larger images are refused before they are decoded.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no image, damaged, of a format or mode that is not read (SVG, PDF, floating-point), or too
+            large.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
+    Image.init()
+    formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is what counts
+            with Image.open(path, formats=formats) as image:
+                if image.width * image.height > max_pixels:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
+                return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"`path` {str(path)!r} is not an image of a known format ({', '.join(formats)}).") from error
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError
+        raise ValueError(f"`path` {str(path)!r} cannot be read as an image: {error}.") from error
+
+
+def to_rgb(image):
+    """Make any PIL image upright (EXIF orientation) 8-bit RGB; transparency becomes white, 16 bits become 8."""
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16-bit greyscale; Pillow's own conversion clips at 255 instead of scaling.
+        values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return PIL.Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point images have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def preprocess_image(image, resolution):
+    """Upright RGB, centre crop to a square, antialiased resize (Lanczos, as StyleGAN-XL prepares its data).
+
+    Args:
+        image: `PIL.Image.Image` of any mode and size.
+        resolution: side in pixels.
+
+    Returns:
+        uint8 tensor (3, resolution, resolution); `to_float` maps it to [-1, 1].
+    """
+    image = to_rgb(image)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side != resolution:
+        image = image.resize((resolution, resolution), PIL.Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, R, R)
+
+
+def to_float(images):
+    """uint8 [0, 255] -> float32 [-1, 1]: `x / 127.5 - 1`."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor, what: str) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded; what lies outside is clipped.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{what}: there are NaN or infinite pixels")
+    return images.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def sample_images(generator: PolyINRGenerator, resolution: int, columns: int) -> Tensor:
+    """Images (rows * columns, 3, R, R) of fixed latents: a row a class, of at most `columns` classes."""
+    num_classes, device = generator.config.num_classes, generator.device
+    rows = columns if num_classes is None else min(columns, num_classes)
+    latents = torch.randn(rows * columns, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
+    labels = None
+    if num_classes is not None:
+        labels = torch.linspace(0, num_classes - 1, rows).round().long().repeat_interleave(columns).to(device)
+    A = generator.affine(generator.map(latents.to(device), labels))  # (rows * columns, L, n, 3)
+    return torch.cat([generator.render(part, resolution, resolution) for part in A.split(1)])
+
+
+def save_grid(images: Tensor, columns: int, path: Path) -> None:
+    """Writes images (B, 3, R, R) in [-1, 1] as one PNG of full rows."""
+    rows = max(1, len(images) // columns)
+    columns = min(columns, len(images))
+    pictures = VaeImageProcessor().postprocess(images[: rows * columns].float().cpu(), "pil")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_image_grid(pictures, rows, columns).save(path)

@@ -1,0 +1,151 @@
+"""How far an image is from its target: pixels and features, in bounded memory.
+
+The loss's gradient with respect to the affine parameters is added up over chunks of pixels, so that memory stays that
+of one chunk, however large the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..feature_networks import FeatureNetwork, load_feature_network
+from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
+from .target import Target
+
+PIXEL_CHUNK = 2048  # pixels with a graph at once
+PRECISIONS = ("float32", "bfloat16")
+
+
+def synthesize(generator: PolyINRGenerator, A: Tensor, coordinates: Tensor, precision: str) -> Tensor:
+    """`generator.synthesize`, (1, N, 3) in float32, its products with the weights in one of `PRECISIONS`."""
+    if precision == "float32":
+        return generator.synthesize(A, coordinates)
+    with torch.autocast(generator.device.type, torch.bfloat16):
+        return generator.synthesize(A, coordinates).float()
+
+
+class PerceptualLoss:
+    """Distance of two images' features, each unit-normalised over channels and averaged over maps (after LPIPS).
+
+    Unknown pixels are painted grey in both images.
+
+    Args:
+        network: see [`load_perceptual_network`].
+        target: (1, 3, h, w), with `known` (1, 1, h, w), both on the network's device.
+    """
+
+    def __init__(self, network: FeatureNetwork, target: Tensor, known: Tensor):
+        self.network, self.known = network, known
+        with torch.no_grad():
+            self.target = self._features(target)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """images (B, 3, h, w) nominally in [-1, 1] -> (B,), 0 for equal images."""
+        distances = [
+            (x - y).square().sum(dim=1).mean(dim=(1, 2))
+            for x, y in zip(self._features(images), self.target, strict=True)
+        ]
+        return torch.stack(distances).mean(dim=0)  # (B,)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        return [F.normalize(features, dim=1) for features in self.network(images * self.known)]
+
+
+def load_perceptual_network(
+    backbone: str | FeatureNetwork | None, weights: str | Path | None, device: torch.device
+) -> FeatureNetwork | None:
+    """A frozen timm network by name (`"vgg16"` as the paper, `"tf_efficientnet_lite0"`), or none; errors as there."""
+    if isinstance(backbone, str):
+        backbone = load_feature_network(backbone, weights, feature_resolution=128)
+    elif backbone is not None and not isinstance(backbone, FeatureNetwork):
+        raise ValueError(f"`backbone` must be a timm name, a FeatureNetwork or None, got {type(backbone).__name__}.")
+    return None if backbone is None else backbone.to(device)
+
+
+class InversionLoss:
+    """Mean squared error over the known pixels, plus the perceptual distance at a bounded size.
+
+    Args:
+        generator: the network, whose weights stay as they are.
+        target: the image.
+        network: of the perceptual distance, or none.
+        perceptual_weight: of the perceptual distance beside the mean squared error.
+        num_pixels: pixels drawn at random at each evaluation; all known ones if `None` or more than there are.
+        perceptual_side: longest side, in pixels, at which features are compared. Every step draws all its pixels twice.
+        coordinates: (H * W, 2) of the target's pixels, where they are not those of a whole image.
+        precision: one of `PRECISIONS`, of the products with the weights; all else is float32.
+    """
+
+    def __init__(
+        self,
+        generator: PolyINRGenerator,
+        target: Target,
+        network: FeatureNetwork | None = None,
+        perceptual_weight: float = 0.0,
+        num_pixels: int | None = None,
+        perceptual_side: int = 64,
+        coordinates: Tensor | None = None,
+        precision: str = "float32",
+    ):
+        self.generator, self.perceptual_weight, self.precision = generator, perceptual_weight, precision
+        self.device = generator.device
+        self.known = target.known.flatten().nonzero().squeeze(1)  # (K,)
+        self.colours = target.image.flatten(2)[0].T  # (H * W, 3)
+        self.coordinates = pixel_coordinates(*target.size) if coordinates is None else coordinates  # (H * W, 2)
+        self.num_pixels = None if num_pixels is None or num_pixels >= len(self.known) else num_pixels
+        self.perceptual = None
+        if network is not None and perceptual_weight > 0:
+            small, coordinates = target.downscaled(perceptual_side)
+            self.small_size, self.small_coordinates = small.size, coordinates.to(self.device)
+            self.perceptual = PerceptualLoss(network, small.image.to(self.device), small.known.to(self.device))
+
+    def draw_pixels(self, random: torch.Generator) -> Tensor:
+        """Indices (N,) of this evaluation's pixels among H * W."""
+        if self.num_pixels is None:
+            return self.known
+        return self.known[torch.randperm(len(self.known), generator=random)[: self.num_pixels]]
+
+    def __call__(
+        self, A: Tensor, pixels: Tensor, perceptual: bool = True, weights: Sequence[Tensor] = ()
+    ) -> tuple[float, list[Tensor]]:
+        """The loss at affine parameters A (1, L, n, 3), over `draw_pixels`'s pixels, and its gradients.
+
+        They are with respect to `weights`, parameters of the generator, or, where none are given, `[A]`.
+        """
+        A = A.detach().requires_grad_(not weights)
+        inputs = list(weights) or [A]
+        gradients = [torch.zeros_like(tensor) for tensor in inputs]
+        loss = 0.0
+        for part in pixels.split(PIXEL_CHUNK):
+            with torch.enable_grad():
+                rgb = self._colours(A, self.coordinates[part].to(self.device))  # (N, 3)
+                error = (rgb - self.colours[part].to(self.device)).square().sum() / (3 * len(pixels))
+            torch._foreach_add_(gradients, torch.autograd.grad(error, inputs))
+            loss += error.item()
+        if perceptual and self.perceptual is not None:
+            loss += self.perceptual_weight * self._add_perceptual(A, inputs, gradients)
+        return loss, gradients
+
+    def _add_perceptual(self, A: Tensor, inputs: list[Tensor], gradients: list[Tensor]) -> float:
+        # First without a graph; then the gradient with respect to the colours goes back chunk by chunk.
+        with torch.no_grad():
+            parts = [self._colours(A, part) for part in self.small_coordinates.split(PIXEL_CHUNK)]
+        image = torch.cat(parts).T.unflatten(1, self.small_size).unsqueeze(0).requires_grad_()  # (1, 3, h, w)
+        with torch.enable_grad():
+            distance = self.perceptual(image)[0]
+        (image_gradient,) = torch.autograd.grad(self.perceptual_weight * distance, image)
+        image_gradient = image_gradient[0].flatten(1).T  # (h * w, 3)
+        chunks = zip(self.small_coordinates.split(PIXEL_CHUNK), image_gradient.split(PIXEL_CHUNK), strict=True)
+        for part, part_gradient in chunks:
+            with torch.enable_grad():
+                rgb = self._colours(A, part)  # (N, 3)
+            torch._foreach_add_(gradients, torch.autograd.grad(rgb, inputs, part_gradient))
+        return distance.item()
+
+    def _colours(self, A: Tensor, coordinates: Tensor) -> Tensor:
+        return synthesize(self.generator, A, coordinates, self.precision)[0]  # (N, 3)

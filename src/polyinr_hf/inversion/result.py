@@ -1,0 +1,111 @@
+"""What an inversion returns, how it is saved, and how close it came."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import replace_file
+from ..modeling_poly_inr import PolyINRGenerator
+from .target import Target
+
+
+@dataclass
+class InversionResult:
+    """What [`invert`] and [`~polyinr_hf.inversion.tune`] find.
+
+    Attributes:
+        affine_parameters: A (1, L, n, 3), float32, on the CPU.
+        image: what they draw, as large as the original.
+        psnr: in dB, against the original, over its known pixels.
+        ssim: mean over the known pixels; NaN for an image less than 11 pixels high or wide.
+        losses: at every step.
+        seconds: of work, those before an interruption included.
+        settings: what it was made with.
+        latent: what was searched for in `space` "w", (1, L, w_dim), or "z", (1, z_dim).
+    """
+
+    affine_parameters: Tensor
+    image: Image.Image
+    psnr: float
+    ssim: float
+    losses: list[float]
+    seconds: float
+    settings: dict = field(default_factory=dict)
+    latent: Tensor | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file, read back by [`load_affine_parameters`]; settings and figures are its metadata."""
+        tensors = {"affine_parameters": self.affine_parameters.contiguous(), "losses": torch.tensor(self.losses)}
+        if self.latent is not None:
+            tensors["latent"] = self.latent.contiguous()
+        figures = {"psnr": self.psnr, "ssim": self.ssim, "seconds": self.seconds}
+        metadata = {"settings": json.dumps(self.settings), **{name: repr(value) for name, value in figures.items()}}
+        with replace_file(path) as partial:
+            save_file(tensors, partial, metadata)
+
+
+def load_affine_parameters(path: str | Path) -> Tensor:
+    """A (1, L, n, 3), float32, of a file that [`InversionResult.save`] wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no safetensors file, or holds no affine parameters.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            A = file.get_tensor("affine_parameters")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"`path` {str(path)!r} holds no affine parameters: {error}.") from error
+    if A.ndim != 4 or A.shape[3] != 3:
+        raise ValueError(f"`path` {str(path)!r}: affine parameters have shape (B, L, n, 3), these {tuple(A.shape)}.")
+    return A.float()
+
+
+@torch.no_grad()
+def describe(
+    model: PolyINRGenerator,
+    target: Target,
+    A: Tensor,
+    losses: list[float],
+    seconds: float,
+    settings: dict,
+    latent: Tensor | None = None,
+) -> InversionResult:
+    """How well affine parameters A (1, L, n, 3) draw an image."""
+    rendered = model.render(A, *target.size).clamp(-1, 1).cpu()  # (1, 3, H, W)
+    pixels = ((rendered[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
+    psnr, ssim = known_psnr(rendered, target), known_ssim(rendered, target)
+    return InversionResult(A.cpu(), Image.fromarray(pixels), psnr, ssim, losses, seconds, settings, latent)
+
+
+def known_psnr(rendered: Tensor, target: Target) -> float:
+    """PSNR in dB of an image (1, 3, H, W) in [-1, 1] over the target's known pixels."""
+    from ..reconstruction import psnr
+
+    known = target.known[0, 0].bool()  # (H, W)
+    return psnr(rendered[:, :, known].unsqueeze(2), target.image[:, :, known].unsqueeze(2))[0]
+
+
+def known_ssim(rendered: Tensor, target: Target) -> float:
+    """SSIM of an image (1, 3, H, W) in [-1, 1], a mean over the known pixels; unknown ones are grey in both."""
+    from skimage.metrics import structural_similarity
+
+    from ..reconstruction import ssim
+
+    if min(target.size) < 11:
+        return math.nan
+    if target.is_whole:
+        return ssim(rendered, target.image)[0]
+    pair = [(image * target.known)[0].double().numpy() for image in (rendered, target.image)]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    _, values = structural_similarity(*pair, channel_axis=0, data_range=2, full=True, **options)  # (3, H, W)
+    return float(values[:, target.known[0, 0].bool().numpy()].mean())

@@ -1,0 +1,133 @@
+"""Pivotal tuning: the weights fitted around an image's affine parameters."""
+
+import copy
+
+import pytest
+import torch
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.inversion.inversion import invert
+from polyinr_hf.inversion.tuning import tune
+
+
+@pytest.fixture(scope="module")
+def pipe() -> PolyINRPipeline:
+    torch.manual_seed(0)
+    model = PolyINRGenerator(z_dim=8, w_dim=16, channels=32, num_levels=4, num_classes=3, sample_size=16)
+    pipe = PolyINRPipeline(model, {0: "cat", 1: "dog", 2: "fish"})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return (
+        torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    )
+
+
+@pytest.fixture(scope="module")
+def pivot(pipe, image):
+    return invert(pipe, image, backbone=None, num_steps=5, num_refine_steps=20, num_starts=4)
+
+
+def other_images(pipe) -> torch.Tensor:
+    return pipe([0, 1, 2], 4, generator=torch.Generator().manual_seed(9), output_type="pt").images
+
+
+def test_tuning_improves_the_image_and_leaves_the_original(pipe, image, pivot):
+    before = copy.deepcopy(pipe.generator.state_dict())
+    others = other_images(pipe)
+    tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=100, lr=0.01)
+    assert result.psnr > pivot.psnr + 2
+    assert result.ssim > pivot.ssim
+    assert torch.equal(result.affine_parameters, pivot.affine_parameters)
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
+    assert torch.equal(other_images(pipe), others)
+    assert tuned.labels == pipe.labels
+    assert all(p.requires_grad and p.grad is None for p in tuned.generator.parameters())
+    assert all(p.requires_grad and p.grad is None for p in pipe.generator.parameters())
+
+
+def test_only_the_synthesis_weights_change(pipe, image, pivot):
+    tuned, _ = tune(pipe, image, pivot.affine_parameters, num_steps=3)
+    before, after = pipe.generator.state_dict(), tuned.generator.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith(("synthesis_levels.", "to_rgb."))}
+
+
+def test_locality_keeps_other_images(pipe, image, pivot):
+    others = other_images(pipe)
+    changes = []
+    for locality_weight in (0.0, 5.0):
+        tuned, _ = tune(pipe, image, pivot.affine_parameters, num_steps=40, lr=0.02, locality_weight=locality_weight)
+        tuned.set_progress_bar_config(disable=True)
+        changes.append((other_images(tuned) - others).square().mean().item())
+    assert changes[1] < 0.5 * changes[0]
+
+
+def test_a_tuned_pipeline_saves_like_any_other(pipe, image, pivot, tmp_path):
+    tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=10)
+    tuned.save_pretrained(tmp_path / "tuned")
+    result.save(tmp_path / "image.safetensors")
+    loaded = PolyINRPipeline.from_pretrained(tmp_path / "tuned")
+    drawn = loaded.generator.render(result.affine_parameters, 16, 12)
+    torch.testing.assert_close(drawn, tuned.generator.render(result.affine_parameters, 16, 12), rtol=0, atol=0)
+
+
+def test_tuning_with_a_mask_does_not_read_unknown_pixels(pipe, image, pivot):
+    mask = torch.ones(16, 12)
+    mask[:5] = 0
+    other = torch.where(mask.bool(), image, torch.nan)
+    results = [tune(pipe, x, pivot.affine_parameters, num_steps=5, mask=mask) for x in (image, other)]
+    first, second = (result[0].generator.state_dict() for result in results)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert results[0][1].psnr == results[1][1].psnr
+
+
+def test_seeds_and_steps(pipe, image, pivot):
+    def losses(seed):
+        options = {"num_pixels": 50, "generator": torch.Generator().manual_seed(seed)}
+        steps = []
+        result = tune(pipe, image, pivot.affine_parameters, 4, callback=lambda *step: steps.append(step), **options)[1]
+        assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        return result.losses
+
+    assert losses(0) == losses(0) != losses(1)
+
+
+def test_bfloat16(pipe, image, pivot, monkeypatch):
+    seen = set()
+    colours = PolyINRGenerator._colours
+
+    def spy(self, *args):
+        if torch.is_grad_enabled():
+            seen.add(torch.is_autocast_enabled("cpu"))
+        return colours(self, *args)
+
+    monkeypatch.setattr(PolyINRGenerator, "_colours", spy)
+    tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=60, lr=0.01, precision="bfloat16")
+    assert seen == {True}
+    assert result.psnr > pivot.psnr + 1
+    assert result.settings["precision"] == "bfloat16"
+    assert {p.dtype for p in tuned.generator.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"affine_parameters": torch.zeros(1, 4, 16, 3)}, r"\(B, 4, 32, 3\).*\(1, 4, 16, 3\)"),
+        ({"affine_parameters": torch.zeros(2, 4, 32, 3)}, "`affine_parameters`.*one image"),
+        ({"affine_parameters": torch.full((1, 4, 32, 3), float("nan"))}, "`affine_parameters`.*finite"),
+        ({"num_steps": -1}, "`num_steps`"),
+        ({"lr": -1.0}, "`lr`"),
+        ({"precision": "half"}, "`precision`"),
+        ({"locality_weight": -0.1}, "`locality_weight`"),
+        ({"num_pixels": 0}, "`num_pixels`"),
+        ({"mask": torch.ones(3, 3)}, "`mask`"),
+        ({"image": torch.full((3, 4, 4), 7.0)}, "`image`"),
+    ],
+)
+def test_bad_arguments(pipe, image, pivot, change, message):
+    with pytest.raises(ValueError, match=message):
+        tune(pipe, **{"image": image, "affine_parameters": pivot.affine_parameters, "num_steps": 1, **change})

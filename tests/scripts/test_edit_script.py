@@ -1,0 +1,313 @@
+"""scripts/edit.py and the arguments it shares with others."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.editing.extents import extrapolate
+from polyinr_hf.editing.interpolation import encode_seeds
+from polyinr_hf.editing.levels import level_figure
+from polyinr_hf.editing.style_mixing import mix_levels
+from polyinr_hf.inversion.result import load_affine_parameters
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "edit.py"
+SIZE, CHANNELS, LEVELS = 12, 16, 4
+
+
+@pytest.fixture(scope="module")
+def edit():
+    spec = importlib.util.spec_from_file_location("scripts_edit", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    model = PolyINRGenerator(
+        z_dim=8, w_dim=16, channels=CHANNELS, num_levels=LEVELS, num_classes=2, class_embed_dim=8, sample_size=SIZE
+    )
+    path = tmp_path_factory.mktemp("pipelines") / "tiny"
+    PolyINRPipeline(model, {0: "tench", 1: "goldfish"}).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipe(folder) -> PolyINRPipeline:
+    pipe = PolyINRPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def parameters(pipe, tmp_path) -> Path:
+    """Affine parameters in a file, as inversion writes them."""
+    path = tmp_path / "a.safetensors"
+    save_file({"affine_parameters": encode_seeds(pipe, 1, 42)}, path)
+    return path
+
+
+@pytest.fixture
+def run(edit, folder):
+    def run(command, *arguments) -> None:
+        edit.main([command, *map(str, arguments), "--pipeline", str(folder)])
+
+    return run
+
+
+@pytest.fixture
+def error_of(run):
+    def error_of(*arguments) -> str:
+        with pytest.raises(SystemExit) as end:
+            run(*arguments)
+        assert isinstance(end.value.code, str)
+        assert "\n" not in end.value.code
+        return end.value.code
+
+    return error_of
+
+
+def picture(pipe, A, **kwargs) -> Image.Image:
+    return pipe(affine_parameters=A, **kwargs).images[0]
+
+
+def assert_close(image: Image.Image, expected: Image.Image):
+    """The same but for rounding."""
+    assert image.size == expected.size
+    assert abs(np.asarray(image.convert("RGB")).astype(int) - np.asarray(expected).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("command", ["interpolate", "mix", "extrapolate", "zoom", "heatmap", "invert", "tune"])
+def test_every_command_has_help(edit, command, capsys):
+    for arguments in ([command, "--help"], ["--help"]):
+        with pytest.raises(SystemExit) as end:
+            edit.main(arguments)
+        assert end.value.code == 0
+        assert command in capsys.readouterr().out
+
+
+# -- commands that draw -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("space", ["z", "w", "affine"])
+def test_interpolate(run, pipe, tmp_path, capsys, space):
+    output = tmp_path / "new" / "walk.png"
+    run("interpolate", "--class", "tench", "goldfish", "--seeds", "3,4", "--space", space, "--frames", 3,
+        "--truncation_psi", "0.7", "--height", 5, "--width", 6, "--output", output)  # fmt: skip
+    captured = capsys.readouterr()
+    assert captured.out.split() == [str(output)]
+    assert "3/3" in captured.err
+    strip = Image.open(output)
+    assert strip.size == (18, 5)
+    ends = encode_seeds(pipe, ["tench", "goldfish"], [3, 4], truncation_psi=0.7)
+    assert_close(strip.crop((0, 0, 6, 5)), picture(pipe, ends[:1], height=5, width=6))
+    assert_close(strip.crop((12, 0, 18, 5)), picture(pipe, ends[1:], height=5, width=6))
+
+
+def test_interpolate_from_an_inverted_image(run, pipe, parameters, tmp_path):
+    output = tmp_path / "walk.gif"
+    run("interpolate", "--parameters", parameters, "--class", 0, "--seeds", "1-2", "--frames", 6, "--loop",
+        "--output", output)  # fmt: skip
+    with Image.open(output) as film:
+        assert film.n_frames == 6
+        film.seek(2)
+        expected = picture(pipe, encode_seeds(pipe, 0, 1))
+        assert abs(np.asarray(film.convert("RGB")).astype(int) - np.asarray(expected)).mean() < 4  # 256 colours
+
+
+def test_mix(run, pipe, parameters, tmp_path):
+    output = tmp_path / "grid.png"
+    run("mix", "--class", 0, "--seeds", "0-1", "--target_parameters", parameters, "--levels", 2, 3, "--output", output)
+    grid = Image.open(output)
+    assert grid.size == (3 * SIZE, 2 * SIZE + 18)
+    mixed = mix_levels(encode_seeds(pipe, 1, 42), encode_seeds(pipe, 0, 1), [2, 3])
+    top = SIZE + 18
+    assert_close(grid.crop((2 * SIZE, top, 3 * SIZE, top + SIZE)), picture(pipe, mixed))
+
+
+def test_mix_by_default_has_a_block_for_each_group(run, tmp_path, capsys):
+    run("mix", "--class", 0, "--target_class", 1, "--output", tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").size == (5 * SIZE, SIZE + 3 * (18 + 3 * SIZE))
+    assert f"{7 + 3 * 12}/{7 + 3 * 12}" in capsys.readouterr().err
+
+
+def test_extrapolate(run, pipe, tmp_path):
+    output = tmp_path / "beyond.png"
+    options = ["--extent", "-0.5", "-0.5", "1.5", "1.5", "--border", "none", "--antialias", 2]
+    run("extrapolate", "--class", 1, "--seeds", "5-6", *options, "--output", output)
+    strip = Image.open(output)
+    side = 1 + 2 * (SIZE - 1)
+    assert strip.size == (2 * side, side)
+    expected = extrapolate(pipe, encode_seeds(pipe, 1, 6), (-0.5, -0.5, 1.5, 1.5), border=None, antialias=2)[0]
+    assert_close(strip.crop((side, 0, 2 * side, side)), expected)
+    run("extrapolate", "--class", 1, "--height", 40, "--width", 30, "--output", output)
+    colours = Image.open(output).crop((0, 0, 30, 40)).getcolors(2000)
+    assert (255, 255, 0) in {colour for _, colour in colours}
+
+
+def test_zoom(run, pipe, tmp_path):
+    output = tmp_path / "zoom.png"
+    run("zoom", "--class", 1, "--seed", 3, "--centre", "0.25", "0.5", "--factor", 4, "--frames", 3, "--output", output)
+    strip = Image.open(output)
+    assert strip.size == (3 * SIZE, SIZE)
+    A = encode_seeds(pipe, 1, 3)
+    assert_close(strip.crop((0, 0, SIZE, SIZE)), picture(pipe, A))
+    expected = picture(pipe, A, extent=(0.125, 0.375, 0.375, 0.625))
+    assert_close(strip.crop((2 * SIZE, 0, 3 * SIZE, SIZE)), expected)
+
+
+def test_pan(run, pipe, tmp_path):
+    output = tmp_path / "pan.png"
+    run("zoom", "--class", 1, "--start", 0, 0, "0.5", "0.5", "--end", "0.5", 0, 1, "0.5", "--frames", 3,
+        "--output", output)  # fmt: skip
+    expected = picture(pipe, encode_seeds(pipe, 1, 0), extent=(0.25, 0, 0.75, 0.5))
+    assert_close(Image.open(output).crop((SIZE, 0, 2 * SIZE, SIZE)), expected)
+
+
+def test_heatmap(run, pipe, tmp_path, capsys):
+    output = tmp_path / "levels.png"
+    run("heatmap", "--class", 0, "--seeds", "1-2", "--height", 6, "--width", 8, "--output", output)
+    figure = Image.open(output)
+    assert figure.size == (8 * LEVELS, 6 * 4)
+    assert_close(figure, level_figure(pipe, encode_seeds(pipe, 0, [1, 2]), 6, 8))
+    assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["interpolate"], "`class_labels` is required"),
+        (["interpolate", "--class", "goldfsh"], "Did you mean 'goldfish'"),
+        (["interpolate", "--class", 0, "--seeds", 3], "at least two"),
+        (["interpolate", "--class", 0, "--frames", 1], "`num_frames`"),
+        (["interpolate", "--class", 0, "--fps", 0], "`fps`"),
+        (["interpolate", "--class", 0, "--output", "a.avi"], "`output`.*gif.*a.avi"),
+        (["interpolate", "--class", 0, "--parameters", "a", "--space", "w"], "`--space`"),
+        (["mix", "--class", 0, "--target_class", 0, "--levels", 4], r"`levels`.*0\.\.3.*4"),
+        (["mix", "--class", 0, "--target_class", 0, "--output", "a.gif"], "`output`.*png.*a.gif"),
+        (["extrapolate", "--class", 0, "--border", "yelow"], "yelow"),
+        (["extrapolate", "--class", 0, "--extent", 0, 0, 0, 1], "`extent`"),
+        (["zoom", "--class", 0, "--factor", 0], "`factor`"),
+        (["zoom", "--class", 0, "--seeds", "0-1"], "one image"),
+        (["heatmap", "--class", 0, "--height", 0], "`height`"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_written(error_of, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    text = error_of(*arguments)
+    assert text.startswith("error: ")
+    assert re.search(message, text)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["interpolate", "mix", "extrapolate", "zoom", "heatmap"])
+def test_affine_parameters_of_another_models_size(error_of, tmp_path, command):
+    path = tmp_path / "other.safetensors"
+    save_file({"affine_parameters": torch.zeros(1, 7, CHANNELS, 3)}, path)
+    text = error_of(command, "--parameters", path, "--output", tmp_path / "a.png")
+    assert "other.safetensors" in text
+    assert "(B, 4, 16, 3)" in text
+    assert "(1, 7, 16, 3)" in text
+
+
+# -- commands that fit ------------------------------------------------------------------------------------------------
+FAST = ["--backbone", "none", "--num_steps", 3]
+
+
+@pytest.fixture
+def photos(pipe, tmp_path) -> list[Path]:
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for seed, path in enumerate(paths):
+        picture(pipe, encode_seeds(pipe, 1, seed), height=14, width=16).save(path)
+    return paths
+
+
+def test_invert(run, pipe, photos, tmp_path, capsys):
+    output = tmp_path / "inverted"
+    options = [*FAST, "--num_refine_steps", 5, "--num_pixels", 50, "--class", "goldfish"]
+    run("invert", *photos, *options, "--output", output, "--json", tmp_path / "result.json")
+    captured = capsys.readouterr()
+    files = [output / name for name in ("one.safetensors", "one.png", "two.safetensors", "two.png")]
+    assert captured.out.split() == [str(file) for file in files]
+    assert sorted(output.iterdir()) == sorted(files)  # no checkpoint is left
+    assert "two.jpg" in captured.err
+    report = json.loads((tmp_path / "result.json").read_text())
+    assert [Path(row["image"]).name for row in report["results"]] == ["one.png", "two.jpg"]
+    for name in ("psnr", "ssim", "seconds"):
+        values = [row[name] for row in report["results"]]
+        assert report["mean"][name] == pytest.approx(sum(values) / 2)
+    # What was found can be drawn, and is the picture that was written.
+    run("zoom", "--parameters", files[0], "--height", 14, "--width", 16, "--frames", 2, "--output", tmp_path / "z.png")
+    assert_close(Image.open(tmp_path / "z.png").crop((0, 0, 16, 14)), Image.open(files[1]))
+
+
+def test_invert_goes_on_after_an_interruption(run, edit, photos, tmp_path, monkeypatch):
+    output = tmp_path / "inverted"
+    arguments = ["invert", *photos, *FAST, "--num_refine_steps", 2, "--output", output]
+    save_film = edit.save_film
+
+    def interrupted(images, path):
+        if path.stem == "two":
+            raise OSError("No space left on device")
+        save_film(images, path)
+
+    monkeypatch.setattr(edit, "save_film", interrupted)
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert (output / ".one.checkpoint").exists()
+    first = (output / "one.png").read_bytes()
+    monkeypatch.setattr(edit, "save_film", save_film)
+    run(*arguments)
+    assert (output / "one.png").read_bytes() == first
+    assert (output / "two.png").exists()
+    assert not list(output.glob(".*"))
+
+
+def test_invert_with_a_mask(run, photos, tmp_path):
+    mask = Image.new("L", (16, 14), 255)
+    mask.paste(0, (4, 4, 12, 10))
+    mask.save(tmp_path / "mask.png")
+    arguments = [*FAST, "--num_refine_steps", 2, "--mask", tmp_path / "mask.png"]
+    run("invert", photos[0], *arguments, "--output", tmp_path / "a")
+    spoiled = Image.open(photos[0])
+    spoiled.paste((255, 0, 255), (4, 4, 12, 10))
+    (tmp_path / "other").mkdir()
+    spoiled.save(tmp_path / "other" / "one.png")
+    run("invert", tmp_path / "other" / "one.png", *arguments, "--output", tmp_path / "b")
+    assert (tmp_path / "a" / "one.png").read_bytes() == (tmp_path / "b" / "one.png").read_bytes()
+
+
+def test_what_cannot_be_inverted(error_of, photos, tmp_path):
+    output = tmp_path / "inverted"
+    (tmp_path / "text.png").write_text("no image")
+    assert "text.png" in error_of("invert", photos[0], tmp_path / "text.png", *FAST, "--output", output)
+    assert "missing.png" in error_of("invert", tmp_path / "missing.png", *FAST, "--output", output)
+    assert "different names" in error_of("invert", photos[0], tmp_path / "sub" / "one.jpg", "--output", output)
+    assert not output.exists()
+
+
+def test_tune(run, pipe, photos, tmp_path):
+    run("invert", photos[0], *FAST, "--num_refine_steps", 5, "--output", tmp_path)
+    A, output = tmp_path / "one.safetensors", tmp_path / "tuned"
+    run("tune", photos[0], "--parameters", A, *FAST, "--output", output, "--json", tmp_path / "tuned.json")
+    (row,) = json.loads((tmp_path / "tuned.json").read_text())["results"]
+    assert row["psnr"] > 0
+    tuned = PolyINRPipeline.from_pretrained(output)
+    assert tuned.id2label == pipe.id2label
+    weights = zip(tuned.generator.parameters(), pipe.generator.parameters(), strict=True)
+    assert any(not torch.equal(after, before) for after, before in weights)
+    found = picture(tuned, load_affine_parameters(output / "affine_parameters.safetensors"), height=14, width=16)
+    assert_close(Image.open(output / "image.png"), found)
+
+
+def test_tune_does_not_overwrite(error_of, photos, parameters, tmp_path):
+    text = error_of("tune", photos[0], "--parameters", parameters, *FAST, "--output", tmp_path)
+    assert "`output`" in text
+    assert photos[0].exists()

@@ -1,0 +1,291 @@
+import argparse
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.benchmarks import rendering as benchmarks
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SIZE = 8
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """A conditional and an unconditional pipeline, saved."""
+    paths = {}
+    for name, num_classes in (("conditional", 3), ("unconditional", None)):
+        torch.manual_seed(0)
+        model = PolyINRGenerator(z_dim=8, w_dim=8, channels=8, num_levels=3, num_classes=num_classes, sample_size=SIZE)
+        labels = {0: "tench", 1: "goldfish, Carassius auratus", 2: "Food & Drink"} if num_classes else None
+        paths[name] = str(tmp_path_factory.mktemp("pipelines") / name)
+        PolyINRPipeline(model, labels).save_pretrained(paths[name])
+    return paths
+
+
+def run(script: str, *arguments) -> None:
+    load_script(script).main([str(argument) for argument in arguments])
+
+
+def error_of(script: str, *arguments) -> str:
+    """The message the script ends with."""
+    with pytest.raises(SystemExit) as end:
+        run(script, *arguments)
+    assert isinstance(end.value.code, str)
+    return end.value.code
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_help(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 0
+    output = capsys.readouterr().out
+    assert path.name in output
+    assert f"scripts/{path.name}" in output.split("options:")[0]  # an example to copy
+
+
+# -- generate.py ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text, seeds", [("7", [7]), ("0-3", [0, 1, 2, 3]), ("0-2,20", [0, 1, 2, 20]), ("5, 3-3", [5, 3])]
+)
+def test_seeds(text, seeds):
+    assert load_script("generate").parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1", "1.5"])
+def test_bad_seeds(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="seeds such as"):
+        load_script("generate").parse_seeds(text)
+
+
+def test_generate(folders, tmp_path, capsys):
+    arguments = [
+        "--pipeline",
+        folders["conditional"],
+        "--class",
+        "goldfish",
+        "2",
+        "--class",
+        "tench",
+        "--seeds",
+        "0-1,9",
+    ]
+    arguments += ["--truncation_psi", "0.7", "--height", "12", "--width", "10", "--extent", "-0.5", "0", "1", "1.5"]
+    run("generate", *arguments, "--grid", "--output", tmp_path / "out")
+    names = [f"{name}-seed{seed:04d}.png" for seed in (0, 1, 9) for name in ("goldfish", "food-drink", "tench")]
+    output = capsys.readouterr()
+    assert output.out.split() == [str(tmp_path / "out" / name) for name in [*names, "grid.png"]]
+    assert "9/9" in output.err
+
+    pipe = PolyINRPipeline.from_pretrained(folders["conditional"])
+    expected = pipe(
+        2, truncation_psi=0.7, height=12, width=10, extent=(-0.5, 0, 1, 1.5), generator=torch.Generator().manual_seed(9)
+    ).images[0]
+    image = Image.open(tmp_path / "out" / "food-drink-seed0009.png")
+    assert image.size == (10, 12)
+    difference = np.asarray(image).astype(int) - np.asarray(expected).astype(int)
+    assert abs(difference).max() <= 1  # rounding of a batch of three
+    grid = Image.open(tmp_path / "out" / "grid.png")
+    assert grid.size == (3 * 10, 3 * 12)  # a row for each class
+    np.testing.assert_array_equal(np.asarray(grid.crop((20, 12, 30, 24))), np.asarray(image))
+
+
+def test_generate_unconditional(folders, tmp_path, capsys):
+    run("generate", "--pipeline", folders["unconditional"], "--seeds", "0-4", "--grid", "--output", tmp_path)
+    names = [f"seed{seed:04d}.png" for seed in range(5)] + ["grid.png"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    grid = Image.open(tmp_path / "grid.png")
+    assert grid.size == (3 * SIZE, 2 * SIZE)
+    np.testing.assert_array_equal(np.asarray(grid)[SIZE:, 2 * SIZE :], 255)  # the sixth place is empty
+
+
+def test_generate_in_bfloat16(folders, tmp_path):
+    arguments = ["--pipeline", folders["unconditional"], "--seed", "3"]
+    run("generate", *arguments, "--output", tmp_path / "exact")
+    run("generate", *arguments, "--output", tmp_path / "half", "--dtype", "bfloat16")
+    exact, half = (np.asarray(Image.open(tmp_path / name / "seed0003.png")).astype(int) for name in ("exact", "half"))
+    assert 0 < abs(exact - half).max() < 16
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--class", "goldfsh"], "Did you mean 'goldfish'"),
+        (["--class", "goldfish", "7"], "0..2"),
+        ([], "`class_labels` is required"),
+        (["--class", "0", "--height", "0"], "`height`"),
+        (["--class", "0", "--extent", "0", "0", "0", "1"], "`extent`"),
+        (["--class", "0", "--truncation_psi", "nan"], "`truncation_psi`"),
+    ],
+)
+def test_generate_refuses_bad_input(folders, tmp_path, arguments, message):
+    text = error_of("generate", "--pipeline", folders["conditional"], *arguments, "--output", tmp_path / "out")
+    assert message in text
+    assert "\n" not in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_from_no_pipeline(tmp_path):
+    assert "model_index.json" in error_of("generate", "--pipeline", tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["--seeds", "3-1"], ["--dtype", "int8"], ["--extent", "0", "1"]])
+def test_generate_teaches_its_arguments(folders, arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("generate", "--pipeline", folders["unconditional"], *arguments)
+    assert end.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+# -- demo.py ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["conditional", "unconditional"])
+def test_demo(folders, tmp_path, capsys, name, monkeypatch):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "SIZES", (16, 32, 64))
+    monkeypatch.setattr(demo, "PANEL", 32)
+    demo.main(["--pipeline", folders[name], "--output", str(tmp_path / "out")])
+    rows = {"conditional": 3, "unconditional": 8}[name]
+    files = {"samples.png": (8 * 64, rows * 64), "sizes.png": (96, 64), "beyond_the_border.png": (512, 512)}
+    files |= {"style_mixing.png": (5 * 96, 96 + 3 * (18 + 3 * 96)), "walk.gif": (128, 128)}
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / file) for file in files]
+    for file, size in files.items():
+        image = Image.open(tmp_path / "out" / file)
+        assert image.size == size
+        assert np.asarray(image.convert("RGB")).std() > 0
+    assert image.n_frames == 48
+
+
+def test_demo_of_chosen_classes(folders, tmp_path, monkeypatch):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "SIZES", (16,))
+    monkeypatch.setattr(demo, "draw_samples", lambda pipe, seed: Image.new("RGB", (8, 8)))
+    arguments = ["--pipeline", folders["conditional"], "--output", str(tmp_path)]
+    sizes = []
+    for label in (["0"], ["1"], ["1", "2"]):
+        demo.main([*arguments, "--class", *label])
+        sizes.append((tmp_path / "sizes.png").read_bytes())
+    assert sizes[0] != sizes[1] == sizes[2]
+    with pytest.raises(SystemExit, match="0..2.*7"):
+        demo.main([*arguments, "--class", "7"])
+
+
+def test_demo_without_a_checkpoint(tmp_path, monkeypatch, capsys):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
+    monkeypatch.setattr(demo, "SIZES", (16,))
+    demo.main(["--output", str(tmp_path)])
+    assert "UNTRAINED" in capsys.readouterr().out
+    assert Image.open(tmp_path / "walk.gif").n_frames == 48
+
+
+def test_the_demo_knows_its_classes():
+    """Those it draws of the checkpoint in the box are classes of it."""
+    demo = load_script("demo")
+    assert set(demo.PRETRAINED_CLASSES) <= set(demo.load_pipeline(None).labels)
+
+
+def test_demo_draws_many_classes_once_each(monkeypatch):
+    demo = load_script("demo")
+    drawn, encode = [], demo.encode_seeds
+    monkeypatch.setattr(
+        demo, "encode_seeds", lambda pipe, labels, seeds: (drawn.append(labels), encode(pipe, labels, seeds))[1]
+    )
+    pipe = PolyINRPipeline(PolyINRGenerator(channels=8, num_levels=2, num_classes=30, sample_size=8))
+    assert demo.draw_samples(pipe, 0).size == (5 * 64, 5 * 64)
+    assert len(set(drawn[0])) == 25 and drawn[0][-1] == 28
+
+
+def test_demo_says_that_weights_are_untrained(tmp_path, monkeypatch, capsys):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
+    assert demo.load_pipeline(None).generator.config.num_classes is None
+    assert "UNTRAINED" in capsys.readouterr().out
+
+
+def test_demo_uses_the_checkpoint_in_the_box(folders, monkeypatch, capsys):
+    demo = load_script("demo")
+    monkeypatch.setattr(demo, "PRETRAINED", Path(folders["conditional"]))
+    assert demo.load_pipeline(None).generator.config.num_classes == 3
+    assert capsys.readouterr().out == ""
+
+
+# -- benchmark.py -----------------------------------------------------------------------------------------------------
+def test_benchmark_render(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "in_fresh_process", lambda function, *args: function(*args))
+    arguments = ["--sizes", 8, 16, "--channels", 8, "--plain_max_size", 8]
+    run("benchmark", "render", *arguments, "--json", tmp_path / "render.json")
+    rows = json.loads((tmp_path / "render.json").read_text())["results"]
+    assert [(row["size"], row["dtype"]) for row in rows] == [
+        (size, dtype) for size in (8, 16) for dtype in ("float32", "bfloat16")
+    ]
+    for row in rows:
+        assert list(row) == ["size", "dtype", "plain_seconds", "seconds", "limit_seconds", "psnr", "peak_mb"]
+        assert (row["plain_seconds"] is None) == (row["size"] == 16)
+        assert (row["psnr"] is None) == (row["dtype"] == "float32")
+        assert row["seconds"] > 0
+        assert row["limit_seconds"] > 0
+        assert row["peak_mb"] > 10
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_benchmark_refuses_bad_sizes():
+    assert "`sizes` must be at least 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
+
+
+# -- measure_inversion.py ---------------------------------------------------------------------------------------------
+@pytest.fixture
+def inversion_arguments(folders, tmp_path):
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (20, 20, 3), dtype=np.uint8)) for _ in range(4)]
+    features = datasets.Features({"image": datasets.Image()})
+    (tmp_path / "emoji" / "data").mkdir(parents=True)
+    rows = datasets.Dataset.from_dict({"image": pictures}, features=features)
+    rows.to_parquet(tmp_path / "emoji" / "data" / "heldout-00000-of-00001.parquet")
+    arguments = ["--pipeline", folders["conditional"], "--dataset", tmp_path / "emoji", "--sizes", 12, "--num_emoji", 2]
+    steps = ["--num_steps", 2, "--num_refine_steps", 2, "--num_tuning_steps", 2, "--precision", "float32"]
+    return [*arguments, *steps, "--output", tmp_path / "out"]
+
+
+def test_measure_inversion(inversion_arguments, tmp_path, monkeypatch, capsys):
+    script = load_script("measure_inversion")
+    arguments = [str(argument) for argument in inversion_arguments]
+    script.main(arguments)
+    first = capsys.readouterr().out
+    groups = [line.split(" | ")[1] for line in first.splitlines()[2:5]]
+    assert groups == ["2 emoji", "5 photographs", "7 all"]
+    result = json.loads((tmp_path / "out" / "inversion.json").read_text())
+    assert [row["image"] for row in result["results"]][:3] == ["emoji-0000", "emoji-0002", "astronaut"]
+    for row in result["results"]:
+        assert row["psnr"] > 3 and row["tuned_psnr"] > 3 and row["seconds"] > 0
+    assert Image.open(tmp_path / "out" / "inversion_12.png").size == (7 * 12, 3 * 12)
+
+    monkeypatch.setattr(script, "invert", None)  # nothing is measured twice
+    monkeypatch.setattr(script, "COLUMNS", 4)
+    script.main(arguments)
+    assert capsys.readouterr().out == first
+    sheet = Image.open(tmp_path / "out" / "inversion_12.png")
+    assert sheet.size == (4 * 12, 6 * 12)
+    original = Image.open(tmp_path / "out" / "results" / "12" / "rocket" / "original.png")
+    assert sheet.crop((24, 36, 36, 48)).tobytes() == original.tobytes()  # the seventh: third of the second block
+    assert sheet.getpixel((40, 40)) == (255, 255, 255)
+    with pytest.raises(SystemExit, match="measured with other settings"):
+        script.main([*arguments, "--seed", "1"])
+    with pytest.raises(SystemExit, match="--sizes"):
+        script.main([*arguments, "--sizes", "8"])

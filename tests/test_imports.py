@@ -1,0 +1,97 @@
+"""Which module may import which: downward only, and the files that travel to Hub repositories by themselves."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "polyinr_hf"
+# From the ground up: a room imports from the floors below it and from its own floor only if it is the same package.
+FLOORS = (
+    {"modeling_poly_inr", "_lazy"},
+    {"pipeline_poly_inr"},
+    {"files", "checks", "images", "reconstruction", "feature_networks", "conversion"},
+    {"data", "editing", "inversion", "evaluation"},
+    {"hub"},
+    {"training"},
+    {"benchmarks"},
+)
+TRAVELLING = ("modeling_poly_inr.py", "pipeline_poly_inr.py")
+TRAVELLING_MAY_IMPORT = {"torch", "numpy", "PIL", "diffusers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor_of(room: str) -> int:
+    return next(height for height, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Dotted names of what a module imports, anywhere in it; relative ones as `polyinr_hf.…`."""
+    package = ["polyinr_hf", *path.relative_to(PACKAGE).parent.parts]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            names = [alias.name for alias in node.names]
+            # `from ..package import module` imports the module; `from ..module import name` does not import a module.
+            found += [".".join([*module, name]) for name in names] if module == base else [".".join(module)]
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def rooms_imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported_modules(path) if name.startswith("polyinr_hf.")}
+
+
+def test_every_room_has_a_floor():
+    rooms = {room_of(path) for path in MODULES} - {"__init__"}
+    assert rooms == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) != "__init__"], ids=lambda p: p.stem)
+def test_imports_go_downward(path):
+    room = room_of(path)
+    for other in rooms_imported(path) - {room, "_lazy"}:
+        assert floor_of(other) < floor_of(room), f"{path.name} ({room}) imports {other}, which is not below it"
+
+
+def test_inner_imports_are_relative():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert not node.module.startswith("polyinr_hf"), f"{path}: from {node.module} import ..."
+
+
+def test_modules_do_not_import_in_a_circle():
+    graph = {path: set() for path in MODULES}
+    by_name = {".".join(("polyinr_hf", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+    for path in MODULES:
+        graph[path] = {by_name[name] for name in imported_modules(path) if name in by_name}
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: tuple[Path, ...]) -> None:
+        assert path not in trail, " -> ".join(p.stem for p in (*trail, path))
+        if path not in done:
+            for other in graph[path]:
+                visit(other, (*trail, path))
+            done.add(path)
+
+    for path in MODULES:
+        visit(path, ())
+
+
+@pytest.mark.parametrize("name", TRAVELLING)
+def test_travelling_files_import_only_what_travels_or_is_installed_with_diffusers(name):
+    for module in imported_modules(PACKAGE / name):
+        top = module.split(".")[0]
+        if top == "polyinr_hf":
+            assert f"{module.split('.')[1]}.py" in TRAVELLING, f"{name} imports {module}"
+        else:
+            assert top in TRAVELLING_MAY_IMPORT, f"{name} imports {module}"
