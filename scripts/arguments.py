@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from polyinr_hf.editing.interpolation import encode_seeds
+from polyinr_hf.editing import encode_seeds
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
 
@@ -82,7 +82,7 @@ def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str =
     """
     images = []
     for path in getattr(args, f"{prefix}parameters") or []:
-        from polyinr_hf.inversion.result import load_affine_parameters
+        from polyinr_hf.inversion import load_affine_parameters
 
         A = load_affine_parameters(path)
         try:

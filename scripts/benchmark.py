@@ -18,7 +18,7 @@ import json
 import sys
 from pathlib import Path
 
-from polyinr_hf.benchmarks.rendering import as_json, format_table, measure_rendering
+from polyinr_hf.benchmarks import as_json, format_table, measure_rendering
 
 
 def parse_args(argv=None):
@@ -58,7 +58,7 @@ def run_render(args) -> dict:
 
 
 def run_train(args) -> dict:
-    from polyinr_hf.benchmarks.training import format_training, measure_training  # needs the train extra
+    from polyinr_hf.benchmarks import format_training, measure_training  # needs the train extra
     from polyinr_hf.training.config import load_recipe
 
     recipe = load_recipe(args.recipe, args.set)

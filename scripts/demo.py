@@ -19,10 +19,7 @@ from PIL import Image
 
 from arguments import parse_class
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.editing import draw_frames, save_film
-from polyinr_hf.editing.extents import extrapolate
-from polyinr_hf.editing.interpolation import encode_seeds, walk
-from polyinr_hf.editing.style_mixing import style_mixing_grid
+from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 PRETRAINED_CLASSES = ("grinning-face", "red-heart", "four-leaf-clover", "hamburger")

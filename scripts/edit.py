@@ -31,9 +31,8 @@ from arguments import (
     parse_class,
     seeds_of,
 )
-from polyinr_hf.editing import interpolation as editing
-from polyinr_hf.editing.extents import detail, interpolate_extents
-from polyinr_hf.editing.films import check_film, draw_frames, save_film
+from polyinr_hf import editing
+from polyinr_hf.editing import check_film, detail, draw_frames, interpolate_extents, save_film
 from polyinr_hf.files import check_new_folder, replace_folder
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -100,7 +99,7 @@ def zoom(args) -> None:
 
 def heatmap(args) -> None:
     """What each level sees (figure 3), and below it the image if the levels after it passed everything through."""
-    from polyinr_hf.editing.levels import level_figure
+    from polyinr_hf.editing import level_figure
 
     check_film(args.output, suffixes=[".png"])
     pipe = load_pipeline(args)
@@ -119,7 +118,7 @@ def invert(args) -> None:
     An interrupted run goes on where it stopped when it is started again with the same arguments.
     """
     from polyinr_hf.images import load_photo
-    from polyinr_hf.inversion.inversion import invert
+    from polyinr_hf.inversion import invert
 
     twice = [stem for stem, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
@@ -153,8 +152,7 @@ def invert(args) -> None:
 def tune(args) -> None:
     """Pivotal tuning: the weights, changed around one inverted image; a pipeline folder with its affine parameters."""
     from polyinr_hf.images import load_photo
-    from polyinr_hf.inversion.result import load_affine_parameters
-    from polyinr_hf.inversion.tuning import tune
+    from polyinr_hf.inversion import load_affine_parameters, tune
 
     check_new_folder(args.output)
     image, A = load_photo(args.image), load_affine_parameters(args.parameters)

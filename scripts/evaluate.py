@@ -15,7 +15,7 @@ import sys
 from accelerate import PartialState
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.data.dataset import load_image_dataset
+from polyinr_hf.data import load_image_dataset
 from polyinr_hf.evaluation import evaluate, format_table, plot_truncation_sweep, truncation_sweep, write_json
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.data.dataset import load_image_dataset
+from polyinr_hf.data import load_image_dataset
 from polyinr_hf.evaluation import Evaluator, class_diversity, nearest_neighbours, neighbours_figure
 from polyinr_hf.evaluation.sources import DatasetSource, PipelineSource, class_frequencies, class_ids
 

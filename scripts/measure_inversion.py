@@ -22,12 +22,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.data.dataset import load_image_dataset
+from polyinr_hf.data import load_image_dataset
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import load_photo, preprocess_image
-from polyinr_hf.inversion.inversion import invert
-from polyinr_hf.inversion.result import load_affine_parameters
-from polyinr_hf.inversion.tuning import tune
+from polyinr_hf.inversion import invert, load_affine_parameters, tune
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 COLUMNS = 13  # of a picture

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from polyinr_hf.hub.push import check_pipeline_folder, check_repo_id, push_folder, shared_files
+from polyinr_hf.hub import check_pipeline_folder, check_repo_id, push_folder, shared_files
 
 
 def parse_args(argv=None):

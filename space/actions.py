@@ -16,11 +16,8 @@ from settings import MAX_DRAWN, MAX_ENCODED, MAX_PIXELS, PHOTO_SIZE, SIZES, clas
 from torch import Tensor
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.editing import detail, draw_frames
-from polyinr_hf.editing.extents import extrapolate
-from polyinr_hf.editing.interpolation import encode_seeds, walk
-from polyinr_hf.editing.style_mixing import mix_levels
-from polyinr_hf.inversion.inversion import invert
+from polyinr_hf.editing import detail, draw_frames, encode_seeds, extrapolate, mix_levels, walk
+from polyinr_hf.inversion import invert
 
 MORPH_STEPS = 100  # places between two images
 PAN = 0.25  # of what is seen

@@ -33,7 +33,7 @@ from settings import (
 )
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.editing.films import save_film
+from polyinr_hf.editing import save_film
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = Path("pretrained", "poly-inr-emoji")  # beside this file in a Space, beside its folder in the repository

@@ -18,7 +18,7 @@ FLOORS = (
     {"benchmarks"},
 )
 TRAVELLING = ("modeling_poly_inr.py", "pipeline_poly_inr.py")
-TRAVELLING_MAY_IMPORT = {"torch", "numpy", "PIL", "diffusers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
+INSTALLED = {"torch", "numpy", "PIL", "diffusers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -94,4 +94,4 @@ def test_travelling_files_import_only_what_travels_or_is_installed_with_diffuser
         if top == "polyinr_hf":
             assert f"{module.split('.')[1]}.py" in TRAVELLING, f"{name} imports {module}"
         else:
-            assert top in TRAVELLING_MAY_IMPORT, f"{name} imports {module}"
+            assert top in INSTALLED, f"{name} imports {module}"

@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub import ModelCard, constants, file_download, scan_cache_dir
 from loopback_hub import LoopbackHub, connect
 
-import polyinr_hf.hub
+import polyinr_hf.hub.model_card
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.hub.model_card import count_parameters, create_card
@@ -607,8 +607,8 @@ def test_script_fails_in_one_line(hub, folder, tmp_path, capsys):
 
 def test_template_comes_with_the_package():
     setup = (ROOT / "setup.py").read_text()
-    assert polyinr_hf.model_card.CARD_TEMPLATE.is_file()
-    assert polyinr_hf.model_card.CARD_TEMPLATE.name in setup
+    assert polyinr_hf.hub.model_card.CARD_TEMPLATE.is_file()
+    assert polyinr_hf.hub.model_card.CARD_TEMPLATE.name in setup
 
 
 def test_diffusers_is_one_that_runs_no_code_without_the_flag():
