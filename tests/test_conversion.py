@@ -29,8 +29,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_original.py"
 
 
 @pytest.fixture(params=NAMES)
-def checkpoint(request, shared_fixtures):
-    return shared_fixtures / f"{request.param}.pkl"
+def checkpoint(request, reference_values):
+    return reference_values / f"{request.param}.pkl"
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def small_tensors():
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_infers_the_config(shared_fixtures):
-    configs = [load_original_checkpoint(shared_fixtures / f"{name}.pkl")[0] for name in NAMES]
+def test_infers_the_config(reference_values):
+    configs = [load_original_checkpoint(reference_values / f"{name}.pkl")[0] for name in NAMES]
     common = {"z_dim": 64, "w_dim": 512, "num_levels": 10, "num_mapping_layers": 2, "class_embed_dim": 320}
     common |= {"initialization": "released"}
-    assert configs[0] == common | {"channels": 64, "num_classes": 1000, "sample_size": 32}
+    assert configs[0] == common | {"channels": 64, "num_classes": 4, "sample_size": 32}
     assert configs[1] == common | {"channels": 32, "num_classes": None, "sample_size": 64}
 
 
@@ -337,7 +337,7 @@ def test_wrong_tensors_are_named(tmp_path, small_tensors):
             load_original_checkpoint(write_checkpoint(tmp_path / "network.pkl", tensors))
 
 
-def test_bad_arguments_are_named(tmp_path, small_tensors, shared_fixtures):
+def test_bad_arguments_are_named(tmp_path, small_tensors, reference_values):
     path = write_checkpoint(tmp_path / "network.pkl", small_tensors)
     with pytest.raises(ValueError, match="`weights` must be 'G_ema' or 'G', got 'D'"):
         load_original_checkpoint(path, weights="D")
@@ -346,7 +346,7 @@ def test_bad_arguments_are_named(tmp_path, small_tensors, shared_fixtures):
     with pytest.raises(ValueError, match="`id2label` has 2 names, the network has 3 classes"):
         convert_original_checkpoint(path, id2label={0: "a", 1: "b"})
     with pytest.raises(ValueError, match="`id2label` has 1 names, the network has 0 classes"):
-        convert_original_checkpoint(shared_fixtures / f"{NAMES[1]}.pkl", id2label={0: "a"})
+        convert_original_checkpoint(reference_values / f"{NAMES[1]}.pkl", id2label={0: "a"})
     with pytest.raises(FileNotFoundError):
         load_original_checkpoint(tmp_path / "none.pkl")
 
@@ -371,17 +371,18 @@ def test_class_names_come_from_json_or_imagenet(tmp_path):
 # --- the script -------------------------------------------------------------------------------------------------------
 
 
-def test_script_writes_a_pipeline_that_makes_the_same_images(tmp_path, shared_fixtures, script, capsys):
-    checkpoint = shared_fixtures / f"{NAMES[0]}.pkl"
-    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--id2label", "imagenet"]
+def test_script_writes_a_pipeline_that_makes_the_same_images(tmp_path, reference_values, script, capsys):
+    checkpoint, names = reference_values / f"{NAMES[0]}.pkl", tmp_path / "names.json"
+    names.write_text(json.dumps(["tench, Tinca tinca", "goldfish, Carassius auratus", "hen", "ostrich"]))
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--id2label", str(names)]
     script([*arguments, "--variant", "fp16"])
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in tmp_path.iterdir()} == {"names.json", "out"}
     pipe = PolyINRPipeline.from_pretrained(tmp_path / "out")
     assert pipe.id2label[1] == "goldfish, Carassius auratus"
-    call = {"class_labels": ["goldfish", 207], "output_type": "pt"}
+    call = {"class_labels": ["goldfish", 0], "output_type": "pt"}
     image = pipe(**call, generator=torch.Generator().manual_seed(0)).images
-    direct = convert_original_checkpoint(checkpoint, read_id2label("imagenet"))
+    direct = convert_original_checkpoint(checkpoint, read_id2label(names))
     assert torch.equal(direct(**call, generator=torch.Generator().manual_seed(0)).images, image)
     half = PolyINRPipeline.from_pretrained(tmp_path / "out", variant="fp16", torch_dtype=torch.float16)
     assert half.generator.dtype == torch.float16
@@ -390,6 +391,13 @@ def test_script_writes_a_pipeline_that_makes_the_same_images(tmp_path, shared_fi
     with pytest.raises(SystemExit, match="`output` must be a new or empty folder"):
         script(arguments)
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_script_takes_imagenets_class_names(tmp_path, script):
+    tensors = draw_tensors(channels=4, num_classes=1000, num_levels=2, size=4, w_dim=8)
+    path = write_checkpoint(tmp_path / "network.pkl", tensors)
+    script(["--checkpoint", str(path), "--output", str(tmp_path / "out"), "--id2label", "imagenet"])
+    assert PolyINRPipeline.from_pretrained(tmp_path / "out").get_label_ids("golden retriever") == [207]
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path, small_tensors, script, monkeypatch):

@@ -51,11 +51,11 @@ def authors_generator(folder, name):
 
 
 @pytest.fixture(params=["official_conditional_n64", "official_unconditional_superres_n32"])
-def authors(request, shared_fixtures):
+def authors(request, reference_values):
     """The generator of one of the authors' checkpoints, and what their code computes with it."""
-    with np.load(shared_fixtures / f"{request.param}.npz") as arrays:
+    with np.load(reference_values / f"{request.param}.npz") as arrays:
         expected = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return authors_generator(shared_fixtures, request.param), expected
+    return authors_generator(reference_values, request.param), expected
 
 
 @torch.no_grad()

@@ -98,13 +98,13 @@ def normalize_exactly(name, weight):
 
 
 @pytest.fixture(scope="module")
-def reference_discriminator(shared_fixtures):
+def reference_discriminator(reference_values):
     discriminator = ProjectedDiscriminator(num_classes=1000, pretrained=False, augmentation=()).eval()
     state_dict = discriminator.state_dict()
     lite0 = load_feature_network(LITE0).backbone.state_dict()
     prefix = f"branches.{FEATURE_NETWORKS.index(LITE0)}.feature_network.backbone"
     state_dict |= {f"{prefix}.{key}": value for key, value in lite0.items()}
-    for entry in json.loads((shared_fixtures / "discriminator.json").read_text()):
+    for entry in json.loads((reference_values / "discriminator.json").read_text()):
         name, value = rename(entry["name"]), make_reference_tensor(entry)
         is_spectral = f"{name.removesuffix('weight')}parametrizations.weight.original" in state_dict
         state_dict |= normalize_exactly(name, value) if is_spectral else {name: value}
@@ -112,19 +112,9 @@ def reference_discriminator(shared_fixtures):
     return discriminator
 
 
-@pytest.fixture
-def single_thread():
-    """The reference's number of threads: with another, sums are rounded in another order, a unit of lite0 and one of a
-    head change sides of their leaky ReLU or ReLU6 (|x| < 5e-6), and the gradient of a few pixels moves by 2.5e-4."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("size", [32, 96])
-def test_agrees_with_reference_values(reference_discriminator, shared_fixtures, single_thread, size):
-    reference = np.load(shared_fixtures / "discriminator.npz")
+def test_agrees_with_reference_values(reference_discriminator, reference_values, size):
+    reference = np.load(reference_values / "discriminator.npz")
 
     def check(value, name):
         expected = torch.from_numpy(reference[name])
@@ -133,7 +123,11 @@ def test_agrees_with_reference_values(reference_discriminator, shared_fixtures, 
     images = torch.from_numpy(reference[f"image_{size}"]).requires_grad_()
     logits = reference_discriminator(images, torch.from_numpy(reference["labels"]))
     generator_loss(logits).backward()
-    check(images.grad, f"gradient_{size}")
+    # A gradient is no continuous function of the weights: on another processor or with more threads, sums are
+    # rounded in another order, and a few units change sides of their leaky ReLU or ReLU6. Between float32 and float64
+    # that moves the gradient by up to 0.016 of its norm.
+    expected = torch.from_numpy(reference[f"gradient_{size}"])
+    assert (images.grad - expected).norm() <= 0.05 * expected.norm()
     for name, branch in zip(FEATURE_NETWORKS, reference_discriminator.branches, strict=True):
         check(logits[name], f"logits_{size}_{name}")
         with torch.no_grad():
