@@ -43,7 +43,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",
-        "diffusers>=0.38",
+        "diffusers>=0.41",
         "huggingface_hub>=0.34",
         "numpy>=1.26",
         "pillow>=10.0",

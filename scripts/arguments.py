@@ -36,7 +36,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_pipeline(args: argparse.Namespace) -> PolyINRPipeline:
     """The pipeline asked for, without progress bars of its own."""
-    pipe = PolyINRPipeline.from_pretrained(args.pipeline).to(args.device, getattr(torch, args.dtype))
+    pipe = PolyINRPipeline.from_pretrained(args.pipeline, dtype=getattr(torch, args.dtype)).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

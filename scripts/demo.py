@@ -34,11 +34,11 @@ def load_pipeline(path: str | None) -> PolyINRPipeline:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     dtype = torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
     if path is not None or PRETRAINED.is_dir():
-        return PolyINRPipeline.from_pretrained(path or PRETRAINED).to(dtype)
+        return PolyINRPipeline.from_pretrained(path or PRETRAINED, dtype=dtype)
     print(f"There is no trained checkpoint in {PRETRAINED.relative_to(PRETRAINED.parents[1])}:")
     print("these images come from UNTRAINED weights. They show the machinery, not what the model can learn.")
     torch.manual_seed(0)
-    return PolyINRPipeline(PolyINRGenerator(channels=128, num_classes=None, sample_size=64).eval().to(dtype))
+    return PolyINRPipeline(PolyINRGenerator(channels=128, num_classes=None, sample_size=64).eval())
 
 
 def classes(pipe: PolyINRPipeline, count: int) -> list[int] | None:

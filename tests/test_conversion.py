@@ -384,7 +384,7 @@ def test_script_writes_a_pipeline_that_makes_the_same_images(tmp_path, reference
     image = pipe(**call, generator=torch.Generator().manual_seed(0)).images
     direct = convert_original_checkpoint(checkpoint, read_id2label(names))
     assert torch.equal(direct(**call, generator=torch.Generator().manual_seed(0)).images, image)
-    half = PolyINRPipeline.from_pretrained(tmp_path / "out", variant="fp16", torch_dtype=torch.float16)
+    half = PolyINRPipeline.from_pretrained(tmp_path / "out", variant="fp16", dtype=torch.float16)
     assert half.generator.dtype == torch.float16
     # An output that is there already is refused and kept.
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*"))

@@ -317,7 +317,7 @@ def test_variant(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
     assert "diffusion_pytorch_model.fp16.safetensors" in files_in(tmp_path / "generator")
-    loaded = PolyINRPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float16)
+    loaded = PolyINRPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
     assert loaded.generator.dtype == torch.float16
     torch.testing.assert_close(loaded.generator.state_dict(), pipe.generator.state_dict(), rtol=0, atol=0)
     assert PolyINRPipeline.from_pretrained(tmp_path).generator.dtype == torch.float32

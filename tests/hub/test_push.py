@@ -122,7 +122,7 @@ def test_pushed_pipeline_comes_back_to_the_bit_in_a_fresh_process(hub, pipe, tmp
             seed = torch.Generator().manual_seed(0)
             images = pipe("tench", num_images_per_label=2, generator=seed, truncation_psi=0.7, output_type="np").images
             assert np.array_equal(images, expected), options
-        half = PolyINRPipeline.from_pretrained("ann/inr", variant="fp16", torch_dtype=torch.float16)
+        half = PolyINRPipeline.from_pretrained("ann/inr", variant="fp16", dtype=torch.float16)
         assert half.generator.dtype == torch.float16
         assert PolyINRPipeline.load_config("ann/inr")["id2label"]["1"] == "goldfish, carp"
         assert PolyINRGenerator.load_config("ann/inr", subfolder="generator")["channels"] == 16
@@ -172,7 +172,7 @@ def test_variant_is_beside_what_was_there(hub, folder):
     push_folder(folder, "ann/inr", variant="bf16")
     weights = {name for name in hub["ann/inr"].files() if name.endswith(".safetensors")}
     assert weights == {WEIGHTS, WEIGHTS.replace(".safetensors", ".bf16.safetensors")}
-    half = PolyINRPipeline.from_pretrained("ann/inr", variant="bf16", torch_dtype=torch.bfloat16)
+    half = PolyINRPipeline.from_pretrained("ann/inr", variant="bf16", dtype=torch.bfloat16)
     assert half.generator.dtype == torch.bfloat16
     assert hub["ann/inr"].message() == "kimg 500, 64 x 64, bf16"
 

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import datasets
@@ -119,7 +120,20 @@ def test_generate_unconditional(folders, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(grid)[SIZE:, 2 * SIZE :], 255)  # the sixth place is empty
 
 
-def test_generate_in_bfloat16(folders, tmp_path):
+@pytest.fixture
+def no_dtype_warnings(monkeypatch):
+    """Fails where diffusers warns of the way that a dtype is asked for."""
+
+    def fail(message, *args):
+        pytest.fail(message)
+
+    monkeypatch.setattr("diffusers.models.modeling_utils.logger.warning", fail)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="`torch_dtype` is deprecated")
+        yield
+
+
+def test_generate_in_bfloat16(folders, tmp_path, no_dtype_warnings):
     arguments = ["--pipeline", folders["unconditional"], "--seed", "3"]
     run("generate", *arguments, "--output", tmp_path / "exact")
     run("generate", *arguments, "--output", tmp_path / "half", "--dtype", "bfloat16")
@@ -175,6 +189,13 @@ def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     assert image.n_frames == 48
 
 
+def test_demo_opens_a_pipeline_in_bfloat16(folders, monkeypatch, no_dtype_warnings):
+    demo = load_script("demo")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    pipe = demo.load_pipeline(folders["conditional"])
+    assert {weight.dtype for weight in pipe.generator.parameters()} == {torch.bfloat16}
+
+
 def test_demo_of_chosen_classes(folders, tmp_path, monkeypatch):
     demo = load_script("demo")
     monkeypatch.setattr(demo, "SIZES", (16,))
@@ -220,6 +241,13 @@ def test_demo_says_that_weights_are_untrained(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
     assert demo.load_pipeline(None).generator.config.num_classes is None
     assert "UNTRAINED" in capsys.readouterr().out
+
+
+def test_readme_counts_the_parameters_of_the_checkpoint_in_the_box():
+    demo = load_script("demo")
+    count = sum(weight.numel() for weight in demo.load_pipeline(None).generator.parameters())
+    readme = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"bundled checkpoint ({count / 1e6:.1f} M parameters" in readme
 
 
 def test_demo_uses_the_checkpoint_in_the_box(folders, monkeypatch, capsys):

@@ -278,17 +278,17 @@ def describe_training(folder: str | Path) -> str:
     return f"{start}, {resolution} x {resolution}"
 
 
-def _open(folder: Path, variant: str | None) -> PolyINRPipeline:
+def _open(folder: Path, variant: str | None, dtype: torch.dtype = torch.float32) -> PolyINRPipeline:
     """The pipeline of a folder, from the weights of `variant` if it has them."""
     has_variant = variant and any(folder.glob(f"generator/*.{variant}*.safetensors"))
-    return PolyINRPipeline.from_pretrained(folder, variant=variant if has_variant else None)
+    return PolyINRPipeline.from_pretrained(folder, variant=variant if has_variant else None, dtype=dtype)
 
 
 def _draw_samples(folder: Path, variant: str | None) -> bytes:
     """A PNG of `NUM_SAMPLE_COLUMNS` samples a row."""
     from ..images import sample_images, save_grid
 
-    generator = _open(folder, variant).generator.float()
+    generator = _open(folder, variant).generator
     images = sample_images(generator, generator.config.sample_size, NUM_SAMPLE_COLUMNS)
     with tempfile.TemporaryDirectory() as workspace:
         path = Path(workspace, "samples.png")
@@ -300,7 +300,7 @@ def _with_variant(folder: Path, workspace: Path, variant: str | None) -> Path:
     """A folder that has the weights as `variant`."""
     if variant is None or any(folder.glob(f"generator/*.{variant}*.safetensors")):
         return folder
-    pipeline = _open(folder, None).to(VARIANT_DTYPES[variant])
+    pipeline = _open(folder, None, VARIANT_DTYPES[variant])
     pipeline.save_pretrained(workspace, variant=variant)
     for name in SHARED_FILES:
         if "/" not in name and (folder / name).is_file():
