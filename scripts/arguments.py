@@ -2,6 +2,9 @@
 
 import argparse
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -9,6 +12,18 @@ from tqdm import tqdm
 
 from polyinr_hf.editing import encode_seeds
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends a script with one line instead of a traceback where a person can put right what went wrong.
+
+    An extra that is not installed is such a case: import what needs one inside the block.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")
 
 
 def parse_seeds(text: str) -> list[int]:

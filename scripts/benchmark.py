@@ -18,7 +18,8 @@ import json
 import sys
 from pathlib import Path
 
-from polyinr_hf.benchmarks import as_json, format_table, measure_rendering
+from arguments import one_line_errors
+from polyinr_hf import benchmarks, training
 
 
 def parse_args(argv=None):
@@ -50,31 +51,26 @@ def parse_args(argv=None):
 
 def run_render(args) -> dict:
     results = []
-    for row in measure_rendering(args.sizes, args.channels, args.threads, args.plain_max_size):
+    for row in benchmarks.measure_rendering(args.sizes, args.channels, args.threads, args.plain_max_size):
         print(f"measured {row.size} x {row.size} {row.dtype}: {row.seconds:.2f} s", file=sys.stderr)
         results.append(row)
-    print(format_table(results))
-    return as_json(results)
+    print(benchmarks.format_table(results))
+    return benchmarks.as_json(results)
 
 
 def run_train(args) -> dict:
-    from polyinr_hf.benchmarks import format_training, measure_training  # needs the train extra
-    from polyinr_hf.training.config import load_recipe
-
-    recipe = load_recipe(args.recipe, args.set)
-    results = measure_training(recipe, args.memory_sizes, args.memory_batch_size, args.pixel_chunk)
-    print(format_training(results))
+    recipe = training.load_recipe(args.recipe, args.set)
+    results = benchmarks.measure_training(recipe, args.memory_sizes, args.memory_batch_size, args.pixel_chunk)
+    print(benchmarks.format_training(results))
     return results
 
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         results = args.run(args)
         if args.json:
             args.json.write_text(json.dumps(results, indent=2) + "\n")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

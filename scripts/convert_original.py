@@ -8,6 +8,7 @@ Prints the folder; `PolyINRPipeline.from_pretrained` opens it.
 import argparse
 import sys
 
+from arguments import one_line_errors
 from polyinr_hf.conversion import convert_original_checkpoint, read_id2label
 from polyinr_hf.files import check_new_folder, replace_folder
 
@@ -29,12 +30,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         check_new_folder(args.output)
         id2label = read_id2label(args.id2label) if args.id2label else None
         pipe = convert_original_checkpoint(args.checkpoint, id2label, args.weights)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     config = pipe.generator.config
     print(
         f"{config.channels} channels, {config.num_levels} levels, {config.num_classes or 'no'} classes, "

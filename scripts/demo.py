@@ -9,7 +9,6 @@ Uses the checkpoint in pretrained/poly-inr-emoji; while there is none, a small u
 import argparse
 import itertools
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from arguments import parse_class
+from arguments import one_line_errors, parse_class
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
@@ -94,11 +93,9 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
     args = parser.parse_args(argv)
-    try:
+    with one_line_errors():
         pipe = load_pipeline(args.pipeline)
         args.output.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     pipe.set_progress_bar_config(disable=True)
     names = args.class_labels
     if names is None and args.pipeline is None and PRETRAINED.is_dir():
@@ -109,12 +106,10 @@ def main(argv=None):
         labels = list(itertools.islice(itertools.cycle(names), count)) if names else classes(pipe, count)
         return labels, range(args.seed, args.seed + count)
 
-    try:
+    with one_line_errors():
         image = encode_seeds(pipe, *chosen(1))  # (1, L, n, 3)
         sources, targets = encode_seeds(pipe, *chosen(4)), encode_seeds(pipe, *chosen(3))
         frames = walk(pipe, *chosen(4), 48, loop=True)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     film = draw_frames(pipe, frames, height=128, width=128)
     pictures = {
         "samples.png": lambda: draw_samples(pipe, args.seed),

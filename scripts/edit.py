@@ -28,6 +28,7 @@ from arguments import (
     add_pipeline_arguments,
     encode_images,
     load_pipeline,
+    one_line_errors,
     parse_class,
     seeds_of,
 )
@@ -315,10 +316,8 @@ def add_fitting_arguments(parser) -> None:
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         args.function(args)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ Metrics: fid, sfid, rfid, is, kid, precision, recall, ppl as in the paper's tabl
 """
 
 import argparse
-import sys
 
 from accelerate import PartialState
 
-from polyinr_hf import PolyINRPipeline
-from polyinr_hf.data import load_image_dataset
-from polyinr_hf.evaluation import evaluate, format_table, plot_truncation_sweep, truncation_sweep, write_json
+from arguments import one_line_errors
+from polyinr_hf import PolyINRPipeline, data, evaluation
 
 
 def name_and_file(text):
@@ -71,16 +69,16 @@ def main(argv=None):
     args = parse_args(argv)
     sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype}
     options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
-    try:
+    with one_line_errors():
         pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
-        dataset = load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
+        dataset = data.load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
         inputs = (pipeline, dataset)
         if args.truncation_sweep:
-            result = truncation_sweep(
+            result = evaluation.truncation_sweep(
                 *inputs, args.truncation_sweep, args.metrics, args.num_samples, **sampling, **options
             )
         else:
-            result = evaluate(
+            result = evaluation.evaluate(
                 *inputs,
                 args.metrics,
                 args.num_samples,
@@ -89,19 +87,17 @@ def main(argv=None):
                 **sampling,
                 **options,
             )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     if not PartialState().is_main_process:
         return
     result["settings"] |= {"pipeline": args.pipeline, "dataset": args.dataset, "split": args.split}
     if args.label_column:
         result["settings"]["label_column"] = args.label_column
     for row in result.get("results", [result]):
-        print(format_table(row), end="\n\n")
+        print(evaluation.format_table(row), end="\n\n")
     if args.json:
-        write_json(result, args.json)
+        evaluation.write_json(result, args.json)
     if args.truncation_sweep:
-        plot_truncation_sweep(result, args.output)
+        evaluation.plot_truncation_sweep(result, args.output)
 
 
 if __name__ == "__main__":

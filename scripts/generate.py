@@ -10,7 +10,6 @@ The same class and seed give the same image at every size and extent. Prints the
 import argparse
 import math
 import re
-import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
-from arguments import add_pipeline_arguments, load_pipeline, parse_class, parse_seeds
+from arguments import add_pipeline_arguments, load_pipeline, one_line_errors, parse_class, parse_seeds
 from polyinr_hf import PolyINRPipeline
 
 
@@ -103,10 +102,8 @@ def generate(args) -> None:
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         generate(args)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

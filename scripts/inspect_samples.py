@@ -11,15 +11,12 @@ real images. Of few samples, all may be alike by chance: measure the least varie
 """
 
 import argparse
-import sys
 
 import numpy as np
 import torch
 
-from polyinr_hf import PolyINRPipeline
-from polyinr_hf.data import load_image_dataset
-from polyinr_hf.evaluation import Evaluator, class_diversity, nearest_neighbours, neighbours_figure
-from polyinr_hf.evaluation.sources import DatasetSource, PipelineSource, class_frequencies, class_ids
+from arguments import one_line_errors
+from polyinr_hf import PolyINRPipeline, data, evaluation
 
 
 def parse_args(argv=None):
@@ -69,38 +66,38 @@ def run(args) -> None:
     pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
     if pipeline.generator.config.num_classes is None:
         raise ValueError(f"--pipeline: {args.pipeline} has no classes")
-    dataset = load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
+    dataset = data.load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
     resolution = args.resolution or pipeline.generator.config.sample_size
-    real = DatasetSource(dataset, resolution)
-    frequencies, id2label = class_frequencies(dataset), dataset.id2label
+    real = evaluation.DatasetSource(dataset, resolution)
+    frequencies, id2label = evaluation.class_frequencies(dataset), dataset.id2label
     if args.class_labels:
         if unknown := sorted(set(args.class_labels) - set(id2label.values())):
             raise ValueError(f"--class: {unknown} are not names of the dataset's classes")
         id2label = {key: name for key, name in id2label.items() if name in args.class_labels}
         frequencies[[key for key in range(len(frequencies)) if key not in id2label]] = 0
     sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}
-    samples = PipelineSource(pipeline, args.num_samples, frequencies, **sampling)
-    extraction = Evaluator(real, ["fd_lite0"], dtype=args.dtype).extraction
+    samples = evaluation.PipelineSource(pipeline, args.num_samples, frequencies, **sampling)
+    extraction = evaluation.Evaluator(real, ["fd_lite0"], dtype=args.dtype).extraction
     layers = {name: extractor.features_list for name, extractor in extraction.extractors.items()}
     (real_features,), (features,) = (
         [found.features for found in extraction.features(source, layers, what).values()]
         for source, what in ((real, "real images"), (samples, "samples"))
     )
     shown = one_of_each_class(samples.labels, args.num_rows)
-    indices = nearest_neighbours(features[shown], real_features, args.num_neighbours)[1]
+    indices = evaluation.nearest_neighbours(features[shown], real_features, args.num_neighbours)[1]
     images = torch.cat([samples.load(i, i + 1) for i in shown.tolist()])
-    neighbours_figure(images, real, indices, args.output)
-    diversity = class_diversity(features, samples.labels, real_features, class_ids(dataset), id2label)
+    evaluation.neighbours_figure(images, real, indices, args.output)
+    diversity = evaluation.class_diversity(
+        features, samples.labels, real_features, evaluation.class_ids(dataset), id2label
+    )
     print(format_diversity(diversity, args.num_classes))
     print(args.output)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -12,20 +12,17 @@ import argparse
 import json
 import re
 import statistics
-import sys
 from pathlib import Path
 
-import skimage.data
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
-from polyinr_hf import PolyINRPipeline
-from polyinr_hf.data import load_image_dataset
+from arguments import one_line_errors
+from polyinr_hf import PolyINRPipeline, data, inversion
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import load_photo, preprocess_image
-from polyinr_hf.inversion import invert, load_affine_parameters, tune
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 COLUMNS = 13  # of a picture
@@ -56,8 +53,10 @@ def parse_args(argv=None):
 
 def load_images(args, size: int) -> dict[str, Image.Image]:
     """Name -> RGB image (size, size): emoji, then photographs, their middle square."""
+    import skimage.data
+
     images = {}
-    dataset = load_image_dataset(args.dataset, split=args.split)
+    dataset = data.load_image_dataset(args.dataset, split=args.split)
     for number in range(args.num_emoji):
         index = number * len(dataset) // args.num_emoji
         images[f"emoji-{index:04d}"] = dataset.decode(dataset.dataset[index], index, size)[0]
@@ -85,7 +84,7 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
     def show(step, total, loss):
         progress.set_postfix_str(f"{folder.name} {folder.parent.name} px: {step}/{total}, loss {loss:.2g}")
 
-    inverted = invert(
+    inverted = inversion.invert(
         pipe,
         image,
         backbone=args.backbone,
@@ -100,8 +99,8 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
         checkpoint=folder / "state.pt",
     )
     inverted.save(folder / "inverted.safetensors")
-    A = load_affine_parameters(folder / "inverted.safetensors")
-    tuned = tune(
+    A = inversion.load_affine_parameters(folder / "inverted.safetensors")
+    tuned = inversion.tune(
         pipe,
         image,
         A,
@@ -170,12 +169,10 @@ def run(args) -> None:
 
 def main(argv=None):
     args = parse_args(argv)
-    try:
+    with one_line_errors():
         if args.num_emoji < 0 or min(args.sizes) < 11:
             raise ValueError("`--num_emoji` must be 0 or more and `--sizes` at least 11.")
         run(args)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

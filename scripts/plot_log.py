@@ -6,10 +6,10 @@ Needs matplotlib: pip install -e ".[eval]".
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from polyinr_hf.training.reporting import plot_log
+from arguments import one_line_errors
+from polyinr_hf import training
 
 
 def parse_args():
@@ -21,10 +21,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    try:
-        plot_log(args.run / "log.jsonl", args.output)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        training.plot_log(args.run / "log.jsonl", args.output)
     print(args.output)
 
 

@@ -9,15 +9,8 @@ The defaults are the standard set: 3,093 images of six groups from three sets. T
 import argparse
 import sys
 
-from polyinr_hf.data.emoji import (
-    EMOJI_SETS,
-    LABELS,
-    STANDARD_GROUPS,
-    STANDARD_SETS,
-    build_emoji_splits,
-    read_emoji,
-    write_emoji_dataset,
-)
+from arguments import one_line_errors
+from polyinr_hf.data import emoji
 
 
 def parse_args():
@@ -27,27 +20,25 @@ def parse_args():
     parser.add_argument(
         "--sets",
         nargs="+",
-        choices=EMOJI_SETS,
-        default=STANDARD_SETS,
+        choices=emoji.EMOJI_SETS,
+        default=emoji.STANDARD_SETS,
         help="emoji sets (default: the three npm packages; `openmoji` needs pip only)",
     )
-    parser.add_argument("--groups", nargs="+", default=STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
-    parser.add_argument("--labels", choices=LABELS, default="group", help="class labels: 6 groups or 21 finer kinds")
+    parser.add_argument("--groups", nargs="+", default=emoji.STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
+    parser.add_argument("--labels", choices=emoji.LABELS, default="group", help="classes: 6 groups or 21 finer kinds")
     parser.add_argument("--cache_dir", help="folder for npm packages (default: ~/.cache/polyinr_hf/emoji)")
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    try:
-        emoji = read_emoji(args.sets, args.groups, args.cache_dir)
-        print(f"drawing {len(emoji):,} emoji at {args.resolution} px", file=sys.stderr)
-        splits = build_emoji_splits(emoji, args.resolution, args.labels)
-        write_emoji_dataset(splits, args.output, args.resolution, args.labels)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        drawings = emoji.read_emoji(args.sets, args.groups, args.cache_dir)
+        print(f"drawing {len(drawings):,} emoji at {args.resolution} px", file=sys.stderr)
+        splits = emoji.build_emoji_splits(drawings, args.resolution, args.labels)
+        emoji.write_emoji_dataset(splits, args.output, args.resolution, args.labels)
     heldin, heldout = splits["heldin"], splits["heldout"]
-    print(f"{args.output}: train {len(emoji)}, heldin {len(heldin)}, heldout {len(heldout)} images")
+    print(f"{args.output}: train {len(drawings)}, heldin {len(heldin)}, heldout {len(heldout)} images")
 
 
 if __name__ == "__main__":

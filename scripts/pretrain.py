@@ -8,9 +8,9 @@ One process. SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exi
 """
 
 import argparse
-import sys
 
-from polyinr_hf.training.config import load_recipe
+from arguments import one_line_errors
+from polyinr_hf import training
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,15 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(arguments)
     if arguments.mapping_steps < 1:
         parser.error(f"--mapping_steps: {arguments.mapping_steps} must be at least 1")
-    try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
-        from polyinr_hf.training.pretraining import (
-            Pretrainer,  # torch, timm and datasets: after the recipe's own mistakes
-        )
-
-        trainer = Pretrainer(recipe, arguments.output, arguments.resume, arguments.mapping_steps)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        recipe = training.load_recipe(arguments.recipe, arguments.overrides)
+        trainer = training.Pretrainer(recipe, arguments.output, arguments.resume, arguments.mapping_steps)
     trainer.train()
 
 

@@ -11,9 +11,9 @@ SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exits with 0.
 """
 
 import argparse
-import sys
 
-from polyinr_hf.training.config import load_recipe
+from arguments import one_line_errors
+from polyinr_hf import training
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,13 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--init_from", help="pipeline folder or Hub id to fine-tune (run.init_from)")
     arguments = parser.parse_intermixed_args(arguments)
     overrides = arguments.overrides + ([f"run.init_from={arguments.init_from}"] if arguments.init_from else [])
-    try:
-        recipe = load_recipe(arguments.recipe, overrides)
-        from polyinr_hf.training.trainer import Trainer  # torch, timm and datasets: after the recipe's own mistakes
-
-        trainer = Trainer(recipe, arguments.output, resume=arguments.resume)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        recipe = training.load_recipe(arguments.recipe, overrides)
+        trainer = training.Trainer(recipe, arguments.output, resume=arguments.resume)
     trainer.train()
 
 

@@ -9,7 +9,7 @@ from loopback_hub import LoopbackHub, connect
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
-from polyinr_hf.training import pushing
+from polyinr_hf.training import exports
 from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.exports import count_licences, describe_export, stage_resolution
 from polyinr_hf.training.pushing import BackgroundPusher
@@ -201,7 +201,7 @@ def test_export_does_without_licences_that_cannot_be_read(make_recipe, labelled_
 
     dataset = load_image_dataset(labelled_images)
     count_licences.cache_clear()
-    monkeypatch.setattr(pushing, "load_image_dataset", unreachable)
+    monkeypatch.setattr(exports, "load_image_dataset", unreachable)
     describe_export(tmp_path, make_recipe(), dataset, 0.02, tmp_path / "samples")
     assert json.loads((tmp_path / "training.json").read_text()) == {"kimg": 0.02, "resolution": 24, "num_images": 16}
     assert "no route" in caplog.text and TOKEN not in caplog.text

@@ -8,4 +8,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".rendering": ("RenderResult", "as_json", "format_table", "matmul_limit", "measure_rendering"),
         ".training": ("format_training", "measure_training"),
     },
+    extra={".training": "train"},
 )

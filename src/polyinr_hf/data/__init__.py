@@ -26,4 +26,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".loader": ("ImageLoader", "make_loader"),
         "..images": ("preprocess_image", "to_float", "to_rgb"),
     },
+    extra={".dataset": "train", ".loader": "train", ".emoji": "emoji"},
 )

@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub import DatasetCardData
 
 
@@ -292,6 +291,8 @@ def build_emoji_splits(emoji, resolution, labels="group"):
     order = STANDARD_GROUPS if labels == "group" else tuple(KINDS)
     present = {getattr(e, labels) for e in emoji}
     classes = [name for name in order if name in present] + sorted(present - set(order))
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+
     text = {column: Value("string") for column in ("set", "name", "group", "kind", "licence", "codepoint")}
     features = Features({"image": Image(), "label": ClassLabel(names=classes), **text})
     rows = {"heldin": [], "heldout": []}

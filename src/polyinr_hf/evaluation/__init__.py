@@ -12,7 +12,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".evaluator": ("Evaluator", "evaluate", "truncation_sweep"),
         ".neighbours": ("class_diversity", "nearest_neighbours", "neighbours_figure"),
         ".report": ("eval_results", "format_table", "plot_truncation_sweep", "write_json"),
-        ".sources": ("DatasetSource", "PipelineSource", "TensorSource"),
+        ".sources": ("DatasetSource", "PipelineSource", "TensorSource", "class_frequencies", "class_ids"),
         "..reconstruction": ("psnr", "ssim"),
     },
+    extra="eval",
 )

