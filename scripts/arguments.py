@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from tqdm import tqdm
 
 from polyinr_hf.editing import encode_seeds
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
+
+if TYPE_CHECKING:
+    from polyinr_hf.inversion import InversionStep
 
 
 @contextmanager
@@ -112,7 +116,7 @@ def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str =
 
 
 class CallbackProgress:
-    """A tqdm bar for callbacks of (done, in all) or (done, in all, loss)."""
+    """A tqdm bar for callbacks of (done, in all), and for those of inversion."""
 
     def __init__(self, unit: str, name: str | None = None):
         self.bar = tqdm(desc=name, unit=unit, unit_scale=unit == "pixel")
@@ -123,8 +127,10 @@ class CallbackProgress:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def update(self, done: int, total: int, loss: float | None = None) -> None:
+    def update(self, done: int, total: int) -> None:
         self.bar.total = total
-        if loss is not None:
-            self.bar.set_postfix(loss=f"{loss:.5f}", refresh=False)
         self.bar.update(done - self.bar.n)
+
+    def update_step(self, step: "InversionStep") -> None:
+        self.bar.set_postfix(loss=f"{step.loss:.5f}", refresh=False)
+        self.update(step.step, step.num_steps)

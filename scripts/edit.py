@@ -16,10 +16,13 @@ import argparse
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers.utils import make_image_grid
+from PIL import Image
+from PIL.Image import Resampling
 from tqdm import tqdm
 
 from arguments import (
@@ -33,9 +36,14 @@ from arguments import (
     seeds_of,
 )
 from polyinr_hf import editing
+from polyinr_hf.checks import check_count
 from polyinr_hf.editing import check_film, detail, draw_frames, interpolate_extents, save_film
 from polyinr_hf.files import check_new_folder, replace_folder
+from polyinr_hf.images import load_photo
 
+FITTING_SETTINGS = ("num_steps", "lr", "num_pixels", "coarse_side", "coarse_share", "precision")
+INVERSION_SETTINGS = (*FITTING_SETTINGS, "num_refine_steps")
+TUNING_SETTINGS = (*FITTING_SETTINGS, "affine_lr", "locality_weight")
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 SIDES = ("TOP", "LEFT", "BOTTOM", "RIGHT")
 FIGURES = ("psnr", "ssim", "seconds")  # of --json
@@ -114,75 +122,96 @@ def heatmap(args) -> None:
 
 
 def invert(args) -> None:
-    """The affine parameters of images, as FILE.safetensors, and what they draw, as FILE.png.
+    """Find the affine parameters of images: NAME.safetensors, NAME.png as they draw it, and NAME_comparison.png.
 
-    An interrupted run goes on where it stopped when it is started again with the same arguments.
+    The comparison shows the original on the left. An interrupted run is resumed when it is started again with the same
+    arguments. A photograph takes about a minute at the default size.
     """
-    from polyinr_hf.images import load_photo
-    from polyinr_hf.inversion import invert
+    from polyinr_hf.inversion import InversionSettings, estimate_seconds, invert
 
     twice = [stem for stem, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
         raise ValueError(f"`images` must have different names, several are called {twice[0]}.")
-    for path in args.images:
-        load_photo(path)  # a broken one ends this now, not after an hour
-    options = fitting_options(args, "space", "class_label", "num_refine_steps", "coarse_side", "coarse_share")
+    photos = [open_image(path, args) for path in args.images]  # a broken one ends this now, not after an hour
+    settings = InversionSettings(**given(args, *INVERSION_SETTINGS))
+    options = given(args, "space", "class_label", "backbone", "weights") | {"mask": open_mask(args)}
+    options |= {"backbone": None} if args.backbone == "none" else {}
     pipe = load_pipeline(args)
     results, checkpoints = [], []
-    for path in args.images:
+    for path, photo in zip(args.images, photos, strict=True):
+        say_estimate(path, photo, estimate_seconds(pipe, photo.height, photo.width, settings, args.backbone != "none"))
         checkpoints.append(args.output / f".{path.stem}.checkpoint")
-        random = torch.Generator().manual_seed(args.seed)
+        options |= {"generator": torch.Generator().manual_seed(args.seed), "checkpoint": checkpoints[-1]}
         with CallbackProgress("step", path.name) as progress:
-            result = invert(
-                pipe,
-                load_photo(path),
-                **options,
-                generator=random,
-                callback=progress.update,
-                checkpoint=checkpoints[-1],
-            )
+            result = invert(pipe, photo, **options, callback=progress.update_step, settings=settings)
         result.save(args.output / f"{path.stem}.safetensors")
         save_film([result.image], args.output / f"{path.stem}.png")
+        save_film([photo, result.image], args.output / f"{path.stem}_comparison.png")
         results.append(report(path, result))
-        print(args.output / f"{path.stem}.safetensors", args.output / f"{path.stem}.png", sep="\n", flush=True)
+        for suffix in (".safetensors", ".png", "_comparison.png"):
+            print(args.output / f"{path.stem}{suffix}", flush=True)
     write_report(args.json, results)
     for checkpoint in checkpoints:
         checkpoint.unlink(missing_ok=True)
 
 
 def tune(args) -> None:
-    """Pivotal tuning: the weights, changed around one inverted image; a pipeline folder with its affine parameters."""
-    from polyinr_hf.images import load_photo
-    from polyinr_hf.inversion import load_affine_parameters, tune
+    """Fit the weights to an inverted image as well: a pipeline folder, with the affine parameters of the image in it.
+
+    The folder also holds image.png, as the new pipeline draws it, and comparison.png, with the original on the left.
+    """
+    from polyinr_hf.inversion import STRENGTHS, estimate_seconds, load_affine_parameters, tune
 
     check_new_folder(args.output)
-    image, A = load_photo(args.image), load_affine_parameters(args.parameters)
-    options = fitting_options(args, "locality_weight")
+    photo, A = open_image(args.image, args), load_affine_parameters(args.parameters)
+    settings = replace(STRENGTHS[args.strength], **given(args, *TUNING_SETTINGS))
+    options = given(args, "backbone", "weights") | {"mask": open_mask(args)}
+    options |= {"backbone": None} if args.backbone == "none" else {}
     pipe = load_pipeline(args)
-    random = torch.Generator().manual_seed(args.seed)
+    features = options.get("backbone") is not None
+    say_estimate(args.image, photo, estimate_seconds(pipe, photo.height, photo.width, settings, features))
+    options |= {"generator": torch.Generator().manual_seed(args.seed)}
     with CallbackProgress("step", args.image.name) as progress:
-        tuned, result = tune(pipe, image, A, **options, generator=random, callback=progress.update)
+        tuned, result = tune(pipe, photo, A, **options, callback=progress.update_step, settings=settings)
     with replace_folder(args.output) as folder:
         tuned.save_pretrained(folder)
         result.save(folder / "affine_parameters.safetensors")
         save_film([result.image], folder / "image.png")
+        save_film([photo, result.image], folder / "comparison.png")
     write_report(args.json, [report(args.image, result)])
     print(args.output)
 
 
-def fitting_options(args, *names: str) -> dict:
-    """Those that were given, so that the defaults are the functions' own."""
-    from polyinr_hf.images import load_photo
+def open_image(path: Path, args) -> Image.Image:
+    """A photograph, shrunk until no side has more than `--size` pixels."""
+    check_count("size", args.size)
+    photo = load_photo(path)
+    # With a mask, each pixel is the mean of those below it, so that it is clear which of them are known.
+    photo.thumbnail((args.size, args.size), Resampling.LANCZOS if args.mask is None else Resampling.BOX)
+    return photo
 
-    names += ("num_steps", "lr", "num_pixels", "backbone", "weights", "precision")
-    options = {name: getattr(args, name) for name in names}
-    options |= {"mask": None if args.mask is None else load_photo(args.mask)}
-    options = {name: value for name, value in options.items() if value is not None}
-    return options | ({"backbone": None} if args.backbone == "none" else {})
+
+def open_mask(args) -> Image.Image | None:
+    """The mask, shrunk like its image: white where all that a pixel is the mean of is known."""
+    if args.mask is None:
+        return None
+    mask = load_photo(args.mask).convert("L").point(lambda value: 255 * (value >= 128))
+    mask.thumbnail((args.size, args.size), Resampling.BOX)
+    return mask.point(lambda value: 255 * (value == 255))
+
+
+def given(args, *names: str) -> dict:
+    """Those of the arguments that were given, so that the defaults are the functions' own."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def say_estimate(path: Path, photo, seconds: float) -> None:
+    text = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    print(f"{path.name}: at {photo.width} x {photo.height} pixels this takes about {text}", file=sys.stderr, flush=True)
 
 
 def report(path, result) -> dict:
-    """What `--json` holds of an image; a figure that is not finite is null, as JSON has no other."""
+    """The entry of an image in `--json`; a figure that is not finite is null, as JSON has no other."""
     figures = {name: getattr(result, name) for name in FIGURES}
     print(f"{path.name}: PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}, {result.seconds:.0f} s", file=sys.stderr)
     return {"image": str(path), **{name: value if math.isfinite(value) else None for name, value in figures.items()}}
@@ -287,30 +316,43 @@ def add_picture_commands(commands) -> None:
 
 def add_fitting_commands(commands) -> None:
     parser = add_command(commands, invert, "out/inverted")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, of any size")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--space", choices=editing.SPACES, help="what is searched for (default: affine)")
-    parser.add_argument("--class", dest="class_label", type=parse_class, metavar="CLASS", help="where to start from")
-    parser.add_argument("--num_refine_steps", type=int, help="of L-BFGS, after those of Adam")
-    parser.add_argument("--coarse_side", type=int, help="pixels, at which the first of them see the image")
-    parser.add_argument("--coarse_share", type=float, help="how many of them see a smaller image, 0 to 1")
-    add_fitting_arguments(parser)
+    parser.add_argument("--class", dest="class_label", type=parse_class, metavar="CLASS", help="class to start from")
+    parser.add_argument("--num_refine_steps", type=int, help="number of L-BFGS iterations after Adam (default: 300)")
+    add_fitting_arguments(parser, num_steps="40", lr="0.1", coarse_share="0.9 of the L-BFGS iterations")
 
     parser = add_command(commands, tune, "out/tuned")
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image file that was inverted")
     parser.add_argument("--parameters", required=True, metavar="FILE", help="its affine parameters, from invert")
-    parser.add_argument("--locality_weight", type=float, help="of other images staying as they are")
-    add_fitting_arguments(parser)
+    parser.add_argument(
+        "--strength",
+        choices=("near", "close"),
+        default="close",
+        help="close: the image first; near: edits and other images stay what they were (default: close)",
+    )
+    parser.add_argument("--affine_lr", type=float, help="Adam's highest learning rate of the affine parameters")
+    parser.add_argument("--locality_weight", type=float, help="weight of the change of other images")
+    add_fitting_arguments(parser, num_steps="the strength's", lr="the strength's", coarse_share="the strength's")
 
 
-def add_fitting_arguments(parser) -> None:
+def add_fitting_arguments(parser, num_steps: str, lr: str, coarse_share: str) -> None:
+    parser.add_argument(
+        "--size", type=int, default=128, help="the image is shrunk to at most this many pixels a side (default: 128)"
+    )
     parser.add_argument("--mask", type=Path, help="picture as large as the image, white where it is known")
-    parser.add_argument("--num_steps", type=int, help="of Adam")
-    parser.add_argument("--lr", type=float, help="Adam's highest rate")
-    parser.add_argument("--num_pixels", type=int, help="of each step, drawn at random")
+    parser.add_argument("--num_steps", type=int, help=f"number of Adam steps (default: {num_steps})")
+    parser.add_argument("--lr", type=float, help=f"Adam's highest relative learning rate (default: {lr})")
+    parser.add_argument("--num_pixels", type=int, help="pixels drawn at random for each Adam step")
+    parser.add_argument("--coarse_side", type=int, help="side of the smallest copy that is fitted first, in pixels")
+    parser.add_argument("--coarse_share", type=float, help=f"share of steps on copies (default: {coarse_share})")
     parser.add_argument("--backbone", help="timm name of the network whose features are compared, or none")
     parser.add_argument("--weights", help="its weight file (default: from an installed package, or downloaded)")
-    parser.add_argument("--precision", help="of Adam; bfloat16 is faster on some processors (default: float32)")
-    parser.add_argument("--seed", type=int, default=0, help="of the start and the pixels (default: 0)")
+    parser.add_argument(
+        "--precision",
+        help="dtype of Adam's matrix products (default: float32); bfloat16 is faster with AVX512-BF16, AMX or a GPU",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the start and the pixels (default: 0)")
     parser.add_argument("--json", type=Path, help="file for PSNR, SSIM and seconds of each image")
 
 

@@ -81,19 +81,22 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
             raise ValueError(f"`--output`: {folder} was measured with other settings, {known['settings']}.")
         return known
 
-    def show(step, total, loss):
-        progress.set_postfix_str(f"{folder.name} {folder.parent.name} px: {step}/{total}, loss {loss:.2g}")
+    def show(step):
+        text = f"{folder.name} {folder.parent.name} px: {step.step}/{step.num_steps}, loss {step.loss:.2g}"
+        progress.set_postfix_str(text)
 
     inverted = inversion.invert(
         pipe,
         image,
         backbone=args.backbone,
         weights=args.weights,
-        num_steps=args.num_steps,
-        num_refine_steps=args.num_refine_steps,
-        coarse_side=args.coarse_side,
-        coarse_share=args.coarse_share,
-        precision=args.precision,
+        settings=inversion.InversionSettings(
+            num_steps=args.num_steps,
+            num_refine_steps=args.num_refine_steps,
+            coarse_side=args.coarse_side,
+            coarse_share=args.coarse_share,
+            precision=args.precision,
+        ),
         generator=torch.Generator().manual_seed(args.seed),
         callback=show,
         checkpoint=folder / "state.pt",
@@ -104,9 +107,9 @@ def measure(pipe, image: Image.Image, folder: Path, args, progress: tqdm) -> dic
         pipe,
         image,
         A,
-        num_steps=args.num_tuning_steps,
-        locality_weight=args.locality_weight,
-        precision=args.precision,
+        settings=inversion.TuningSettings(
+            num_steps=args.num_tuning_steps, locality_weight=args.locality_weight, precision=args.precision
+        ),
         generator=torch.Generator().manual_seed(args.seed),
         callback=show,
     )[1]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.editing import detail, draw_frames, encode_seeds, extrapolate, mix_levels, walk
-from polyinr_hf.inversion import invert
+from polyinr_hf.inversion import InversionSettings, InversionStep, invert
 
 MORPH_STEPS = 100  # places between two images
 PAN = 0.25  # of what is seen
@@ -105,14 +105,12 @@ class Studio:
         return frames + frames[-2:0:-1]
 
     def rebuild(
-        self, path: str, num_steps: int, size: int, callback: Callable[[int, int, float], None] | None = None
+        self, path: str, num_steps: int, size: int, callback: Callable[[InversionStep], None] | None = None
     ) -> tuple[Image.Image, str, str]:
         """Inverts an uploaded image: what was found, its code for the other actions, how close it is."""
         original = open_photo(path, min(PHOTO_SIZE, self.pipe.generator.config.sample_size))
-        adam = num_steps // 5
-        result = invert(
-            self.pipe, original, backbone=None, num_steps=adam, num_refine_steps=num_steps - adam, callback=callback
-        )
+        settings = InversionSettings(num_steps=num_steps // 5, num_refine_steps=num_steps - num_steps // 5)
+        result = invert(self.pipe, original, backbone=None, callback=callback, settings=settings)
         code = self.photos.keep(result.affine_parameters)
         steps = len(result.losses)
         report = f"{result.psnr:.1f} dB PSNR after {steps} steps and {result.seconds:.0f} seconds"

@@ -34,6 +34,7 @@ from settings import (
 
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.editing import save_film
+from polyinr_hf.inversion import InversionStep
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = Path("pretrained", "poly-inr-emoji")  # beside this file in a Space, beside its folder in the repository
@@ -316,8 +317,8 @@ class Page:
         if image is None:
             raise gr.Error("Choose an image first.", title="Sorry", print_exception=False)
 
-        def callback(step: int, total: int, loss: float) -> None:
-            progress((step, total), desc=f"loss {loss:.4f}", unit="steps")
+        def callback(step: InversionStep) -> None:
+            progress((step.step, step.num_steps), desc=f"loss {step.loss:.4f}", unit="steps")
 
         extra = {"path": image, "callback": callback}
         drawn, code, report = answer(self.studio, self.studio.rebuild, None, (num_steps, size), **extra)

@@ -1,7 +1,9 @@
 """Inversion: affine parameters, w or z of an image, with the weights fixed."""
 
 import copy
+import dataclasses
 import io
+import itertools
 import math
 import struct
 import zlib
@@ -11,16 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
-from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.images import load_photo
-from polyinr_hf.inversion.inversion import invert
+from polyinr_hf.inversion import InversionSettings, estimate_seconds
 from polyinr_hf.inversion.losses import InversionLoss
 from polyinr_hf.inversion.optimization import has_settled, learning_rate_factor
 from polyinr_hf.inversion.result import load_affine_parameters
 from polyinr_hf.inversion.target import Target
 
-FAST = {"backbone": None, "num_steps": 8, "num_refine_steps": 12, "num_starts": 4, "num_pixels": 64}
+FAST = {"num_steps": 8, "num_refine_steps": 12, "num_starts": 4, "num_pixels": 64}
+SETTINGS = {field.name for field in dataclasses.fields(InversionSettings)}
+
+
+def invert(pipe, image, space="affine", backbone=None, **options):
+    """`polyinr_hf.inversion.invert`, the settings among its arguments."""
+    settings = InversionSettings(**{name: value for name, value in options.items() if name in SETTINGS})
+    others = {name: value for name, value in options.items() if name not in SETTINGS}
+    return inversion.invert(pipe, image, space, backbone, settings=settings, **others)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +203,7 @@ def test_random_pixels_give_the_whole_gradient_on_average(pipe, image):
     A = pipe.generator.affine(pipe.generator.map(torch.randn(1, 8), torch.tensor([0]))).detach()
     target = Target.prepare(image)
     whole, part = InversionLoss(pipe.generator, target), InversionLoss(pipe.generator, target, num_pixels=48)
-    (expected,) = whole(A, whole.known)[1]
+    (expected,) = whole(A.requires_grad_(), whole.known)[1]
     random = torch.Generator().manual_seed(0)
     draws = [part.draw_pixels(random) for _ in range(200)]
     assert all(len(draw.unique()) == 48 for draw in draws)
@@ -202,15 +212,14 @@ def test_random_pixels_give_the_whole_gradient_on_average(pipe, image):
 
 
 def test_gradient_in_chunks_is_that_of_the_whole_graph(pipe, network, image, monkeypatch):
-    A = pipe.generator.affine(pipe.generator.map(torch.randn(1, 8), torch.tensor([0]))).detach()
+    A = pipe.generator.affine(pipe.generator.map(torch.randn(1, 8), torch.tensor([0]))).detach().requires_grad_()
     loss = InversionLoss(pipe.generator, Target.prepare(image), network, perceptual_weight=0.5)
     whole, (expected,) = loss(A, loss.known)
     monkeypatch.setattr("polyinr_hf.inversion.losses.PIXEL_CHUNK", 50)
     chunked, (gradient,) = loss(A, loss.known)
     assert chunked == pytest.approx(whole, rel=1e-5)
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
-    # Against the plain way: one graph.
-    A.requires_grad_()
+    # Against the naive implementation: one graph.
     rgb = pipe.generator.synthesize(A, loss.coordinates)  # (1, N, 3)
     drawn = rgb.transpose(1, 2).unflatten(2, (16, 12))
     plain = (drawn - image).square().mean() + 0.5 * loss.perceptual(drawn)[0]
@@ -274,6 +283,34 @@ def test_early_stop(pipe, image):
     flat = torch.zeros_like(sample)
     options = FAST | {"num_steps": 0, "num_refine_steps": 400}
     assert len(invert(pipe, flat, patience=5, **options).losses) < 400
+
+
+def test_previews_show_the_image_as_it_forms(pipe, image):
+    steps, previews = [], []
+
+    def callback(step):
+        steps.append(step)
+        previews.append(step.preview(max_side=8))
+
+    result = invert(pipe, image, callback=callback, **FAST)
+    assert [step.step for step in steps] == [*range(1, 9), 18, 20]
+    assert all(picture.size == (6, 8) for picture in previews)
+    assert all(later.seconds > earlier.seconds for earlier, later in itertools.pairwise(steps))
+    assert [step.loss for step in steps[:8]] == result.losses[:8]
+    small, _ = Target.prepare(image).downscaled(8)
+    errors = [(Target.prepare(preview).image - small.image).square().mean().item() for preview in previews]
+    assert errors[-1] < 0.25 * errors[0]
+    full = steps[-1].preview(max_side=100)  # not beyond the original's size
+    assert np.array_equal(np.asarray(full), np.asarray(result.image))
+
+
+def test_the_estimate_grows_with_the_work(pipe):
+    def estimate(side, **changes):
+        return estimate_seconds(pipe, side, side, InversionSettings(num_pixels=None, **changes))
+
+    assert 0 < estimate(64, num_refine_steps=10) < 0.5 * estimate(128, num_refine_steps=100)
+    with pytest.raises(ValueError, match="`height`"):
+        estimate(0)
 
 
 # -- mask -------------------------------------------------------------------------------------------------------------
@@ -342,21 +379,21 @@ def test_going_on_gives_the_same_result(pipe, image, tmp_path, monkeypatch, stop
     options = FAST | {"num_refine_steps": 32, "coarse_side": coarse_side}
     expected = invert(pipe, image, **options)
 
-    def stop(step, total, loss):
-        assert total == 40
-        if step >= stop_at:
+    def stop(step):
+        assert step.num_steps == 40
+        if step.step >= stop_at:
             raise Stop
 
     path = tmp_path / "state.pt"
     with pytest.raises(Stop):
         invert(pipe, image, callback=stop, checkpoint=path, **options)
     steps = []
-    result = invert(pipe, image, callback=lambda step, *rest: steps.append(step), checkpoint=path, **options)
+    result = invert(pipe, image, callback=lambda step: steps.append(step.step), checkpoint=path, **options)
     assert steps[0] > stop_at and steps[-1] == 40
     assert torch.equal(result.affine_parameters, expected.affine_parameters)
     assert result.losses == expected.losses
     # All done: nothing is left to do.
-    again = invert(pipe, image, callback=lambda *step: pytest.fail("a step"), checkpoint=path, **options)
+    again = invert(pipe, image, callback=lambda step: pytest.fail("a step"), checkpoint=path, **options)
     assert torch.equal(again.affine_parameters, expected.affine_parameters)
     assert again.seconds == result.seconds
     assert list(tmp_path.iterdir()) == [path]
@@ -365,13 +402,13 @@ def test_going_on_gives_the_same_result(pipe, image, tmp_path, monkeypatch, stop
 def test_a_checkpoint_of_other_work_is_refused(pipe, image, tmp_path):
     path = tmp_path / "state.pt"
     invert(pipe, image, checkpoint=path, **FAST)
-    with pytest.raises(ValueError, match=r"`checkpoint`.*\(image\)"):
+    with pytest.raises(ValueError, match=r"`checkpoint`.*\(other: image\)"):
         invert(pipe, -image, checkpoint=path, **FAST)
-    with pytest.raises(ValueError, match=r"`checkpoint`.*\(lr, space\)"):
+    with pytest.raises(ValueError, match=r"`checkpoint`.*\(other: lr, space\)"):
         invert(pipe, image, "w", lr=0.2, checkpoint=path, **FAST)
     other = PolyINRPipeline(copy.deepcopy(pipe.generator))
     other.generator.to_rgb.bias.data += 1
-    with pytest.raises(ValueError, match=r"`checkpoint`.*\(model\)"):
+    with pytest.raises(ValueError, match=r"`checkpoint`.*\(other: model\)"):
         invert(other, image, checkpoint=path, **FAST)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="`checkpoint`.*cannot be read"):

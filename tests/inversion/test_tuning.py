@@ -1,13 +1,23 @@
 """Pivotal tuning: the weights fitted around an image's affine parameters."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
-from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.inversion.inversion import invert
-from polyinr_hf.inversion.tuning import tune
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
+from polyinr_hf.inversion import STRENGTHS, InversionSettings, TuningSettings, invert
+
+SETTINGS = {field.name for field in dataclasses.fields(TuningSettings)}
+
+
+def tune(pipe, image, affine_parameters, num_steps=200, **options):
+    """`polyinr_hf.inversion.tune`, near, the settings among its arguments."""
+    changes = {name: value for name, value in options.items() if name in SETTINGS}
+    settings = dataclasses.replace(STRENGTHS["near"], num_steps=num_steps, **changes)
+    others = {name: value for name, value in options.items() if name not in SETTINGS}
+    return inversion.tune(pipe, image, affine_parameters, settings=settings, **others)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,8 @@ def image() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def pivot(pipe, image):
-    return invert(pipe, image, backbone=None, num_steps=5, num_refine_steps=20, num_starts=4)
+    settings = InversionSettings(num_steps=5, num_refine_steps=20, num_starts=4)
+    return invert(pipe, image, backbone=None, settings=settings)
 
 
 def other_images(pipe) -> torch.Tensor:
@@ -89,8 +100,8 @@ def test_seeds_and_steps(pipe, image, pivot):
     def losses(seed):
         options = {"num_pixels": 50, "generator": torch.Generator().manual_seed(seed)}
         steps = []
-        result = tune(pipe, image, pivot.affine_parameters, 4, callback=lambda *step: steps.append(step), **options)[1]
-        assert [step[:2] for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        result = tune(pipe, image, pivot.affine_parameters, 4, callback=steps.append, **options)[1]
+        assert [(step.step, step.num_steps) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
         return result.losses
 
     assert losses(0) == losses(0) != losses(1)

@@ -234,7 +234,8 @@ def test_invert(run, pipe, photos, tmp_path, capsys):
     options = [*FAST, "--num_refine_steps", 5, "--num_pixels", 50, "--class", "goldfish"]
     run("invert", *photos, *options, "--output", output, "--json", tmp_path / "result.json")
     captured = capsys.readouterr()
-    files = [output / name for name in ("one.safetensors", "one.png", "two.safetensors", "two.png")]
+    suffixes = (".safetensors", ".png", "_comparison.png")
+    files = [output / f"{name}{suffix}" for name in ("one", "two") for suffix in suffixes]
     assert captured.out.split() == [str(file) for file in files]
     assert sorted(output.iterdir()) == sorted(files)  # no checkpoint is left
     assert "two.jpg" in captured.err

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..feature_networks import FeatureNetwork, load_feature_network
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from .target import Target
 
+if TYPE_CHECKING:
+    from ..feature_networks import FeatureNetwork
+
 PIXEL_CHUNK = 2048  # pixels with a graph at once
-PRECISIONS = ("float32", "bfloat16")
+PERCEPTUAL_SIDE = 64  # longest side, in pixels, at which features are compared
 
 
 def synthesize(generator: PolyINRGenerator, A: Tensor, coordinates: Tensor, precision: str) -> Tensor:
-    """`generator.synthesize`, (1, N, 3) in float32, its products with the weights in one of `PRECISIONS`."""
+    """`generator.synthesize`, (1, N, 3) in float32, its products with the weights in `precision`."""
     if precision == "float32":
         return generator.synthesize(A, coordinates)
     with torch.autocast(generator.device.type, torch.bfloat16):
@@ -59,26 +62,38 @@ class PerceptualLoss:
 def load_perceptual_network(
     backbone: str | FeatureNetwork | None, weights: str | Path | None, device: torch.device
 ) -> FeatureNetwork | None:
-    """A frozen timm network by name (`"vgg16"` as the paper, `"tf_efficientnet_lite0"`), or none; errors as there."""
+    """A frozen timm network by its name, as it is, or none; errors as in `load_feature_network`.
+
+    Only this needs timm: pixels alone are compared without it.
+    """
+    if backbone is None:
+        return None
+    from ..feature_networks import FeatureNetwork, load_feature_network
+
     if isinstance(backbone, str):
         backbone = load_feature_network(backbone, weights, feature_resolution=128)
-    elif backbone is not None and not isinstance(backbone, FeatureNetwork):
+    elif not isinstance(backbone, FeatureNetwork):
         raise ValueError(f"`backbone` must be a timm name, a FeatureNetwork or None, got {type(backbone).__name__}.")
-    return None if backbone is None else backbone.to(device)
+    return backbone.to(device)
+
+
+def backbone_name(network: FeatureNetwork | None) -> str | None:
+    """timm's name of the network whose features are compared."""
+    return network and network.backbone.pretrained_cfg.get("architecture", type(network.backbone).__name__)
 
 
 class InversionLoss:
     """Mean squared error over the known pixels, plus the perceptual distance at a bounded size.
 
     Args:
-        generator: the network, whose weights stay as they are.
+        generator: the model.
         target: the image.
-        network: of the perceptual distance, or none.
-        perceptual_weight: of the perceptual distance beside the mean squared error.
+        network: the network of the perceptual distance, or none.
+        perceptual_weight: weight of the perceptual distance; that of the mean squared error is 1.
         num_pixels: pixels drawn at random at each evaluation; all known ones if `None` or more than there are.
         perceptual_side: longest side, in pixels, at which features are compared. Every step draws all its pixels twice.
         coordinates: (H * W, 2) of the target's pixels, where they are not those of a whole image.
-        precision: one of `PRECISIONS`, of the products with the weights; all else is float32.
+        precision: `"float32"` or `"bfloat16"`, the dtype of products with the weights; all else is float32.
     """
 
     def __init__(
@@ -88,12 +103,12 @@ class InversionLoss:
         network: FeatureNetwork | None = None,
         perceptual_weight: float = 0.0,
         num_pixels: int | None = None,
-        perceptual_side: int = 64,
+        perceptual_side: int = PERCEPTUAL_SIDE,
         coordinates: Tensor | None = None,
         precision: str = "float32",
     ):
         self.generator, self.perceptual_weight, self.precision = generator, perceptual_weight, precision
-        self.device = generator.device
+        self.device, self.size = generator.device, target.size
         self.known = target.known.flatten().nonzero().squeeze(1)  # (K,)
         self.colours = target.image.flatten(2)[0].T  # (H * W, 3)
         self.coordinates = pixel_coordinates(*target.size) if coordinates is None else coordinates  # (H * W, 2)
@@ -115,10 +130,11 @@ class InversionLoss:
     ) -> tuple[float, list[Tensor]]:
         """The loss at affine parameters A (1, L, n, 3), over `draw_pixels`'s pixels, and its gradients.
 
-        They are with respect to `weights`, parameters of the generator, or, where none are given, `[A]`.
+        They are with respect to `A`, if it requires a gradient, and to `weights`, parameters of the generator.
         """
-        A = A.detach().requires_grad_(not weights)
-        inputs = list(weights) or [A]
+        requires_grad = A.requires_grad
+        A = A.detach().requires_grad_(requires_grad)
+        inputs = [A, *weights] if requires_grad else list(weights)
         gradients = [torch.zeros_like(tensor) for tensor in inputs]
         loss = 0.0
         for part in pixels.split(PIXEL_CHUNK):

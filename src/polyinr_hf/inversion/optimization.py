@@ -1,33 +1,171 @@
-"""How inversion goes downhill: Adam on everything, then L-BFGS on pixels, few before many; and its checkpoint."""
+"""How an inversion descends: phases of Adam on random pixels and of L-BFGS on all of them, with checkpoints."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..files import replace_file
 from ..modeling_poly_inr import PolyINRGenerator
+from .checkpoint import save_state
 from .losses import InversionLoss
-from .search import SearchSpace
+from .result import draw
 
-RAMP = 0.1  # share of the steps in which the learning rate rises
-PLATEAU = 1e-3  # relative decrease of the mean loss over `patience` steps below which work stops
-LBFGS_BLOCK = 10  # iterations between two saves
+RAMP = 0.1  # share of Adam's steps in which the learning rate rises
+PLATEAU = 1e-3  # relative decrease of the mean loss over `patience` steps below which a phase ends
+LBFGS_BLOCK = 10  # iterations between two callbacks and saves
 LBFGS_HISTORY = 50  # pairs of steps; each holds two copies of the parameters
 CHECKPOINT_SECONDS = 20.0
 
 
-def learning_rate_factor(step: int, num_steps: int) -> float:
-    """Rises in a line over the first tenth of the steps, then falls as half a cosine to almost 0."""
-    progress = (step + 1) / (num_steps + 1)
-    return min(1.0, progress / RAMP) * (0.5 + 0.5 * math.cos(math.pi * progress))
+class Problem(Protocol):
+    """What is searched for: leaf tensors, and the image that they stand for."""
+
+    model: PolyINRGenerator
+    variables: list[Tensor]
+
+    def affine(self) -> Tensor:
+        """A (1, L, n, 3) of the variables' present values; differentiable."""
+
+    def parameter_groups(self) -> list[dict]:
+        """Adam's groups of the variables; each one's `size` multiplies the learning rate."""
+
+    def evaluate(self, objective: InversionLoss, pixels: Tensor, perceptual: bool, random: torch.Generator) -> float:
+        """The loss on `pixels`; its gradients go to the variables' `grad`."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some steps towards one objective.
+
+    Attributes:
+        method: `"adam"`, on random pixels and features, or `"lbfgs"`, on the squared error of all known pixels.
+        objective: the loss.
+        num_steps: number of steps (Adam) or iterations (L-BFGS).
+    """
+
+    method: str
+    objective: InversionLoss
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class InversionStep:
+    """What callbacks are given.
+
+    Attributes:
+        step: number of steps done, from 1.
+        num_steps: number of steps of all phases.
+        loss: at the last step.
+        seconds: spent so far, those before an interruption included.
+    """
+
+    step: int
+    num_steps: int
+    loss: float
+    seconds: float
+    problem: Problem
+    size: tuple[int, int]
+
+    def preview(self, max_side: int = 64) -> Image.Image:
+        """The image as it is now, its longest side `max_side` pixels or the original's, whichever is smaller."""
+        scale = min(1.0, max_side / max(self.size))
+        height, width = (max(1, round(side * scale)) for side in self.size)
+        with torch.no_grad():
+            return draw(self.problem.model, self.problem.affine(), height, width)[1]
+
+
+def split_steps(num_steps: int, coarse_share: float, num_copies: int) -> list[int]:
+    """Steps on each small copy of the image, as equal as can be, then those on the image itself."""
+    coarse = round(coarse_share * num_steps) if num_copies else 0
+    ends = [coarse * number // max(num_copies, 1) for number in range(num_copies + 1)]
+    return [*(end - start for start, end in pairwise(ends)), num_steps - coarse]
+
+
+def optimize(
+    problem: Problem,
+    phases: Sequence[Phase],
+    state: dict,
+    lr: float,
+    patience: int | None,
+    seed: int,
+    callback: Callable[[InversionStep], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> None:
+    """Runs the remaining steps of the phases, and updates `problem.variables` and `state` in place.
+
+    Args:
+        state: see `new_state`; where it comes from a checkpoint, its variables replace those of the problem.
+        lr: Adam's highest learning rate, of which all Adam phases share one schedule.
+        patience: see [`~polyinr_hf.inversion.InversionSettings`].
+        seed: of the pixels that are drawn.
+        callback, checkpoint: see [`~polyinr_hf.inversion.invert`].
+    """
+    if state["variables"] is not None:
+        for variable, value in zip(problem.variables, state["variables"], strict=True):
+            variable.data.copy_(value)
+    total, size = sum(phase.num_steps for phase in phases), phases[-1].objective.size
+    adam_steps = sum(phase.num_steps for phase in phases if phase.method == "adam")
+    resumed_at, spent = time.monotonic(), state["seconds"]
+    saved = -math.inf  # the start is worth keeping
+    optimizer = None
+    while state["phase"] < len(phases):
+        phase = phases[state["phase"]]
+        remaining = phase.num_steps - state["phase_step"]
+        this_phase = state["losses"][len(state["losses"]) - state["phase_step"] :]
+        if remaining <= 0 or has_settled(this_phase, patience):
+            optimizer = _next_phase(phases, state, optimizer)
+            continue
+        if optimizer is None:
+            optimizer = _adam(problem) if phase.method == "adam" else _lbfgs(problem)
+            if state["optimizer"] is not None:
+                optimizer.load_state_dict(state["optimizer"])
+        done = sum(earlier.num_steps for earlier in phases[: state["phase"]]) + state["phase_step"]
+        if phase.method == "adam":
+            factor = lr * learning_rate_factor(done, adam_steps)
+            losses = [_adam_step(optimizer, factor, problem, phase.objective, (seed + done) % 2**63)]
+        else:
+            losses = _lbfgs_steps(optimizer, min(LBFGS_BLOCK, remaining), problem, phase.objective)
+        state["losses"] += losses
+        state["phase_step"] += len(losses)
+        now = time.monotonic()
+        state |= {"optimizer": optimizer.state_dict(), "seconds": spent + now - resumed_at}
+        if phase.method == "lbfgs" and len(losses) < min(LBFGS_BLOCK, remaining):  # no way further down
+            optimizer = _next_phase(phases, state, optimizer)
+        is_done = state["phase"] == len(phases)
+        if checkpoint is not None and (now - saved > CHECKPOINT_SECONDS or is_done):
+            saved = now
+            _save(problem, state, checkpoint)
+        if callback is not None:
+            done = sum(earlier.num_steps for earlier in phases[: state["phase"]]) + state["phase_step"]
+            loss = (losses or state["losses"] or [math.nan])[-1]
+            callback(InversionStep(done, total, loss, state["seconds"], problem, size))
+    state["optimizer"] = None
+    if checkpoint is not None:
+        _save(problem, state, checkpoint)
+
+
+def _next_phase(phases: Sequence[Phase], state: dict, optimizer):
+    """Moves `state` to the next phase. Adam goes on across its phases; L-BFGS starts anew with every objective."""
+    state |= {"phase": state["phase"] + 1, "phase_step": 0}
+    following = phases[state["phase"] : state["phase"] + 1]
+    if following and following[0].method == phases[state["phase"] - 1].method == "adam":
+        return optimizer
+    state["optimizer"] = None
+    return None
+
+
+def _save(problem: Problem, state: dict, checkpoint: str | Path) -> None:
+    state["variables"] = [variable.detach().cpu().clone() for variable in problem.variables]
+    save_state(state, checkpoint)
 
 
 def has_settled(losses: list[float], patience: int | None) -> bool:
@@ -38,81 +176,34 @@ def has_settled(losses: list[float], patience: int | None) -> bool:
     return sum(losses[-patience:]) >= (1 - PLATEAU) * before
 
 
-def new_state(work: str, start: dict) -> dict:
-    """Nothing done yet. `start` holds the arguments of `SearchSpace`, `work` says what is being done."""
-    state = {"work": work, "start": start, "delta": torch.zeros_like(start["value"]), "optimizer": None}
-    return state | {"phase": 0, "phase_step": 0, "losses": [], "seconds": 0.0}
+# ---------------------------------------------------------------------------------------------------------------------
+# Adam
+# ---------------------------------------------------------------------------------------------------------------------
+def learning_rate_factor(step: int, num_steps: int) -> float:
+    """Rises linearly over the first tenth of the steps, then falls as half a cosine to almost 0."""
+    progress = (step + 1) / (num_steps + 1)
+    return min(1.0, progress / RAMP) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
-def optimize(
-    search: SearchSpace,
-    objectives: Sequence[InversionLoss],
-    state: dict,
-    lr: float,
-    phase_steps: Sequence[int],
-    patience: int | None,
-    seed: int,
-    callback: Callable[[int, int, float], None] | None = None,
-    checkpoint: str | Path | None = None,
-) -> None:
-    """Does what `state` has not done yet, and leaves the outcome in it.
-
-    Args:
-        objectives: of each phase: Adam's, then L-BFGS's, of any number.
-        phase_steps: steps of each phase.
-        callback, checkpoint: see [`~polyinr_hf.inversion.invert`].
-    """
-    delta = state["delta"].to(objectives[0].device).requires_grad_()
-    resumed_at, spent = time.monotonic(), state["seconds"]
-    saved = -math.inf  # the start is worth keeping
-    optimizer = None
-    while state["phase"] < len(phase_steps):
-        remaining = phase_steps[state["phase"]] - state["phase_step"]
-        this_phase = state["losses"][len(state["losses"]) - state["phase_step"] :]
-        if remaining <= 0 or has_settled(this_phase, patience):
-            state |= {"phase": state["phase"] + 1, "phase_step": 0, "optimizer": None}
-            optimizer = None
-            continue
-        objective = objectives[state["phase"]]
-        if optimizer is None:
-            optimizer = _adam(delta) if state["phase"] == 0 else _lbfgs(delta)
-            if state["optimizer"] is not None:
-                optimizer.load_state_dict(state["optimizer"])
-        if state["phase"] == 0:
-            optimizer.param_groups[0]["lr"] = lr * learning_rate_factor(state["phase_step"], phase_steps[0])
-            random = torch.Generator().manual_seed((seed + state["phase_step"]) % 2**63)
-            pixels = objective.draw_pixels(random)
-            losses = [_evaluate(search, objective, delta, pixels, perceptual=True)]
-            optimizer.step()
-        else:
-            losses = _lbfgs_steps(optimizer, min(LBFGS_BLOCK, remaining), search, objective, delta)
-        state["losses"] += losses
-        state["phase_step"] += len(losses)
-        now = time.monotonic()
-        state |= {"delta": delta.detach().cpu(), "optimizer": optimizer.state_dict()}
-        state["seconds"] = spent + now - resumed_at
-        if state["phase"] > 0 and len(losses) < min(LBFGS_BLOCK, remaining):  # no way further down
-            state |= {"phase": state["phase"] + 1, "phase_step": 0, "optimizer": None}
-            optimizer = None
-        is_done = state["phase"] == len(phase_steps)
-        if checkpoint is not None and (now - saved > CHECKPOINT_SECONDS or is_done):
-            saved = now
-            save_state(state, checkpoint)
-        if callback is not None:
-            done = sum(phase_steps[: state["phase"]]) + state["phase_step"]
-            callback(done, sum(phase_steps), (losses or state["losses"] or [math.nan])[-1])
-    state["optimizer"] = None
-    if checkpoint is not None:
-        save_state(state, checkpoint)
+def _adam(problem: Problem) -> torch.optim.Optimizer:
+    return torch.optim.Adam(problem.parameter_groups(), betas=(0.9, 0.99))
 
 
-def _adam(delta: Tensor) -> torch.optim.Optimizer:
-    return torch.optim.Adam([delta], betas=(0.9, 0.99))
+def _adam_step(optimizer, lr: float, problem: Problem, objective: InversionLoss, seed: int) -> float:
+    random = torch.Generator().manual_seed(seed)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["size"]
+    loss = problem.evaluate(objective, objective.draw_pixels(random), perceptual=True, random=random)
+    optimizer.step()
+    return loss
 
 
-def _lbfgs(delta: Tensor) -> torch.optim.Optimizer:
+# ---------------------------------------------------------------------------------------------------------------------
+# L-BFGS
+# ---------------------------------------------------------------------------------------------------------------------
+def _lbfgs(problem: Problem) -> torch.optim.Optimizer:
     return torch.optim.LBFGS(
-        [delta],
+        problem.variables,
         max_iter=1,
         max_eval=25,
         history_size=LBFGS_HISTORY,
@@ -122,68 +213,29 @@ def _lbfgs(delta: Tensor) -> torch.optim.Optimizer:
     )
 
 
-def _evaluate(search, objective, delta: Tensor, pixels: Tensor, perceptual: bool) -> float:
-    """The loss; its gradient goes to `delta.grad`."""
-    with torch.enable_grad():
-        A = search.affine(delta)  # (1, L, n, 3)
-        loss, (gradient,) = objective(A, pixels, perceptual)
-        (delta.grad,) = torch.autograd.grad(A, delta, gradient)
-    return loss
-
-
-def _lbfgs_steps(optimizer, num_steps: int, search, objective, delta: Tensor) -> list[float]:
+def _lbfgs_steps(optimizer, num_steps: int, problem: Problem, objective: InversionLoss) -> list[float]:
     """Up to `num_steps` iterations on the mean squared error of all known pixels; the loss before each."""
-    known = {"delta": None}  # the last point evaluated: where an iteration ends, the next begins
+    variables = problem.variables
+    known = {"variables": None}  # the last point evaluated: where an iteration ends, the next begins
 
     def closure() -> Tensor:
-        if known["delta"] is None or not torch.equal(known["delta"], delta):
-            known["loss"] = _evaluate(search, objective, delta, objective.known, perceptual=False)
-            known["delta"], known["gradient"] = delta.detach().clone(), delta.grad
-        delta.grad = known["gradient"]
+        if known["variables"] is None or not _equal(known["variables"], variables):
+            known["loss"] = problem.evaluate(objective, objective.known, perceptual=False, random=None)
+            known["variables"] = [variable.detach().clone() for variable in variables]
+            known["gradients"] = [variable.grad for variable in variables]
+        for variable, gradient in zip(variables, known["gradients"], strict=True):
+            variable.grad = gradient
         return torch.tensor(known["loss"])
 
     losses = []
     for _ in range(num_steps):
-        before = delta.detach().clone()
+        before = [variable.detach().clone() for variable in variables]
         loss = float(optimizer.step(closure))
-        if torch.equal(before, delta):  # the line search finds nothing lower
+        if _equal(before, variables):  # the line search finds nothing lower
             break
         losses.append(loss)
     return losses
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
-def save_state(state: dict, checkpoint: str | Path) -> None:
-    """Writes a checkpoint whole or not at all."""
-    with replace_file(checkpoint) as partial:
-        torch.save(state, partial)
-
-
-def load_state(checkpoint: str | Path | None, work: str) -> dict | None:
-    """The state in a checkpoint, None if there is none yet.
-
-    Raises:
-        ValueError: if the file is no checkpoint, or of another image, model or other settings.
-    """
-    if checkpoint is None or not Path(checkpoint).exists():
-        return None
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        theirs = json.loads(state["work"])
-    except Exception as error:  # a damaged file fails in many ways
-        raise ValueError(f"`checkpoint` {str(checkpoint)!r} cannot be read: {error}") from error
-    ours = json.loads(work)
-    if theirs != ours:
-        names = ", ".join(sorted(name for name in ours if theirs.get(name) != ours[name]))
-        raise ValueError(f"`checkpoint` {str(checkpoint)!r} is of other work ({names}): remove it or name another.")
-    return state
-
-
-def model_digest(model: PolyINRGenerator) -> str:
-    """Differs for models whose weights differ."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""What an inversion returns, how it is saved, and how close it came."""
+"""The result of an inversion, its file, and its PSNR and SSIM."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,17 +19,17 @@ from .target import Target
 
 @dataclass
 class InversionResult:
-    """What [`invert`] and [`~polyinr_hf.inversion.tune`] find.
+    """What [`~polyinr_hf.inversion.invert`] and [`~polyinr_hf.inversion.tune`] find.
 
     Attributes:
         affine_parameters: A (1, L, n, 3), float32, on the CPU.
         image: what they draw, as large as the original.
-        psnr: in dB, against the original, over its known pixels.
-        ssim: mean over the known pixels; NaN for an image less than 11 pixels high or wide.
-        losses: at every step.
-        seconds: of work, those before an interruption included.
-        settings: what it was made with.
-        latent: what was searched for in `space` "w", (1, L, w_dim), or "z", (1, z_dim).
+        psnr: peak signal-to-noise ratio in dB against the original, over its known pixels.
+        ssim: structural similarity, a mean over the known pixels; NaN for an image under 11 pixels high or wide.
+        losses: the loss at every step.
+        seconds: time spent, including that before an interruption.
+        settings: all settings it was made with.
+        latent: the latent found in `space` "w", (1, L, w_dim), or "z", (1, z_dim).
     """
 
     affine_parameters: Tensor
@@ -81,10 +82,15 @@ def describe(
     latent: Tensor | None = None,
 ) -> InversionResult:
     """How well affine parameters A (1, L, n, 3) draw an image."""
-    rendered = model.render(A, *target.size).clamp(-1, 1).cpu()  # (1, 3, H, W)
-    pixels = ((rendered[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
+    rendered, image = draw(model, A, *target.size)
     psnr, ssim = known_psnr(rendered, target), known_ssim(rendered, target)
-    return InversionResult(A.cpu(), Image.fromarray(pixels), psnr, ssim, losses, seconds, settings, latent)
+    return InversionResult(A.cpu(), image, psnr, ssim, losses, seconds, settings, latent)
+
+
+def draw(model: PolyINRGenerator, A: Tensor, height: int, width: int) -> tuple[Tensor, Image.Image]:
+    """The image of A (1, L, n, 3), as (1, 3, H, W) in [-1, 1] on the CPU, and as 8-bit RGB."""
+    rendered = model.render(A, height, width).clamp(-1, 1).cpu()
+    return rendered, VaeImageProcessor().postprocess(rendered, "pil")[0]
 
 
 def known_psnr(rendered: Tensor, target: Target) -> float:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..feature_networks import FeatureNetwork
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .losses import PerceptualLoss
+from .losses import InversionLoss, PerceptualLoss
+from .settings import InversionSettings
 from .target import Target
+
+if TYPE_CHECKING:
+    from ..feature_networks import FeatureNetwork
 
 SPACES = ("affine", "w", "z")
 START_SIDE = 32  # longest side, in pixels, at which starts are compared
@@ -23,39 +27,60 @@ CENTRED = ((0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (0.0, 0.0, 1.0))
 
 
 def float32_generator(pipe: PolyINRPipeline) -> PolyINRGenerator:
-    """The pipeline's generator, or a copy in float32 if it is in another dtype: inversion needs the digits."""
+    """The pipeline's generator, or a copy in float32 if it is in another dtype, which is too coarse for small steps."""
     model = pipe.generator
     return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
 
 
+def draw_seed(generator: torch.Generator | None) -> int:
+    """A seed drawn from `generator`; 0 without one."""
+    if generator is None:
+        return 0
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
 class SearchSpace:
-    """Parameters as `value + delta * scale`, and the affine parameters (1, L, n, 3) they stand for.
+    """Parameters as `value + delta * scale`, `delta` being searched for, and the affine parameters they stand for.
 
     Args:
         model: the generator.
         space: one of `SPACES`.
         value: the start: affine parameters in centred coordinates (1, L, n, 3), w (1, L, w_dim) or z (1, z_dim).
-        scale: the parameters' own size, to be multiplied with `value`'s shape.
+        scale: root mean square of the parameters, broadcast to `value`'s shape.
         class_label: z's class; otherwise of no effect.
     """
 
     def __init__(self, model: PolyINRGenerator, space: str, value: Tensor, scale: Tensor, class_label: int | None):
         self.model, self.space = model, space
         self.value, self.scale = value.to(model.device), scale.to(model.device)
+        self.delta = torch.zeros_like(self.value).requires_grad_()
+        self.variables = [self.delta]
         self.class_labels = None
         if model.config.num_classes is not None and class_label is not None:
             self.class_labels = torch.tensor([class_label], device=model.device)
 
-    def affine(self, delta: Tensor) -> Tensor:
-        """delta, shaped as `value` -> A (1, L, n, 3); differentiable."""
-        return self.to_affine(self.value + delta * self.scale)
+    def parameters(self) -> Tensor:
+        """Their present values, shaped as `value`; differentiable."""
+        return self.value + self.delta * self.scale
 
-    def to_affine(self, parameters: Tensor) -> Tensor:
+    def affine(self) -> Tensor:
+        """A (1, L, n, 3) of the present parameters; differentiable."""
+        parameters = self.parameters()
         if self.space == "affine":
             return parameters @ torch.linalg.inv(torch.tensor(CENTRED)).to(parameters.device)
         if self.space == "w":
             return self.model.affine(parameters)
         return self.model.affine(self.model.map(parameters, self.class_labels))
+
+    def parameter_groups(self) -> list[dict]:
+        return [{"params": self.variables, "size": 1.0}]
+
+    def evaluate(self, objective: InversionLoss, pixels: Tensor, perceptual: bool, random: torch.Generator) -> float:
+        with torch.enable_grad():
+            A = self.affine()  # (1, L, n, 3)
+            loss, (gradient,) = objective(A, pixels, perceptual)
+            (self.delta.grad,) = torch.autograd.grad(A, self.delta, gradient)
+        return loss
 
 
 @torch.no_grad()
@@ -63,18 +88,18 @@ def find_start(
     model: PolyINRGenerator,
     target: Target,
     network: FeatureNetwork | None,
-    perceptual_weight: float,
     space: str,
     class_label: int | None,
-    num_starts: int,
     seed: int,
+    settings: InversionSettings,
     classifier: Callable[[Tensor], Tensor] | None = None,
 ) -> dict:
-    """The best of `num_starts` samples, and of as many class means, by the loss at low resolution.
+    """The best of `settings.num_starts` samples and of their classes' means, by the loss at low resolution.
 
     Returns the arguments of [`SearchSpace`] after the first two, on the CPU.
     """
     random, config, device = torch.Generator().manual_seed(seed), model.config, model.device
+    num_starts, perceptual_weight = settings.num_starts, settings.perceptual_weight
     labels = _candidate_labels(model, target, class_label, num_starts, random, classifier)
     z = torch.randn(num_starts, config.z_dim, generator=random)  # (B, z_dim)
     w = torch.cat([model.map(*part) for part in _batches(z, labels, device)])  # (B, L, w_dim)
@@ -95,16 +120,22 @@ def find_start(
         losses.append(loss if perceptual is None else loss + perceptual_weight * perceptual(images))
     best = int(torch.cat(losses).nan_to_num(nan=torch.inf).argmin())
 
+    label = None if labels is None else int(labels[best])
     if space == "affine":
-        value = model.affine(w[best : best + 1]) @ torch.tensor(CENTRED, device=device)  # (1, L, n, 3)
-        # One size for a level's slopes and heights: a level that hardly sees coordinates yet may come to.
-        scale = value.square().mean(dim=(2, 3), keepdim=True).sqrt()  # (1, L, 1, 1)
-    elif space == "w":
+        return affine_start(model.affine(w[best : best + 1]), label)
+    if space == "w":
         value, scale = w[best : best + 1], w.std(dim=0, correction=0).square().mean().sqrt()
     else:
         value, scale = z[best : best + 1], torch.tensor(1.0)
-    label = None if labels is None else int(labels[best])
     return {"value": value.float().cpu(), "scale": scale.float().clamp(min=1e-3).cpu(), "class_label": label}
+
+
+def affine_start(A: Tensor, class_label: int | None = None) -> dict:
+    """The arguments of [`SearchSpace`] after the first two, to search from affine parameters A (1, L, n, 3)."""
+    value = A.float().cpu() @ torch.tensor(CENTRED)  # (1, L, n, 3)
+    # One size for a level's slopes and heights: a level that hardly sees coordinates yet may come to.
+    scale = value.square().mean(dim=(2, 3), keepdim=True).sqrt().clamp(min=1e-3)  # (1, L, 1, 1)
+    return {"value": value, "scale": scale, "class_label": class_label}
 
 
 def _candidate_labels(model, target, class_label, num_starts, random, classifier) -> Tensor | None:

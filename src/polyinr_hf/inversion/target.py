@@ -1,4 +1,4 @@
-"""The picture that an inversion aims at, and which of its pixels are known."""
+"""The image that an inversion aims at, and which of its pixels are known."""
 
 from __future__ import annotations
 
@@ -88,8 +88,16 @@ class Target:
                 extent[axis], extent[axis + 2] = 0.0, 1.0
         return Target(image.clamp(-1, 1), known), pixel_coordinates(*small, tuple(extent))
 
+    def small_copies(self, side: int | None) -> list[tuple[Target, Tensor]]:
+        """`downscaled` to `side`, 2 `side`, 4 `side` ... pixels, as long as that is smaller; none without `side`."""
+        sides = []
+        while side is not None and side < max(self.size):
+            sides.append(side)
+            side *= 2
+        return [self.downscaled(side) for side in sides]
+
     def digest(self) -> str:
-        """Differs for images or masks that differ."""
+        """SHA-256 of the image and the mask."""
         data = np.ascontiguousarray(torch.cat([self.image, self.known], dim=1).numpy())
         return hashlib.sha256(repr(data.shape).encode() + data.tobytes()).hexdigest()
 

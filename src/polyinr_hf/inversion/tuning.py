@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
-import time
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checks import check_count, check_number
-from ..feature_networks import FeatureNetwork
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .inversion import backbone_name, check_precision, draw_seed
-from .losses import InversionLoss, load_perceptual_network, synthesize
-from .optimization import learning_rate_factor
+from .checkpoint import load_state, model_digest, new_state
+from .losses import InversionLoss, backbone_name, load_perceptual_network, synthesize
+from .optimization import InversionStep, Phase, optimize, split_steps
 from .result import InversionResult, describe
-from .search import float32_generator
+from .search import SearchSpace, affine_start, draw_seed, float32_generator
+from .settings import STRENGTHS, TuningSettings
 from .target import Target
+
+if TYPE_CHECKING:
+    from ..feature_networks import FeatureNetwork
 
 LOCALITY_PIXELS = 1024  # of another image, at each step
 
@@ -30,115 +35,141 @@ def tune(
     pipe: PolyINRPipeline,
     image: Image.Image | Tensor,
     affine_parameters: Tensor,
-    num_steps: int = 200,
-    lr: float = 0.003,
-    locality_weight: float = 0.1,
-    mask: Image.Image | Tensor | np.ndarray | None = None,
+    strength: str = "close",
     backbone: str | FeatureNetwork | None = None,
     weights: str | Path | None = None,
-    perceptual_weight: float = 0.05,
-    num_pixels: int | None = 4096,
+    mask: Image.Image | Tensor | np.ndarray | None = None,
     generator: torch.Generator | None = None,
-    callback: Callable[[int, int, float], None] | None = None,
-    precision: str = "float32",
+    callback: Callable[[InversionStep], None] | None = None,
+    checkpoint: str | Path | None = None,
+    settings: TuningSettings | None = None,
 ) -> tuple[PolyINRPipeline, InversionResult]:
-    """Fits the synthesis weights (W_l, b_l and the colour layer) to an image, its affine parameters held fixed.
+    """Fits the synthesis weights (W_l, b_l and the RGB layer) to an image.
 
-    Each step adds the mean squared error on the image and, as locality, on a sample the model draws anew each time,
-    against what it drew before tuning. `pipe` stays as it is; the new pipeline saves like any other.
+    `pipe` is not changed; the new pipeline saves like any other.
 
     Args:
-        image, mask, backbone, weights, perceptual_weight, num_pixels, generator, callback: see
-            [`~polyinr_hf.inversion.invert`]. By default pixels alone are compared: the pivot has the features right.
-        affine_parameters: the pivot A (1, L, n, 3), as inversion finds it.
-        lr: Adam's rate, in units of each weight matrix's root mean square.
-        locality_weight: how much other images are to stay; 0 lets them go.
-        precision: `"bfloat16"` multiplies by the weights with fewer digits, in half the time on a processor that can.
+        image, weights, mask, generator, callback, checkpoint: see [`~polyinr_hf.inversion.invert`].
+        affine_parameters: A (1, L, n, 3) to start from, as inversion finds them.
+        strength: `"close"` changes weights and affine parameters together until the image is there, whatever becomes
+            of other images; `"near"` keeps the affine parameters, and, as locality, adds to the error on the image the
+            change of a sample that the model draws anew for each step, so that edits and samples stay what they were.
+        backbone: network whose features are compared, see [`~polyinr_hf.inversion.invert`]; by default pixels alone,
+            as the affine parameters have the features right.
+        settings: numbers of steps, rates and sizes, in place of the strength's own, `STRENGTHS[strength]`.
 
     Returns:
-        The tuned pipeline, in float32, and how it draws the image.
+        The tuned pipeline, in float32, and how it draws the image: `result.affine_parameters` are those of that
+        pipeline.
 
     Raises:
-        ValueError: for an argument of a wrong kind, shape or range, before any work.
-        FileNotFoundError: if the backbone's weights cannot be had.
+        ValueError: for an argument of a wrong kind, shape or range, or a checkpoint that belongs to a different image,
+            model or settings, before any work.
+        FileNotFoundError: if the backbone's weights cannot be found.
+        ImportError: without scikit-image, or with a backbone and without timm.
     """
     from .. import reconstruction  # noqa: F401  scikit-image must be there before the work, not after it
 
-    check_count("num_steps", num_steps, minimum=0)
-    if num_pixels is not None:
-        check_count("num_pixels", num_pixels)
-    check_number("lr", lr, positive=True)
-    check_number("locality_weight", locality_weight)
-    check_number("perceptual_weight", perceptual_weight)
-    check_precision(precision)
+    if settings is None:
+        if strength not in STRENGTHS:
+            raise ValueError(f"`strength` must be one of {tuple(STRENGTHS)}, got {strength!r}.")
+        settings = STRENGTHS[strength]
     target = Target.prepare(image, mask)
     original = float32_generator(pipe)
     original._check_affine_parameters(affine_parameters)
     if len(affine_parameters) != 1 or not affine_parameters.isfinite().all():
         raise ValueError(f"`affine_parameters` must be of one image, finite, got {tuple(affine_parameters.shape)}.")
-    A = affine_parameters.detach().float().to(original.device)
-    tuned = copy.deepcopy(original)
     network = load_perceptual_network(backbone, weights, original.device)
-    objective = InversionLoss(tuned, target, network, perceptual_weight, num_pixels, precision=precision)
     seed = draw_seed(generator)
+    problem = WeightSearch(original, affine_parameters.detach(), settings)
+    phases = plan_phases(problem.model, target, settings, network)
 
-    began = time.monotonic()
-    parameters = [*tuned.synthesis_levels.parameters(), *tuned.to_rgb.parameters()]
-    trainable = [parameter.requires_grad for parameter in tuned.parameters()]
-    tuned.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_()
-    optimizer = _optimizer(tuned)
-    losses = []
-    for step in range(num_steps):
-        random = torch.Generator().manual_seed((seed + step) % 2**63)
-        loss, gradients = objective(A, objective.draw_pixels(random), weights=parameters)
-        if locality_weight > 0:
-            changes = _locality(original, tuned, parameters, random, precision)
-            torch._foreach_add_(gradients, changes, alpha=locality_weight)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["size"] * learning_rate_factor(step, num_steps)
-        optimizer.step()
-        losses.append(loss)
-        if callback is not None:
-            callback(step + 1, num_steps, loss)
-    optimizer.zero_grad()
-    for parameter, requires_grad in zip(tuned.parameters(), trainable, strict=True):
-        parameter.requires_grad_(requires_grad)
-    seconds = time.monotonic() - began
-
-    settings = {"tuned": True, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
-    settings |= {"num_steps": num_steps, "lr": lr, "locality_weight": locality_weight, "num_pixels": num_pixels}
-    settings |= {"backbone": backbone_name(network), "perceptual_weight": perceptual_weight, "seed": seed}
-    settings |= {"precision": precision}
-    return type(pipe)(tuned, pipe.config.id2label), describe(tuned, target, A, losses, seconds, settings)
-
-
-def _optimizer(model: PolyINRGenerator) -> torch.optim.Optimizer:
-    """Adam with a group for each layer, whose `size` is its weights' root mean square."""
-    layers = [*model.synthesis_levels, model.to_rgb]
-    groups = [
-        {"params": list(layer.parameters()), "size": layer.weight.detach().square().mean().sqrt().item()}
-        for layer in layers
-    ]
-    return torch.optim.Adam(groups, betas=(0.9, 0.99))
-
-
-def _locality(
-    original: PolyINRGenerator, tuned: PolyINRGenerator, parameters: list, random: torch.Generator, precision: str
-) -> Sequence[Tensor]:
-    """Gradients of the mean squared change of a random sample's image; its affine parameters are the same in both."""
-    config, device = original.config, original.device
-    z = torch.randn(1, config.z_dim, generator=random).to(device)
-    labels = None
-    if config.num_classes is not None:
-        labels = torch.randint(config.num_classes, (1,), generator=random).to(device)
-    coordinates = torch.rand(LOCALITY_PIXELS, 2, generator=random).to(device)
+    record = {"tuned": True, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
+    record |= {"backbone": backbone_name(network), "seed": seed} | asdict(settings)
+    pivot = hashlib.sha256(affine_parameters.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+    work = {**record, "image": target.digest(), "model": model_digest(original), "affine_parameters": pivot}
+    state = load_state(checkpoint, json.dumps(work)) or new_state(json.dumps(work))
+    optimize(problem, phases, state, settings.lr, None, seed, callback, checkpoint)
     with torch.no_grad():
-        A = original.affine(original.map(z, labels))  # (1, L, n, 3)
-        before = synthesize(original, A, coordinates, precision)  # (1, N, 3)
-    with torch.enable_grad():
-        change = (synthesize(tuned, A, coordinates, precision) - before).square().mean()
-    return torch.autograd.grad(change, parameters)
+        A = problem.affine()  # (1, L, n, 3)
+    tuned = problem.finish()
+    result = describe(tuned, target, A, state["losses"], state["seconds"], record)
+    return type(pipe)(tuned, pipe.config.id2label), result
+
+
+def plan_phases(
+    model: PolyINRGenerator, target: Target, settings: TuningSettings, network: FeatureNetwork | None = None
+) -> list[Phase]:
+    """Adam on small copies of the target, each twice as large as the one before, then on itself."""
+    options = {"num_pixels": settings.num_pixels, "precision": settings.precision}
+    copies = target.small_copies(settings.coarse_side)
+    coarse = [InversionLoss(model, small, coordinates=coordinates, **options) for small, coordinates in copies]
+    fine = InversionLoss(model, target, network, settings.perceptual_weight, **options)
+    steps = split_steps(settings.num_steps, settings.coarse_share, len(copies))
+    return [Phase("adam", *pair) for pair in zip([*coarse, fine], steps, strict=True)]
+
+
+class WeightSearch:
+    """The synthesis weights of a copy of the model and, with an `affine_lr`, the affine parameters beside them.
+
+    Args:
+        original: the model, which is not changed.
+        A: affine parameters to start from (1, L, n, 3).
+    """
+
+    def __init__(self, original: PolyINRGenerator, A: Tensor, settings: TuningSettings):
+        self.original, self.settings = original, settings
+        self.model = copy.deepcopy(original).requires_grad_(False)
+        self.layers = [*self.model.synthesis_levels, self.model.to_rgb]
+        self.weights = [parameter.requires_grad_() for layer in self.layers for parameter in layer.parameters()]
+        self.search = SearchSpace(self.model, "affine", **affine_start(A))
+        self.fixed = None if settings.affine_lr > 0 else A.float().to(original.device)
+        self.variables = self.weights + (self.search.variables if self.fixed is None else [])
+
+    def affine(self) -> Tensor:
+        """A (1, L, n, 3); differentiable if it is searched for."""
+        return self.search.affine() if self.fixed is None else self.fixed
+
+    def parameter_groups(self) -> list[dict]:
+        """A group for each layer, whose `size` is its weights' root mean square, and one for the affine parameters."""
+        groups = [
+            {"params": list(layer.parameters()), "size": layer.weight.detach().square().mean().sqrt().item()}
+            for layer in self.layers
+        ]
+        if self.fixed is None:
+            groups.append({"params": self.search.variables, "size": self.settings.affine_lr / self.settings.lr})
+        return groups
+
+    def evaluate(self, objective: InversionLoss, pixels: Tensor, perceptual: bool, random: torch.Generator) -> float:
+        with torch.enable_grad():
+            A = self.affine()  # (1, L, n, 3)
+            loss, gradients = objective(A, pixels, perceptual, self.weights)
+            if self.fixed is None:
+                (self.search.delta.grad,) = torch.autograd.grad(A, self.search.delta, gradients.pop(0))
+        if self.settings.locality_weight > 0:
+            torch._foreach_add_(gradients, self._locality(random), alpha=self.settings.locality_weight)
+        for parameter, gradient in zip(self.weights, gradients, strict=True):
+            parameter.grad = gradient
+        return loss
+
+    def _locality(self, random: torch.Generator) -> Sequence[Tensor]:
+        """Gradients of the mean squared change of a random sample's image; its A is the same in both models."""
+        config, device, precision = self.original.config, self.original.device, self.settings.precision
+        z = torch.randn(1, config.z_dim, generator=random).to(device)
+        labels = None
+        if config.num_classes is not None:
+            labels = torch.randint(config.num_classes, (1,), generator=random).to(device)
+        coordinates = torch.rand(LOCALITY_PIXELS, 2, generator=random).to(device)
+        with torch.no_grad():
+            A = self.original.affine(self.original.map(z, labels))  # (1, L, n, 3)
+            before = synthesize(self.original, A, coordinates, precision)  # (1, N, 3)
+        with torch.enable_grad():
+            change = (synthesize(self.model, A, coordinates, precision) - before).square().mean()
+        return torch.autograd.grad(change, self.weights)
+
+    def finish(self) -> PolyINRGenerator:
+        """The tuned model, trainable where the original is."""
+        for parameter, original in zip(self.model.parameters(), self.original.parameters(), strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(original.requires_grad)
+        return self.model
