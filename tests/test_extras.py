@@ -101,6 +101,25 @@ for face in {faces!r}:
     assert result.returncode == 0, result.stderr
 
 
+def test_inversion_without_a_backbone_needs_scikit_image_alone():
+    code = """
+import torch
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.inversion import InversionSettings, invert
+model = PolyINRGenerator(z_dim=4, w_dim=8, channels=8, num_levels=2, num_classes=None, sample_size=12)
+settings = InversionSettings(num_steps=1, num_refine_steps=1, num_starts=1)
+pipe, image = PolyINRPipeline(model), torch.zeros(3, 12, 12)
+assert invert(pipe, image, backbone=None, settings=settings).psnr > 0
+try:
+    invert(pipe, image, settings=settings)
+except ImportError as error:
+    print(error)
+"""
+    result = run_without(EVERY_EXTRA - {"skimage", "scipy"}, code)  # scikit-image needs scipy
+    assert result.returncode == 0, result.stderr
+    assert re.search(r'^`backbone` needs the package \w+, .*"polyinr-hf\[eval\]"', result.stdout)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
 def test_help_of_every_script_opens_after_a_core_install(path):
     if path.name in ("arguments.py", "load_space.py"):  # what the others share; a load test, which is all client

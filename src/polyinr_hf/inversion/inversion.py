@@ -24,8 +24,9 @@ from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .checkpoint import load_state, model_digest, new_state
 from .losses import InversionLoss, backbone_name, load_perceptual_network
+from .measurement import describe
 from .optimization import InversionStep, Phase, optimize, split_steps
-from .result import InversionResult, describe
+from .result import InversionResult
 from .search import SPACES, SearchSpace, draw_seed, find_start, float32_generator
 from .settings import InversionSettings
 from .target import Target
@@ -75,10 +76,8 @@ def invert(
         ValueError: for an argument of a wrong kind, shape or range, or a checkpoint that belongs to a different image,
             model or settings, before any work.
         FileNotFoundError: if the backbone's weights cannot be found.
-        ImportError: without scikit-image, or with a backbone and without timm.
+        ImportError: with a backbone and without timm.
     """
-    from .. import reconstruction  # noqa: F401  scikit-image must be there before the work, not after it
-
     if space not in SPACES:
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
     settings = InversionSettings() if settings is None else settings

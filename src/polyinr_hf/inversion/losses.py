@@ -68,7 +68,14 @@ def load_perceptual_network(
     """
     if backbone is None:
         return None
-    from ..feature_networks import FeatureNetwork, load_feature_network
+    try:
+        from ..feature_networks import FeatureNetwork, load_feature_network
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'`backbone` needs the package {error.name}, which is not installed: pip install "polyinr-hf[eval]", or '
+            "give None (in a script, none) to compare pixels alone",
+            name=error.name,
+        ) from error
 
     if isinstance(backbone, str):
         backbone = load_feature_network(backbone, weights, feature_resolution=128)

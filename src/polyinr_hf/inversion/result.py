@@ -1,7 +1,6 @@
-"""The result of an inversion, its file, and its PSNR and SSIM."""
+"""The result of an inversion, and its file."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from ..files import replace_file
 from ..modeling_poly_inr import PolyINRGenerator
-from .target import Target
 
 
 @dataclass
@@ -71,47 +69,7 @@ def load_affine_parameters(path: str | Path) -> Tensor:
     return A.float()
 
 
-@torch.no_grad()
-def describe(
-    model: PolyINRGenerator,
-    target: Target,
-    A: Tensor,
-    losses: list[float],
-    seconds: float,
-    settings: dict,
-    latent: Tensor | None = None,
-) -> InversionResult:
-    """How well affine parameters A (1, L, n, 3) draw an image."""
-    rendered, image = draw(model, A, *target.size)
-    psnr, ssim = known_psnr(rendered, target), known_ssim(rendered, target)
-    return InversionResult(A.cpu(), image, psnr, ssim, losses, seconds, settings, latent)
-
-
 def draw(model: PolyINRGenerator, A: Tensor, height: int, width: int) -> tuple[Tensor, Image.Image]:
     """The image of A (1, L, n, 3), as (1, 3, H, W) in [-1, 1] on the CPU, and as 8-bit RGB."""
     rendered = model.render(A, height, width).clamp(-1, 1).cpu()
     return rendered, VaeImageProcessor().postprocess(rendered, "pil")[0]
-
-
-def known_psnr(rendered: Tensor, target: Target) -> float:
-    """PSNR in dB of an image (1, 3, H, W) in [-1, 1] over the target's known pixels."""
-    from ..reconstruction import psnr
-
-    known = target.known[0, 0].bool()  # (H, W)
-    return psnr(rendered[:, :, known].unsqueeze(2), target.image[:, :, known].unsqueeze(2))[0]
-
-
-def known_ssim(rendered: Tensor, target: Target) -> float:
-    """SSIM of an image (1, 3, H, W) in [-1, 1], a mean over the known pixels; unknown ones are grey in both."""
-    from skimage.metrics import structural_similarity
-
-    from ..reconstruction import ssim
-
-    if min(target.size) < 11:
-        return math.nan
-    if target.is_whole:
-        return ssim(rendered, target.image)[0]
-    pair = [(image * target.known)[0].double().numpy() for image in (rendered, target.image)]
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    _, values = structural_similarity(*pair, channel_axis=0, data_range=2, full=True, **options)  # (3, H, W)
-    return float(values[:, target.known[0, 0].bool().numpy()].mean())

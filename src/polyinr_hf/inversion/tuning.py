@@ -19,8 +19,9 @@ from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .checkpoint import load_state, model_digest, new_state
 from .losses import InversionLoss, backbone_name, load_perceptual_network, synthesize
+from .measurement import describe
 from .optimization import InversionStep, Phase, optimize, split_steps
-from .result import InversionResult, describe
+from .result import InversionResult
 from .search import SearchSpace, affine_start, draw_seed, float32_generator
 from .settings import STRENGTHS, TuningSettings
 from .target import Target
@@ -66,10 +67,8 @@ def tune(
         ValueError: for an argument of a wrong kind, shape or range, or a checkpoint that belongs to a different image,
             model or settings, before any work.
         FileNotFoundError: if the backbone's weights cannot be found.
-        ImportError: without scikit-image, or with a backbone and without timm.
+        ImportError: with a backbone and without timm.
     """
-    from .. import reconstruction  # noqa: F401  scikit-image must be there before the work, not after it
-
     if settings is None:
         if strength not in STRENGTHS:
             raise ValueError(f"`strength` must be one of {tuple(STRENGTHS)}, got {strength!r}.")
