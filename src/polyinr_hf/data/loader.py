@@ -108,6 +108,7 @@ def make_loader(
     cache_in_memory=None,
     shuffle_buffer=10_000,
     stream=None,
+    decoded=None,
     device="cpu",
 ):
     """Draw training batches without end, each image once an epoch, in an order that `seed` decides.
@@ -129,6 +130,7 @@ def make_loader(
         cache_in_memory: decode all images once, at the start, and keep them as uint8; None: if that takes up to 2 GiB.
         shuffle_buffer: rows in the shuffle buffer of a streaming dataset.
         stream: where to go on in a streaming dataset, from this process's `ImageLoader.state_dict()`.
+        decoded: what `decode_all` gave for this dataset and resolution, if that has been done already.
         device: where batches are put.
 
     Returns:
@@ -162,9 +164,14 @@ def make_loader(
         raise ValueError(f"batch_size: {batch_size} is more than the dataset's {len(dataset)} images")
     if cache_in_memory is None:
         cache_in_memory = len(dataset) * 3 * resolution**2 <= CACHE_BYTES
+    if decoded is None and cache_in_memory:
+        decoded = decode_all(dataset, resolution, num_workers, skip_corrupt)
     order = TrainingOrder(len(dataset), seed, mirror).batches(images_seen, batch_size, process_index, num_processes)
-    batches = _cached_batches if cache_in_memory else _decoded_batches
-    return ImageLoader(batches(dataset, resolution, order, num_workers, skip_corrupt), batch_size, images_seen, device)
+    if decoded is not None:
+        batches = _cached_batches(*decoded, order)
+    else:
+        batches = _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt)
+    return ImageLoader(batches, batch_size, images_seen, device)
 
 
 def _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt):
@@ -180,8 +187,8 @@ def _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt):
         yield images, labels, problems, None
 
 
-def _cached_batches(dataset, resolution, order, num_workers, skip_corrupt):
-    """The same batches from images decoded once."""
+def decode_all(dataset, resolution, num_workers=0, skip_corrupt=False):
+    """All images of a dataset: uint8 (N, 3, resolution, resolution), labels (N,) or None, and what was broken."""
     images = torch.empty(len(dataset), 3, resolution, resolution, dtype=torch.uint8)
     labels, problems, start = [], [], 0
     for part, part_labels, part_problems in batches_once(dataset, resolution, 64, num_workers, skip_corrupt):
@@ -189,7 +196,11 @@ def _cached_batches(dataset, resolution, order, num_workers, skip_corrupt):
         start += len(part)
         labels.append(part_labels)
         problems += part_problems
-    labels = None if labels[0] is None else torch.cat(labels)
+    return images, None if labels[0] is None else torch.cat(labels), problems
+
+
+def _cached_batches(images, labels, problems, order):
+    """The same batches from images decoded once."""
     for entries in order:
         # Image by image: indexing with a tensor is up to 40 times slower on uint8.
         batch = torch.stack([images[i].flip(-1) if mirrored else images[i] for i, mirrored in entries])  # (B, 3, R, R)

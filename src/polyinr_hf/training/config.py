@@ -82,13 +82,21 @@ class LossConfig:
 class StageConfig:
     """A stretch of training at one resolution. All parameters train at every stage."""
 
-    resolution: int = MISSING
+    resolution: int = MISSING  # pixels a side that networks see
+    image_resolution: int | None = None  # of the images that windows of `resolution` pixels are cut from; None: no windows
+    window_scales: tuple[float, float] = (0.125, 1.0)  # a window's side, log-uniform, as a share of the image's
+    whole_share: float = 0.25  # of the windows, that are the whole image
     kimg: float = MISSING  # thousands of real images shown at this stage
     batch_size: int = 64  # images an optimizer step, over all processes and micro-batches
     lr_generator: float = 1e-4
     lr_discriminator: float = 2e-4
     gradient_accumulation_steps: int = 1
     pixel_chunk: int | None = None  # pixels of the batch whose graph is in memory at once; None: all
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of whole images: of what windows are cut from, if there are any."""
+        return self.image_resolution or self.resolution
 
 
 @dataclass
@@ -226,7 +234,27 @@ def _check_stage(recipe: Recipe, index: int) -> None:
             raise ValueError(f"{where}.{name}: {getattr(stage, name)} must be above 0")
     if stage.pixel_chunk is not None and stage.pixel_chunk < 1:
         raise ValueError(f"{where}.pixel_chunk: {stage.pixel_chunk} must be null or at least 1")
+    if stage.image_resolution is not None:
+        _check_windows(recipe, stage, where)
     check_division(recipe, index, num_processes=1)
+
+
+def _check_windows(recipe: Recipe, stage: StageConfig, where: str) -> None:
+    if not 2 <= stage.resolution <= stage.image_resolution:
+        raise ValueError(
+            f"{where}.image_resolution: {stage.image_resolution} must be at least resolution, {stage.resolution}, "
+            "which must be at least 2"
+        )
+    smallest, largest = stage.window_scales
+    if not 0 < smallest <= largest <= 1:
+        raise ValueError(f"{where}.window_scales: {list(stage.window_scales)} must be 0 < smallest <= largest <= 1")
+    if not 0 <= stage.whole_share <= 1:
+        raise ValueError(f"{where}.whole_share: {stage.whole_share} must be in [0, 1]")
+    if recipe.loss.matching_weight and recipe.loss.matching_by != "latent":
+        raise ValueError(
+            f"loss.matching_by: {recipe.loss.matching_by!r} must be 'latent' with {where}.image_resolution: windows of "
+            "all real images cannot be compared in each step"
+        )
 
 
 def _check_data_and_networks(recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
+from .windows import Windows, window_coordinates
 
 CPU_FEATURES = 2**20  # of one level evaluated at once: activations that leave a CPU's cache cost more than the products
 
@@ -24,25 +25,54 @@ class ImageGenerator(nn.Module):
         self._synthesize = torch.compile(generator.synthesize) if compile_synthesis else generator.synthesize
 
     def forward(
-        self, z: Tensor, class_labels: Tensor | None, resolution: int, pixel_chunk: int | None = None
+        self,
+        z: Tensor,
+        class_labels: Tensor | None,
+        resolution: int,
+        pixel_chunk: int | None = None,
+        windows: Windows | None = None,
     ) -> Tensor:
-        """z (B, z_dim) and labels (B,) -> images (B, 3, R, R); `pixel_chunk` counts pixels of the whole batch."""
-        return self.from_w(self.generator.map(z, class_labels), resolution, pixel_chunk)
+        """z (B, z_dim) and labels (B,) -> images (B, 3, R, R); `pixel_chunk` counts points of the whole batch.
 
-    def from_w(self, w: Tensor, resolution: int, pixel_chunk: int | None = None) -> Tensor:
+        Whole images, a point in each pixel, or `windows`, several in the coarser ones.
+        """
+        return self.from_w(self.generator.map(z, class_labels), resolution, pixel_chunk, windows)
+
+    def from_w(
+        self, w: Tensor, resolution: int, pixel_chunk: int | None = None, windows: Windows | None = None
+    ) -> Tensor:
         """w (B, L, w_dim) -> images (B, 3, R, R)."""
         A = self.generator.affine(w)  # (B, L, n, 3)
-        coordinates = pixel_coordinates(resolution, resolution, device=A.device)  # (R * R, 2)
-        if pixel_chunk is None:
-            images = len(w)  # at a time
-            if A.device.type == "cpu":
-                images = max(1, CPU_FEATURES // (resolution**2 * self.generator.config.channels))
-            rgb = torch.cat([self._synthesize(part, coordinates) for part in A.split(images)])  # (B, R * R, 3)
+        if windows is None:
+            rgb = self._colours(A, pixel_coordinates(resolution, resolution, device=A.device), pixel_chunk)
         else:
-            weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
-            chunk = max(1, pixel_chunk // len(w))  # pixels of each image
-            rgb = _ChunkedSynthesis.apply(self._synthesize, A, coordinates, chunk, *weights)  # (B, R * R, 3)
+            rgb = self._window_colours(A, windows, resolution, pixel_chunk)
         return rgb.transpose(1, 2).unflatten(2, (resolution, resolution))  # (B, 3, R, R)
+
+    def _window_colours(self, A: Tensor, windows: Windows, resolution: int, pixel_chunk: int | None) -> Tensor:
+        """Colours (B, R * R, 3) of windows' pixels: those with as many points in a pixel together."""
+        samples = windows.samples(resolution)
+        groups, colours = [], []
+        for count in samples.unique().tolist():
+            groups.append(torch.nonzero(samples == count).flatten())
+            coordinates = window_coordinates(windows.extents[groups[-1]], resolution, count).to(A.device)  # (G, N, 2)
+            rgb = self._colours(A[groups[-1].to(A.device)], coordinates, pixel_chunk)  # (G, N, 3)
+            colours.append(rgb.unflatten(1, (resolution**2, count**2)).mean(dim=2))
+        return torch.cat(colours)[torch.cat(groups).argsort().to(A.device)]
+
+    def _colours(self, A: Tensor, coordinates: Tensor, pixel_chunk: int | None) -> Tensor:
+        """Colours (B, N, 3) at coordinates (N, 2) of all images, or (B, N, 2)."""
+        if pixel_chunk is not None:
+            weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
+            chunk = max(1, pixel_chunk // len(A))  # points of each image
+            return _ChunkedSynthesis.apply(self._synthesize, A, coordinates, chunk, *weights)
+        images = len(A)  # at a time
+        if A.device.type == "cpu":
+            images = max(1, CPU_FEATURES // (coordinates.shape[-2] * self.generator.config.channels))
+        if coordinates.ndim == 2:
+            return torch.cat([self._synthesize(part, coordinates) for part in A.split(images)])
+        parts = zip(A.split(images), coordinates.split(images), strict=True)
+        return torch.cat([self._synthesize(*part) for part in parts])
 
 
 class _ChunkedSynthesis(torch.autograd.Function):
@@ -59,14 +89,14 @@ class _ChunkedSynthesis(torch.autograd.Function):
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             ctx.autocast = torch.get_autocast_dtype(device)
         ctx.save_for_backward(A, coordinates, *weights)
-        return torch.cat([synthesize(A, part) for part in coordinates.split(chunk)], dim=1)  # (B, N, 3)
+        return torch.cat([synthesize(A, part) for part in coordinates.split(chunk, dim=-2)], dim=1)  # (B, N, 3)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple:
         A, coordinates, *weights = ctx.saved_tensors
         inputs = [A.detach().requires_grad_(), *weights]
         totals = [torch.zeros_like(tensor) for tensor in inputs]
-        parts = zip(coordinates.split(ctx.chunk), gradient.split(ctx.chunk, dim=1), strict=True)
+        parts = zip(coordinates.split(ctx.chunk, dim=-2), gradient.split(ctx.chunk, dim=1), strict=True)
         for part, part_gradient in parts:
             with torch.enable_grad(), _autocast(A.device.type, ctx.autocast):
                 rgb = ctx.synthesize(inputs[0], part)  # (B, chunk, 3)

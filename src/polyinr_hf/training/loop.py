@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data.dataset import ImageDataset, load_image_dataset
-from ..data.loader import ImageLoader, make_loader
+from ..data.loader import ImageLoader, decode_all, make_loader
 from ..feature_networks import build_classifier
 from ..files import replace_folder
 from ..images import sample_images, save_grid
@@ -31,9 +31,11 @@ from .matching import FeatureMatching
 from .pushing import make_pusher
 from .reporting import TrainingLog
 from .updates import guard_gradients
+from .windows import Windows, draw_extents
 
 logger = logging.getLogger(__name__)
 
+WINDOW_SEED = 2**40  # apart from the seeds of latents and augmentations
 LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss"}
 
 
@@ -110,7 +112,9 @@ class TrainingLoop(ABC):
         num_classes = self.dataset.num_classes
         torch.manual_seed(recipe.run.seed)
         generator = PolyINRGenerator(
-            **vars(recipe.model), num_classes=num_classes, sample_size=recipe.stages[-1].resolution
+            **vars(recipe.model),
+            num_classes=num_classes,
+            sample_size=recipe.stages[-1].image_size,
         )
         source = None
         # What can fail comes before the hours that may go into class embeddings.
@@ -269,7 +273,7 @@ class TrainingLoop(ABC):
                     return before // (every_kimg * 1000) != self.images_seen // (every_kimg * 1000)
 
                 if due(run.sample_every_kimg) or finished:
-                    self._save_samples(stage.resolution)
+                    self._save_samples(stage.image_size)
                 if due(run.export_every_kimg) or finished:
                     self._export()
                 if due(run.checkpoint_every_kimg) or finished or stopping:
@@ -295,14 +299,34 @@ class TrainingLoop(ABC):
             "shuffle_buffer": data.shuffle_buffer,
             "device": self.device,
         }
-        self._save_reals(stage.resolution)
+        self._save_reals(stage.image_size)
         if self.matching is not None:
+            options = {"num_workers": data.num_workers, "skip_corrupt": data.skip_corrupt}
             with self.accelerator.autocast():
-                options = {"num_workers": data.num_workers, "skip_corrupt": data.skip_corrupt}
-                self.matching.see_real_images(self.dataset, stage.resolution, **options)
+                if stage.image_resolution is None:
+                    self.matching.see_real_images(self.dataset, stage.resolution, **options)
+                else:
+                    arguments["decoded"] = decoded = decode_all(self.dataset, stage.image_resolution, **options)
+                    self.matching.see_window_images(decoded[0], decoded[1], stage.resolution)
         state = self.loader_state or {"images_seen": self.images_seen}
         micro_batch_size = stage.batch_size // stage.gradient_accumulation_steps
-        return make_loader(self.dataset, stage.resolution, micro_batch_size, **arguments, **state)
+        return make_loader(self.dataset, stage.image_size, micro_batch_size, **arguments, **state)
+
+    def _draw_extents(self, stage: StageConfig) -> Tensor | None:
+        """Windows of a step's whole batch, (N, 4), which the seed and the step decide; None where images are whole."""
+        if stage.image_resolution is None:
+            return None
+        source = torch.Generator().manual_seed(WINDOW_SEED + self.recipe.run.seed * 2_000_003 + self.step)
+        return draw_extents(stage.batch_size, stage.window_scales, stage.whole_share, source)
+
+    def _windows(self, stage: StageConfig, extents: Tensor | None, index: int, parts: int) -> Windows | None:
+        """Windows of this process's rows of micro-batch `index` of `parts`; None of None."""
+        return None if extents is None else Windows(self._rows(extents, index, parts), stage.image_resolution)
+
+    def _rows(self, whole: Tensor, index: int, parts: int) -> Tensor:
+        """This process's rows of micro-batch `index` of `parts`."""
+        micro_batch = whole.chunk(parts)[index]
+        return micro_batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
 
     @abstractmethod
     def train_step(self, stage: StageConfig, loader: ImageLoader) -> None:

@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from ..data.dataset import ImageDataset, image_batches
 from ..feature_networks import FeatureNetwork
 from ..images import to_float
+from .windows import Windows, cut_windows
+
+
+def selector(z: Tensor) -> Tensor:
+    """What of latents (B, z_dim) selects a real image in matching by latent, (B,), N(0, 1) like each of their numbers.
+
+    The projection on (1, ..., 1) / sqrt(z_dim): single numbers of latents of neighbouring seeds can be alike.
+    """
+    return z.float().sum(dim=1) / z.shape[1] ** 0.5
 
 
 class FeatureMatching(nn.Module):
@@ -27,8 +36,8 @@ class FeatureMatching(nn.Module):
         feature_network (`FeatureNetwork`): frozen.
         num_images (`int`): real images.
         num_classes (`int`, *optional*): images are matched within classes if there are any.
-        by (`str`): "likeness", or "latent": the quantile of z's first number says which of the class's images, in the
-            dataset's order; a dataset in the order of its sources makes that number one of style.
+        by (`str`): "likeness", or "latent": the quantile of z's [`selector`] says which of the class's images, in the
+            dataset's order; a dataset in the order of its sources makes it a number of style.
         bonus_rate (`float`): what the bonus of a real image gains, in squared distance, in the time in which
             it should have been chosen once; each choice takes as much away.
 
@@ -48,6 +57,7 @@ class FeatureMatching(nn.Module):
         super().__init__()
         self.feature_network, self.num_classes, self.by, self.bonus_rate = feature_network, num_classes, by, bonus_rate
         self.register_buffer("bonus", torch.zeros(num_images))
+        self.window_images = None
 
     @torch.no_grad()
     def see_real_images(self, dataset: ImageDataset, resolution: int, batch_size: int = 64, **options) -> None:
@@ -55,12 +65,34 @@ class FeatureMatching(nn.Module):
 
         `options` go to [`image_batches`].
         """
-        device = self.bonus.device
+        self.window_images, device = None, self.bonus.device
         batches, labels = [], []
         for images, class_labels in image_batches(dataset, resolution, batch_size, **options):
             batches.append([x.bfloat16() for x in self._maps(to_float(images.to(device)))])
             labels.append(self._labels(images, class_labels))
-        labels = torch.cat(labels).to(device)
+        maps = self._standardise(batches, labels)  # each (N, C, H, W)
+        parts = zip(*(x.split(batch_size) for x in maps), strict=True)
+        self.reals = torch.cat([self._flatten([x.float() for x in part]).bfloat16() for part in parts])  # (N, D)
+
+    @torch.no_grad()
+    def see_window_images(
+        self, images: Tensor, class_labels: Tensor | None, resolution: int, batch_size: int = 64
+    ) -> None:
+        """Keeps all real images (N, 3, S, S), uint8, to cut windows of R pixels from; images of a stage with windows.
+
+        Channels are standardised over the whole images, at R pixels.
+        """
+        self.window_images, whole = images, torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+        batches = []
+        for part in images.split(batch_size):
+            windows = Windows(whole.expand(len(part), 4), images.shape[-1])
+            shrunk = cut_windows(part, windows, resolution).to(self.bonus.device)  # (B, 3, R, R)
+            batches.append([x.bfloat16() for x in self._maps(shrunk)])
+        self._standardise(batches, [self._labels(images, class_labels)])
+
+    def _standardise(self, batches: list[list[Tensor]], labels: list[Tensor]) -> list[Tensor]:
+        """Sets each class's members and each map's scale; returns the maps of all images, each (N, C, H, W)."""
+        labels = torch.cat(labels).to(self.bonus.device)
         self.members = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes or 1)]
         maps = [torch.cat(parts) for parts in zip(*batches, strict=True)]  # each (N, C, H, W)
         self.scales = []
@@ -68,26 +100,33 @@ class FeatureMatching(nn.Module):
             std, mean = torch.std_mean(x.float(), dim=(0, 2, 3), keepdim=True)  # (1, C, 1, 1)
             # The squared distance is a mean over maps of the mean over a map's numbers.
             self.scales.append((mean, (std.clamp(min=1e-6) * (x[0].numel() * len(maps)) ** 0.5).reciprocal()))
-        parts = zip(*(x.split(batch_size) for x in maps), strict=True)
-        self.reals = torch.cat([self._flatten([x.float() for x in part]).bfloat16() for part in parts])  # (N, D)
+        return maps
 
-    def forward(self, images: Tensor, z: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, z: Tensor, class_labels: Tensor | None = None, windows: Windows | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean squared distance of images (B, 3, R, R) in [-1, 1] to their matches, and which those are, (B,).
 
-        `z` (B, z_dim) and `class_labels` (B,) are what the images were generated from.
+        `z` (B, z_dim) and `class_labels` (B,) are what the images were generated from, at `windows` if given.
         """
         features = self._flatten(self._maps(images))  # (B, D)
         class_labels = self._labels(images, class_labels)
         by_latent = self.by == "latent"
         matches = self._choose(z, class_labels) if by_latent else self._match(features.detach(), class_labels)
-        return self._distance(features, matches), matches
+        return self._distance(features, matches, windows, images.shape[-1]), matches
 
-    def distance(self, images: Tensor, matches: Tensor) -> Tensor:
+    def distance(self, images: Tensor, matches: Tensor, windows: Windows | None = None) -> Tensor:
         """Mean squared distance of images (B, 3, R, R) in [-1, 1] to the real images of indices `matches` (B,)."""
-        return self._distance(self._flatten(self._maps(images)), matches)
+        return self._distance(self._flatten(self._maps(images)), matches, windows, images.shape[-1])
 
-    def _distance(self, features: Tensor, matches: Tensor) -> Tensor:
-        return (features - self.reals[matches].float()).square().sum(dim=1).mean()
+    def _distance(self, features: Tensor, matches: Tensor, windows: Windows | None, resolution: int) -> Tensor:
+        if windows is None:
+            reals = self.reals[matches].float()  # (B, D)
+        else:
+            with torch.no_grad():
+                images = self.window_images[matches.to(self.window_images.device)].to(features.device)
+                reals = self._flatten(self._maps(cut_windows(images, windows, resolution)))
+        return (features - reals).square().sum(dim=1).mean()
 
     @torch.no_grad()
     def update_bonus(self, matches: Tensor, class_labels: Tensor | None = None) -> None:
@@ -99,9 +138,9 @@ class FeatureMatching(nn.Module):
             self.bonus.index_add_(0, chosen, torch.full_like(chosen, -self.bonus_rate, dtype=self.bonus.dtype))
 
     def _choose(self, z: Tensor, class_labels: Tensor) -> Tensor:
-        """For each latent of z (B, z_dim) a real image of its class, by the quantile of its first number."""
+        """For each latent of z (B, z_dim) a real image of its class, by the quantile of its selector."""
         members = [self.members[label] for label in class_labels.tolist()]
-        quantiles = torch.special.ndtr(z[:, 0].float()).clamp(max=1 - 1e-6).tolist()
+        quantiles = torch.special.ndtr(selector(z)).clamp(max=1 - 1e-6).tolist()
         return torch.stack([those[int(u * len(those))] for those, u in zip(members, quantiles, strict=True)])
 
     def _match(self, features: Tensor, class_labels: Tensor) -> Tensor:

@@ -21,11 +21,12 @@ from ..images import save_grid, to_float
 from ..modeling_poly_inr import MappingNetwork
 from .config import Recipe, StageConfig
 from .loop import TrainingLoop
+from .matching import selector
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code learns once in an epoch
 BETAS_CODES = (0.5, 0.9)  # of the few times before
 MAX_GRADIENT_NORM = 1.0
-FIRST_NUMBER_GAIN = 8  # beside a number of the class
+SELECTOR_GAIN = 8  # beside a number of the class
 MAPPING_BATCH, MAPPING_LR = 256, 0.03  # relative to the size of a tensor's numbers
 
 
@@ -77,7 +78,7 @@ class Pretrainer(TrainingLoop):
         codes = nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
         optimizer = torch.optim.SparseAdam(codes.parameters(), lr=LR_CODES, betas=BETAS_CODES)
         self.codes, self.codes_optimizer = self.accelerator.prepare(codes, optimizer)
-        self._attend_to_first_number()
+        self._attend_to_selector()
 
     def _draw_latents(self, source: torch.Generator, indices: Tensor | None = None) -> Tensor:
         """Latents (B, z_dim), each of those that stand for the image of its index; of all images by default."""
@@ -85,8 +86,8 @@ class Pretrainer(TrainingLoop):
         z = torch.randn(len(quantiles), self.recipe.model.z_dim, generator=source).to(self.device)
         u = torch.rand(len(quantiles), generator=source).to(self.device)
         low, high = quantiles.unbind(dim=1)
-        z[:, 0] = torch.special.ndtri((low + u * (high - low)).clamp(1e-6, 1 - 1e-6))
-        return z
+        wanted = torch.special.ndtri((low + u * (high - low)).clamp(1e-6, 1 - 1e-6))  # (B,)
+        return z + (wanted - selector(z))[:, None] / z.shape[1] ** 0.5
 
     def enter_stage(self, stage: StageConfig) -> "ImageOrder":
         super().enter_stage(stage)
@@ -99,10 +100,12 @@ class Pretrainer(TrainingLoop):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         parts = stage.gradient_accumulation_steps
-        for indices in next(loader).to(self.device).chunk(parts):
+        extents = self._draw_extents(stage)
+        for part, indices in enumerate(next(loader).to(self.device).chunk(parts)):
+            windows = self._windows(stage, extents, part, parts)
             with self.accelerator.autocast():
-                images = self.G.from_w(self._w(indices), stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
-                distance = self.matching.distance(images, indices)
+                images = self.G.from_w(self._w(indices), stage.resolution, stage.pixel_chunk, windows)  # (B, 3, R, R)
+                distance = self.matching.distance(images, indices, windows)
                 self.accelerator.backward(distance / parts)
             self.log.add(matching_loss=distance / parts)
         norm = self.accelerator.clip_grad_norm_(self.generator.parameters(), MAX_GRADIENT_NORM)
@@ -159,12 +162,11 @@ class Pretrainer(TrainingLoop):
         self.generator.w_mean.copy_(means / counts)
         return error
 
-    def _attend_to_first_number(self) -> None:
-        """Starts the mapping network with the one number of z that says which image, large, and none of the others."""
+    def _attend_to_selector(self) -> None:
+        """Initializes the mapping network's first layer so that of z only its selector, which says which image, counts."""
         weight, z_dim = self.generator.mapping.layers[0].weight.data, self.recipe.model.z_dim
-        first = weight[:, 0] / weight[:, 0].norm()
-        weight[:, 0] = first * FIRST_NUMBER_GAIN * weight[:, -z_dim:].norm(dim=0).max()
-        weight[:, 1:z_dim] = 0
+        direction = weight[:, :1] / weight[:, 0].norm()  # (w_dim, 1)
+        weight[:, :z_dim] = direction * SELECTOR_GAIN * weight[:, -z_dim:].norm(dim=0).max() / z_dim**0.5
 
 
 def fit_mapping(mapping: MappingNetwork, batches: Iterator[tuple[Tensor, Tensor | None, Tensor]], steps: int) -> float:
@@ -191,7 +193,7 @@ def fit_mapping(mapping: MappingNetwork, batches: Iterator[tuple[Tensor, Tensor 
 
 
 def class_quantiles(labels: Tensor) -> Tensor:
-    """Which latents stand for each image of labels (N,): from and to which quantile of their first number, (N, 2)."""
+    """Which latents stand for each image of labels (N,): from and to which quantile of their selector, (N, 2)."""
     quantiles = torch.empty(len(labels), 2, device=labels.device)
     for label in labels.unique():
         members = torch.nonzero(labels == label).flatten()

@@ -16,6 +16,7 @@ from .config import StageConfig
 from .loop import TrainingLoop
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
 from .updates import ema_decay, update_ema, update_w_mean
+from .windows import cut_windows
 
 
 class Trainer(TrainingLoop):
@@ -27,6 +28,7 @@ class Trainer(TrainingLoop):
         The discriminator waits while matching is alone.
         """
         micro_batches = [next(loader) for _ in range(stage.gradient_accumulation_steps)]
+        self._cut_windows(stage, micro_batches)
         loss = self.recipe.loss
         adversarial_kimg = self.images_seen / 1000 - loss.adversarial_start_kimg
         sigma = None  # without a discriminator
@@ -42,22 +44,30 @@ class Trainer(TrainingLoop):
         decay = ema_decay(stage.batch_size, self.images_seen, run.ema_half_life_kimg, run.ema_ramp_up)
         update_ema(self.ema, self.generator, decay)
 
+    def _cut_windows(self, stage: StageConfig, micro_batches: list[dict]) -> None:
+        """Cuts windows out of the real images; leaves `windows` to draw generated ones at, None for whole ones."""
+        extents = self._draw_extents(stage)
+        for index, batch in enumerate(micro_batches):
+            batch["windows"] = self._windows(stage, extents, index, len(micro_batches))
+            if extents is not None:
+                batch["images"] = cut_windows(batch["images"], batch["windows"], stage.resolution)
+
     def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float | None) -> None:
         latents, draws = self._draw(stage, "generator", 2 if self.recipe.loss.joint_batch_norm else 1)
         parts = len(micro_batches)
         self.discriminator.requires_grad_(False)
         matches = []
         for index, batch in enumerate(micro_batches):
-            z, labels = self._rows(latents, index, parts), batch["class_labels"]
+            z, labels = self._rows(latents, index, parts).to(self.device), batch["class_labels"]
             with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
-                images = self.G(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+                images = self.G(z, labels, stage.resolution, stage.pixel_chunk, batch["windows"])  # (B, 3, R, R)
                 loss = torch.zeros((), device=self.device)
                 if sigma is not None:
                     logits = self._judge(self.discriminator, images, batch, sigma, draws, index, parts)[0]
                     loss = loss + generator_loss(logits)
                     self.log.add(fake_sign_generator=mean_sign(logits) / parts)
                 if self.matching is not None:
-                    distance, matched = self.matching(images, z, labels)
+                    distance, matched = self.matching(images, z, labels, batch["windows"])
                     loss = loss + self.recipe.loss.matching_weight * distance
                     self.log.add(matching_loss=distance / parts)
                     matches.append((matched, labels))
@@ -84,10 +94,10 @@ class Trainer(TrainingLoop):
         latents, draws = self._draw(stage, "discriminator", 2)
         parts = len(micro_batches)
         for index, batch in enumerate(micro_batches):
-            z, labels = self._rows(latents, index, parts), batch["class_labels"]
+            z, labels = self._rows(latents, index, parts).to(self.device), batch["class_labels"]
             with torch.no_grad(), self.accelerator.autocast():
                 generator = self.accelerator.unwrap_model(self.G, keep_torch_compile=True)
-                fake = generator(z, labels, stage.resolution, stage.pixel_chunk)  # (B, 3, R, R)
+                fake = generator(z, labels, stage.resolution, stage.pixel_chunk, batch["windows"])  # (B, 3, R, R)
             with self._synchronised(self.D, index == parts - 1), self.accelerator.autocast():
                 fake_logits, real_logits = self._judge(self.D, fake, batch, sigma, draws, index, parts)
                 loss = hinge_loss_fake(fake_logits) + hinge_loss_real(real_logits)
@@ -121,7 +131,7 @@ class Trainer(TrainingLoop):
             torch.cat(images[:kinds]),
             None if labels is None else labels.repeat(kinds),
             sigma,
-            torch.cat([self._rows(draw, index, parts) for draw in draws]),
+            torch.cat([self._rows(draw, index, parts) for draw in draws]).to(self.device),
             num_batches=1 if self.recipe.loss.joint_batch_norm else kinds,
         )
         return [{name: values.chunk(kinds)[kind] for name, values in logits.items()} for kind in range(kinds)]
@@ -133,11 +143,6 @@ class Trainer(TrainingLoop):
         latents = torch.randn(stage.batch_size, self.recipe.model.z_dim, generator=source)
         draws = [self.discriminator.draw_augmentations(stage.batch_size, source) for _ in range(passes)]
         return latents, draws
-
-    def _rows(self, whole: Tensor, index: int, parts: int) -> Tensor:
-        """This process's rows of micro-batch `index` of `parts`, on its device."""
-        micro_batch = whole.chunk(parts)[index]
-        return micro_batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index].to(self.device)
 
     def _synchronised(self, model: nn.Module, is_last: bool) -> AbstractContextManager:
         """Context of a backward: gradients of all processes are averaged in the last one of a step only."""
@@ -151,7 +156,7 @@ class Trainer(TrainingLoop):
         labels = None
         if self.dataset.num_classes is not None:
             labels = torch.cat([batch["class_labels"] for batch in micro_batches])
-        w = self.generator.mapping(torch.cat(latents), labels)  # (B of this process, w_dim)
+        w = self.generator.mapping(torch.cat(latents).to(self.device), labels)  # (B of this process, w_dim)
         w = self.accelerator.gather(w)  # (B, w_dim)
         labels = None if labels is None else self.accelerator.gather(labels)
         update_w_mean(self.generator.w_mean, w, labels, self.recipe.run.w_mean_decay)
