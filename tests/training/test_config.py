@@ -34,7 +34,8 @@ def test_shipped_recipes_are_read(path, tmp_path):
 
 
 def test_these_recipes_are_shipped():
-    assert [path.stem for path in CONFIGS] == ["emoji", "emoji_names", "emoji_pretraining", "ffhq", "imagenet"]
+    names = ["emoji", "emoji_names", "emoji_pretraining", "emoji_windows", "ffhq", "imagenet"]
+    assert [path.stem for path in CONFIGS] == names
 
 
 def test_the_imagenet_recipe_is_the_papers():

@@ -9,7 +9,7 @@ import torch
 from polyinr_hf.data.dataset import image_batches, load_image_dataset
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.images import to_float
-from polyinr_hf.training.matching import FeatureMatching
+from polyinr_hf.training.matching import FeatureMatching, selector
 from polyinr_hf.training.reporting import plot_log
 from polyinr_hf.training.trainer import Trainer
 
@@ -91,19 +91,34 @@ def test_gradients_reach_the_images_alone_and_lead_to_the_match(seen):
     assert all(parameter.grad is None for parameter in matching.parameters())
 
 
-def test_by_latent_the_first_number_says_which(network, labelled_images):
+def test_by_latent_the_selector_says_which(network, labelled_images):
     """Its quantile among the class's images, in the dataset's order, however the images look."""
     matching, images, labels = see(network, labelled_images, by="latent")
     mine = torch.nonzero(labels == 1).flatten()
     uniform = (torch.arange(len(mine)) + 0.5) / len(mine)
-    z = torch.cat([torch.special.ndtri(uniform)[:, None], Z[: len(mine), 1:]], dim=1)
-    z[0, 0], z[-1, 0] = -60, 60
+    wanted = torch.special.ndtri(uniform)
+    wanted[0], wanted[-1] = -60, 60
+    z = Z[: len(mine)]
+    z = z + (wanted - selector(z))[:, None] / z.shape[1] ** 0.5
     batch = images[: len(mine)]
     distance, matches = matching(batch, z, labels[mine])
     assert torch.equal(matches, mine)
     assert torch.equal(matching(batch.flip(0), z, labels[mine])[1], mine)
     expected = matching._flatten(matching._maps(batch)) - matching.reals[mine].float()
     torch.testing.assert_close(distance, expected.square().sum(dim=1).mean())
+
+
+def test_neighbouring_seeds_choose_independently():
+    """Small seeds, too, choose each of a class's three images equally often, whatever the seeds before chose."""
+    z = torch.stack([torch.randn(256, generator=torch.Generator().manual_seed(seed)) for seed in range(1000)])
+    assert selector(z).std() == pytest.approx(1, abs=0.1)
+    chosen = (torch.special.ndtr(selector(z)) * 3).long()
+    for number, most in ((16, 9), (100, 46), (1000, 373)):  # one in a hundred fair draws is above these, or fewer
+        assert torch.bincount(chosen[:number], minlength=3).max() <= most
+    pairs = torch.bincount(chosen[:-1] * 3 + chosen[1:], minlength=9)
+    assert ((pairs - 111).square() / 111).sum() < 20.1  # chi-squared of 8 degrees of freedom, one in a hundred
+    first = (torch.special.ndtr(z[:16, 0]) * 3).long()
+    assert torch.bincount(first, minlength=3).max() > 9  # what single numbers of a latent do
 
 
 # --- in training ------------------------------------------------------------------------------------------------------

@@ -164,11 +164,9 @@ def make_loader(
         raise ValueError(f"batch_size: {batch_size} is more than the dataset's {len(dataset)} images")
     if cache_in_memory is None:
         cache_in_memory = len(dataset) * 3 * resolution**2 <= CACHE_BYTES
-    if decoded is None and cache_in_memory:
-        decoded = decode_all(dataset, resolution, num_workers, skip_corrupt)
     order = TrainingOrder(len(dataset), seed, mirror).batches(images_seen, batch_size, process_index, num_processes)
-    if decoded is not None:
-        batches = _cached_batches(*decoded, order)
+    if decoded is not None or cache_in_memory:
+        batches = _cached_batches(dataset, resolution, order, num_workers, skip_corrupt, decoded)
     else:
         batches = _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt)
     return ImageLoader(batches, batch_size, images_seen, device)
@@ -199,8 +197,9 @@ def decode_all(dataset, resolution, num_workers=0, skip_corrupt=False):
     return images, None if labels[0] is None else torch.cat(labels), problems
 
 
-def _cached_batches(images, labels, problems, order):
-    """The same batches from images decoded once."""
+def _cached_batches(dataset, resolution, order, num_workers, skip_corrupt, decoded):
+    """The same batches from images decoded once, or already."""
+    images, labels, problems = decoded or decode_all(dataset, resolution, num_workers, skip_corrupt)
     for entries in order:
         # Image by image: indexing with a tensor is up to 40 times slower on uint8.
         batch = torch.stack([images[i].flip(-1) if mirrored else images[i] for i, mirrored in entries])  # (B, 3, R, R)

@@ -83,7 +83,7 @@ class StageConfig:
     """A stretch of training at one resolution. All parameters train at every stage."""
 
     resolution: int = MISSING  # pixels a side that networks see
-    image_resolution: int | None = None  # of the images that windows of `resolution` pixels are cut from; None: no windows
+    image_resolution: int | None = None  # of the images that windows of `resolution` pixels are cut from; None: none
     window_scales: tuple[float, float] = (0.125, 1.0)  # a window's side, log-uniform, as a share of the image's
     whole_share: float = 0.25  # of the windows, that are the whole image
     kimg: float = MISSING  # thousands of real images shown at this stage

@@ -163,7 +163,7 @@ class Pretrainer(TrainingLoop):
         return error
 
     def _attend_to_selector(self) -> None:
-        """Initializes the mapping network's first layer so that of z only its selector, which says which image, counts."""
+        """Initializes the mapping network so that of z only its selector counts, which says which image."""
         weight, z_dim = self.generator.mapping.layers[0].weight.data, self.recipe.model.z_dim
         direction = weight[:, :1] / weight[:, 0].norm()  # (w_dim, 1)
         weight[:, :z_dim] = direction * SELECTOR_GAIN * weight[:, -z_dim:].norm(dim=0).max() / z_dim**0.5

@@ -1,4 +1,4 @@
-"""Square windows of images: training on details at the price of small images (Chai et al., Any-resolution Training, 2022).
+"""Square windows of images: details at the price of small images (Chai et al., Any-resolution Training, ECCV 2022).
 
 A window is an extent (top, left, bottom, right), with the pixels that the generator's `render` draws for it: the first
 and last pixel centres lie on its borders. A real image of S pixels, likewise, has its pixel centres at i / (S - 1).
@@ -44,7 +44,7 @@ def draw_extents(number: int, scales: tuple[float, float], whole_share: float, s
 
 
 def window_coordinates(extents: Tensor, resolution: int, samples: int) -> Tensor:
-    """Points of windows' pixels, (B, R * R * samples^2, 2) float32: pixel by pixel, spread evenly over each one's square.
+    """Points (B, R * R * samples^2, 2), float32, pixel by pixel: those of a pixel are spread evenly over its square.
 
     With one sample, the coordinates of `render` for extents (B, 4).
     """

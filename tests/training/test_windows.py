@@ -1,0 +1,269 @@
+"""Windows of images: where they lie, that real and generated ones agree, and that training on them is repeatable."""
+
+import math
+
+import pytest
+import torch
+
+from polyinr_hf import PolyINRGenerator
+from polyinr_hf.feature_networks import load_feature_network
+from polyinr_hf.modeling_poly_inr import pixel_coordinates
+from polyinr_hf.training.image_generator import ImageGenerator
+from polyinr_hf.training.matching import FeatureMatching
+from polyinr_hf.training.pretraining import Pretrainer
+from polyinr_hf.training.trainer import Trainer
+from polyinr_hf.training.windows import Windows, cut_windows, draw_extents, window_coordinates
+
+WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+STAGE = (
+    "{resolution: 12, image_resolution: 32, window_scales: [0.25, 1.0], whole_share: 0.3, batch_size: 4, kimg: 0.024}"
+)
+LATENT = ("loss.matching_by=latent", "loss.matching_weight=2")
+
+
+def source(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def disc(points, centre=(0.3, 0.6), radius=0.2, softness=0.01):
+    """Values (...) in [-1, 1] of a disc with a soft edge at points (..., 2)."""
+    distance = (points - torch.tensor(centre)).norm(dim=-1)
+    return torch.tanh((radius - distance) / softness)
+
+
+# --- extents ----------------------------------------------------------------------------------------------------------
+
+
+def test_extents_are_squares_inside_the_image_of_the_scales_asked_for():
+    extents = draw_extents(20_000, (0.125, 0.5), 0.25, source())
+    top, left, bottom, right = extents.unbind(dim=1)
+    side = bottom - top
+    torch.testing.assert_close(right - left, side)
+    assert top.min() >= 0 and left.min() >= 0 and bottom.max() <= 1 and right.max() <= 1
+    whole = side == 1
+    assert whole.float().mean() == pytest.approx(0.25, abs=0.02)
+    assert side[~whole].min() >= 0.125 - 1e-9 and side[~whole].max() <= 0.5 + 1e-9
+    quantiles = torch.log(side[~whole] / 0.125) / math.log(4)  # log-uniform: uniform here
+    position = top[~whole] / (1 - side[~whole])
+    for values in (quantiles, position, left[~whole] / (1 - side[~whole])):
+        shares = torch.histc(values.float(), bins=5, min=0, max=1) / len(values)
+        torch.testing.assert_close(shares, torch.full((5,), 0.2), rtol=0, atol=0.02)
+
+
+def test_points_of_a_window_are_those_that_render_draws():
+    extents = draw_extents(3, (0.2, 0.7), 0.0, source())
+    for points, extent in zip(window_coordinates(extents, 9, 1), extents.tolist(), strict=True):
+        assert torch.equal(points, pixel_coordinates(9, 9, extent))
+    assert torch.equal(window_coordinates(WHOLE, 9, 1)[0], pixel_coordinates(9, 9))
+
+
+def test_several_points_are_spread_over_the_pixels_square():
+    extents = torch.tensor([[0.2, 0.3, 0.6, 0.7]], dtype=torch.float64)
+    points = window_coordinates(extents, 5, 2).unflatten(1, (25, 4))[0]  # pixels 0.1 apart
+    centres = pixel_coordinates(5, 5, extents[0].tolist())
+    torch.testing.assert_close(points.mean(dim=1), centres)
+    offsets = torch.tensor([[-0.025, -0.025], [-0.025, 0.025], [0.025, -0.025], [0.025, 0.025]])
+    torch.testing.assert_close(points - centres[:, None], offsets.expand(25, 4, 2), rtol=0, atol=1e-6)
+
+
+# --- real windows -----------------------------------------------------------------------------------------------------
+
+
+def test_a_pixel_is_the_mean_over_its_square():
+    """Of a picture linear in its coordinates that is its centre's value, but where the square reaches beyond it."""
+    slope = torch.tensor([0.6, -0.8])
+    image = (pixel_coordinates(64, 64) @ slope).view(1, 1, 64, 64).expand(5, 3, 64, 64)
+    windows = Windows(torch.cat([draw_extents(4, (0.1, 0.9), 0.0, source()), WHOLE]), 64)
+    ours = cut_windows(image, windows, 8)
+    expected = (window_coordinates(windows.extents, 8, 1) @ slope).view(5, 1, 8, 8)
+    torch.testing.assert_close(ours[:4, :1, 1:-1, 1:-1], expected[:4, :, 1:-1, 1:-1])
+    torch.testing.assert_close(ours[4:, :1, 1:-1, 1:-1], expected[4:, :, 1:-1, 1:-1])
+    checkers = (torch.arange(64)[:, None] + torch.arange(64)).remainder(2).mul(2).sub(1).float().expand(1, 3, 64, 64)
+    assert cut_windows(checkers, Windows(WHOLE, 64), 8)[..., 1:-1, 1:-1].abs().max() < 0.01  # nothing left to alias
+    torch.testing.assert_close(
+        cut_windows(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8), Windows(WHOLE, 64), 8), torch.ones(1, 3, 8, 8)
+    )
+
+
+@pytest.mark.parametrize("scales", [(0.1, 0.12), (0.3, 0.5), (1.0, 1.0)])
+def test_real_and_generated_windows_show_the_same_places(scales):
+    """A disc drawn on 256 pixels and cut, and drawn at the generator's points; half a pixel aside they would not."""
+    windows = Windows(draw_extents(6, scales, 0.0, source()), 256)
+    windows.extents[0] = torch.tensor([0.3, 0.6, 0.3, 0.6]) + 0.5 * scales[0] * torch.tensor([-1, -1, 1, 1])
+    windows = Windows(windows.extents.clamp(0, 1), 256)
+    image = disc(pixel_coordinates(256, 256)).view(1, 1, 256, 256).expand(6, 3, 256, 256)
+    real = cut_windows(image, windows, 32)[:, 0]
+    count = int(windows.samples(32).max())
+
+    def generated(offset=0.0):
+        pixel = (windows.extents[:, 2] - windows.extents[:, 0]) / 31
+        points = window_coordinates(windows.extents + offset * pixel[:, None], 32, count)
+        return disc(points).view(6, 32, 32, count**2).mean(dim=-1)
+
+    error = (generated() - real).square().mean()
+    assert 10 * error < (generated(0.5) - real).square().mean()
+
+
+# --- generated windows ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    return ImageGenerator(PolyINRGenerator(channels=32, num_levels=4, num_classes=3, sample_size=16))
+
+
+def test_generated_windows_are_renders_of_their_extents(generator):
+    """Fine windows point by point, coarse ones averaged over each pixel; each in its place in the batch."""
+    extents = torch.cat([draw_extents(3, (0.1, 0.2), 0.0, source()), WHOLE.clone()])[[0, 3, 1, 2]]
+    windows = Windows(extents, 64)
+    assert windows.samples(8).tolist() == [1, 2, 1, 1]
+    z, labels = torch.randn(4, 64, generator=source()), torch.tensor([0, 1, 2, 1])
+    A = generator.generator.affine(generator.generator.map(z, labels))
+    images = generator(z, labels, 8, windows=windows)
+    for i, samples in enumerate((1, 2, 1, 1)):
+        expected = generator.generator.render(A[i : i + 1], 8, 8, tuple(extents[i].tolist()), antialias=samples)
+        inner = slice(1, -1) if i == 1 else slice(None)  # the whole image's border squares end at the image
+        torch.testing.assert_close(images[i, :, inner, inner], expected[0, :, inner, inner])
+
+
+def test_pixel_chunks_leave_gradients_of_windows_as_they_are(generator):
+    windows = Windows(draw_extents(4, (0.1, 0.9), 0.3, source(3)), 64)
+    assert windows.samples(8).unique().numel() == 2
+    z, labels = torch.randn(4, 64, generator=source()), torch.tensor([0, 1, 2, 1])
+    results = []
+    for chunk in (None, 50):
+        generator.zero_grad()
+        images = generator(z, labels, 8, chunk, windows)
+        images.backward(torch.randn(images.shape, generator=source(1)))
+        results.append((images.detach(), [parameter.grad.clone() for parameter in generator.parameters()]))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for plain, chunked in zip(results[0][1], results[1][1], strict=True):
+        assert plain.abs().max() > 0
+        torch.testing.assert_close(chunked, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
+
+
+# --- matching ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_is_compared_with_the_same_window_of_its_match():
+    network = load_feature_network("tf_efficientnet_lite0", feature_resolution=64)
+    matching = FeatureMatching(network, 6, None, "latent")
+    images = torch.nn.functional.interpolate(torch.rand(6, 3, 5, 5, generator=source()), 64, mode="bicubic")
+    images = (images.clamp(0, 1) * 255).to(torch.uint8)
+    matching.see_window_images(images, None, 16)
+    extents = draw_extents(4, (0.3, 0.6), 0.0, source())
+    windows, matches = Windows(extents, 64), torch.tensor([5, 2, 2, 0])
+    real = cut_windows(images[matches], windows, 16)
+    assert matching.distance(real, matches, windows) < 1e-6
+    assert matching.distance(real, matches, Windows(extents.flip(0), 64)) > 0.05
+    z = torch.randn(4, 8, generator=source())
+    distance, chosen = matching(real, z, None, windows)
+    torch.testing.assert_close(distance, matching.distance(real, chosen, windows))
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def weights_of(trainer):
+    return {
+        f"{name}.{key}": value.clone()
+        for name in ("generator", "ema", "discriminator")
+        for key, value in getattr(trainer, name).state_dict().items()
+    }
+
+
+def test_the_discriminator_sees_real_and_generated_windows_of_the_same_extents(make_recipe, tmp_path, monkeypatch):
+    trainer = Trainer(make_recipe(f"stages=[{STAGE}]", *LATENT), tmp_path)
+    loader, stage = trainer.enter_stage(trainer.recipe.stages[0]), trainer.recipe.stages[0]
+    seen, drawn = [], []
+    judge, synthesize = trainer._judge, trainer.G.from_w
+
+    monkeypatch.setattr(
+        trainer, "_judge", lambda D, images, batch, *rest: seen.append(batch) or judge(D, images, batch, *rest)
+    )
+    monkeypatch.setattr(
+        trainer.G,
+        "from_w",
+        lambda w, resolution, chunk, windows: drawn.append(windows) or synthesize(w, resolution, chunk, windows),
+    )
+    whole = []
+    trainer.train_step(stage, (whole.append(dict(batch)) or batch for batch in loader))
+    assert len(seen) == len(drawn) == 2  # of the generator's step, and of the discriminator's
+    for batch, windows in zip(seen, drawn, strict=True):
+        assert torch.equal(windows.extents, trainer_extents(trainer, stage))
+        assert torch.equal(batch["images"], cut_windows(whole[0]["images"], windows, 12))
+        assert whole[0]["images"].shape == (4, 3, 32, 32)
+    trainer.train_step(stage, loader)
+    assert not torch.equal(drawn[2].extents, drawn[0].extents)
+
+
+def trainer_extents(trainer, stage):
+    """Of the step before the present one."""
+    trainer.step -= 1
+    extents = trainer._draw_extents(stage)
+    trainer.step += 1
+    return extents
+
+
+@pytest.mark.parametrize("kind", [Trainer, Pretrainer])
+def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kind):
+    options = {"mapping_steps": 3} if kind is Pretrainer else {}
+    overrides = (f"stages=[{STAGE}]", *LATENT, "run.num_sample_columns=1")
+    whole = kind(make_recipe(*overrides), tmp_path / "whole", **options)
+    assert whole.train()
+    stopped = kind(make_recipe(*overrides), tmp_path / "stopped", **options)
+    step = stopped.train_step
+
+    def stop_after_three(*args):
+        step(*args)
+        if stopped.step == 3:
+            stopped._stop_soon(15, None)
+
+    stopped.train_step = stop_after_three
+    assert not stopped.train()
+    resumed = kind(make_recipe(*overrides), tmp_path / "stopped", resume=True, **options)
+    assert resumed.step == 3 and resumed.train()
+    ours, theirs = weights_of(resumed), weights_of(whole)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    assert whole.ema.config.sample_size == 32  # what it was taught to draw
+
+
+def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_path, monkeypatch):
+    stage = STAGE.replace("batch_size: 4, kimg: 0.024", "batch_size: 8, kimg: 0.008")
+    captured = []
+    for parts in (1, 2):
+        recipe = make_recipe(
+            f"stages=[{stage}]",
+            *LATENT,
+            f"stages.0.gradient_accumulation_steps={parts}",
+            "discriminator.batch_norm_group_size=4",
+        )
+        trainer, gradients = Trainer(recipe, tmp_path / str(parts)), {}
+        apply = trainer._apply
+
+        def capture(optimizer, name, trainer=trainer, gradients=gradients, apply=apply):
+            network = trainer.generator if name == "generator" else trainer.discriminator
+            gradients[name] = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+            apply(optimizer, name)
+
+        monkeypatch.setattr(trainer, "_apply", capture)
+        assert trainer.train()
+        captured.append(gradients)
+    for name, gradient in captured[0].items():
+        assert (captured[1][name] - gradient).norm() < 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.0.image_resolution=8"], r"stages\.0\.image_resolution: 8 must be at least resolution, 16"),
+        (["stages.0.image_resolution=32", "stages.0.window_scales=[0.5,0.25]"], r"stages\.0\.window_scales: \[0\.5"),
+        (["stages.0.image_resolution=32", "stages.0.window_scales=[0.0,1.0]"], r"stages\.0\.window_scales: \[0\.0"),
+        (["stages.0.image_resolution=32", "stages.0.whole_share=1.5"], r"stages\.0\.whole_share: 1\.5 must be in"),
+        (["stages.0.image_resolution=32", "loss.matching_weight=1"], r"loss\.matching_by: 'likeness' must be 'latent'"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(make_recipe, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        make_recipe(*overrides)
