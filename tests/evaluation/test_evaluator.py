@@ -18,6 +18,7 @@ from polyinr_hf.data.dataset import ImageDataset
 from polyinr_hf.evaluation import Evaluator, PipelineSource, TensorSource, evaluate, truncation_sweep
 from polyinr_hf.evaluation.extractors import lpips_weights
 from polyinr_hf.evaluation.path_length import perceptual_path_length
+from polyinr_hf.evaluation.sources import label_frequencies
 
 NEIGHBOURS = ["precision_lite0", "recall_lite0"]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -90,7 +91,9 @@ def test_truncation_sweep(pipeline, rows, options):
     "arguments, message",
     [
         ({"metrics": ["fd_lite0"], "num_samples": 320}, "320 generated images are too few"),
-        ({"metrics": ["fd_lite0"], "num_samples": 400}, "10 real images are too few"),
+        ({"metrics": ["rfid"]}, "'rfid' needs the random Inception"),
+        ({"metrics": ["rfid_own"], "weights": {"inception_random": "x"}}, "'rfid' is the name"),
+        ({"labels": "sorted"}, "labels: 'sorted' is not one of"),
         ({"metrics": ["fds"]}, "'fds' is not one of"),
         ({"metrics": []}, "metrics: none given"),
         ({"num_samples": 0}, "num_samples: 0"),
@@ -219,3 +222,12 @@ def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, 
     ):
         with pytest.raises(SystemExit, match=message):
             script.main([*common, *wrong])
+
+
+def test_labels_are_drawn_as_often_as_asked(rows):
+    """A model of one class needs no labels."""
+    dataset = ImageDataset(rows.select(range(9)))
+    assert label_frequencies(2, dataset).tolist() == [5, 4]
+    assert label_frequencies(2, dataset, "uniform").tolist() == [1, 1]
+    assert label_frequencies(None, dataset) is None
+    assert label_frequencies(1, ImageDataset(rows, class_conditional=False)).tolist() == [1]

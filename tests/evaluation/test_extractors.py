@@ -1,5 +1,7 @@
 """Feature extractors: what they compute, and where their weights come from."""
 
+import copy
+import pickle
 from urllib.error import URLError
 
 import numpy as np
@@ -73,6 +75,22 @@ def test_random_inception_is_the_same_every_time_and_keeps_the_signal(images, ra
     assert features.shape == (3, 2048)
     assert 0.01 < features.std() < 100
     assert not torch.allclose(features[0], features[1])
+
+
+def test_a_pickled_random_inception_is_read_and_not_run(images, random_inception, tmp_path):
+    """As StyleGAN-XL shares its own: a whole module, whose classifier may have another number of classes."""
+    module = copy.deepcopy(random_inception)
+    for parameter in module.parameters():
+        parameter.data.mul_(1.5)
+    module.fc = torch.nn.Linear(2048, 1000)
+    expected = module(images)[0]
+    path = tmp_path / "InceptionV3.pkl"
+    path.write_bytes(pickle.dumps(module))
+    read = load_extractor("inception_random", ["2048"], {"inception_random": path})
+    torch.testing.assert_close(read(images)[0], expected)
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(ValueError, match="holds no torch module"):
+        load_extractor("inception_random", ["2048"], {"inception_random": path})
 
 
 def test_digest_sees_one_changed_weight():

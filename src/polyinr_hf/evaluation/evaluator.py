@@ -11,9 +11,21 @@ from .extractors import load_extractor
 from .features import Extraction
 from .metrics import check_image_counts, check_metric_names, compute_metrics, layers_of
 from .path_length import perceptual_path_length
-from .sources import UPSAMPLING_MODES, DatasetSource, PipelineSource, class_frequencies
+from .sources import UPSAMPLING_MODES, DatasetSource, PipelineSource, label_frequencies
 
 DTYPES = ("float32", "bfloat16")
+
+
+def check_random_inception(metrics, weights) -> None:
+    """Raises ValueError if an rFID went by the wrong name: "rfid" is of published weights, "rfid_own" of ours."""
+    given = "inception_random" in (weights or {})
+    if "rfid" in metrics and not given:
+        raise ValueError(
+            "metrics: 'rfid' needs the random Inception that StyleGAN-XL published, as weights inception_random=FILE; "
+            "'rfid_own' draws one of its own, whose figures compare with no published rFID"
+        )
+    if "rfid_own" in metrics and given:
+        raise ValueError("metrics: with weights for inception_random, 'rfid' is the name; 'rfid_own' draws its own")
 
 
 def default_cache_dir() -> Path:
@@ -51,6 +63,7 @@ class Evaluator:
         progress: bool = True,
     ):
         check_metric_names(metrics)
+        check_random_inception(metrics, weights)
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {dtype!r} is not one of {DTYPES}")
         if batch_size < 1:
@@ -79,7 +92,10 @@ class Evaluator:
                 self._real = self.extraction.reference(self.reference, layers_of(self.metrics, reference_only=True))
             generated = self.extraction.features(source, self.layers, what)
             with self.extraction.timed("metrics"):
-                values = compute_metrics(self.feature_metrics, generated, self._real) if is_main else {}
+                values = {}
+                if is_main:
+                    device = self.accelerator.device
+                    values = compute_metrics(self.feature_metrics, generated, self._real, device)
         if "ppl" in self.metrics and is_main:
             with self.extraction.timed("ppl"):
                 values |= perceptual_path_length(source, self.weights, self.batch_size, self.progress)
@@ -105,8 +121,8 @@ def evaluate(
 ) -> dict:
     """Metrics of a pipeline's samples against a dataset, all from one pass over the samples.
 
-    Each sample has a seed of its own and a class drawn from the dataset's frequencies, so the figures do not depend on
-    `batch_size` or the number of processes, up to rounding.
+    Each sample has a seed of its own and a class drawn at random, so the figures do not depend on `batch_size` or the
+    number of processes, up to rounding.
 
     Args:
         pipeline: `PolyINRPipeline`.
@@ -120,6 +136,9 @@ def evaluate(
             rendered densely, and with its images of `resolution` enlarged by nearest, bilinear and bicubic
             interpolation.
         dtype: "float32" or "bfloat16" autocast, of sampling and extractors.
+        labels: "frequency": classes as often as the dataset has them, as the release draws them for its metrics;
+            "uniform": all equally often.
+        num_workers: threads that decode real images.
         **kwargs: of `Evaluator`.
 
     Returns:
@@ -179,12 +198,22 @@ def truncation_sweep(
     return {"results": results, "settings": sampling | settings}
 
 
-def _measure(pipeline, dataset, metrics, reference_resolution: int, variants: dict[str, dict], **kwargs):
+def _measure(
+    pipeline,
+    dataset,
+    metrics,
+    reference_resolution: int,
+    variants: dict[str, dict],
+    labels="frequency",
+    num_workers=2,
+    **kwargs,
+):
     """({variant: {metric: value}}, settings) of several ways of sampling, against the same real images."""
     start = time.perf_counter()
-    frequencies = class_frequencies(dataset) if pipeline.generator.config.num_classes else None
+    check_random_inception(metrics, kwargs.get("weights"))  # before the counts, which would be the smaller matter
+    frequencies = label_frequencies(pipeline.generator.config.num_classes, dataset, labels)
     sources = {name: PipelineSource(pipeline, class_frequencies=frequencies, **v) for name, v in variants.items()}
-    reference = DatasetSource(dataset, reference_resolution)
+    reference = DatasetSource(dataset, reference_resolution, num_workers)
     for source in sources.values():
         check_image_counts(metrics, len(source), len(reference))
     dtype = next(iter(sources.values())).dtype
@@ -195,6 +224,7 @@ def _measure(pipeline, dataset, metrics, reference_resolution: int, variants: di
     settings = {
         "num_real": len(reference),
         "reference": reference.key,
+        "labels": labels,
         "batch_size": evaluator.batch_size,
         "seconds": evaluator.seconds | {"total": round(time.perf_counter() - start, 2)},
     }

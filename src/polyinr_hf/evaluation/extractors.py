@@ -22,6 +22,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.sample_similarity_lpips import URL_VGG16_LPIPS
 from torchvision.models import VGG16_Weights
 
+from ..conversion import read_module_tensors
 from ..feature_networks import load_feature_network
 from ..images import to_float
 
@@ -112,8 +113,9 @@ class FeatureExtractorSpatialInception(FeatureExtractorInceptionV3):
 class FeatureExtractorRandomInception(FeatureExtractorInceptionV3):
     """InceptionV3 with random weights, for rFID: He's normal initialisation from a fixed seed, unless a file is given.
 
-    rFID depends on the draw: figures compare only between models measured with the same weights. Those published for
-    StyleGAN-XL and Poly-INR use one particular network; give its file to stand beside them.
+    The figure depends on the draw: it compares only between models measured with the same weights. Those published for
+    StyleGAN-XL and Poly-INR use one particular network; with its file the metric is called rfid, without rfid_own. The
+    file is a state dict, or the pickle of the module as its authors share it, which is read without being run.
     """
 
     def __init__(self, name, features_list, feature_extractor_weights_path=None, **kwargs):
@@ -126,7 +128,10 @@ class FeatureExtractorRandomInception(FeatureExtractorInceptionV3):
 
     def load_state_dict(self, state_dict, *args, **kwargs):
         if not self._draw_weights:
-            return super().load_state_dict(state_dict, *args, **kwargs)
+            own = self.state_dict()  # whose classifier, of 1,008 classes, is not looked at
+            kept = {name: own[name] for name in own if name.startswith("fc.")}
+            given = {name: value for name, value in state_dict.items() if not name.startswith(("fc.", "AuxLogits."))}
+            return super().load_state_dict(kept | given, *args, **kwargs)
         generator = torch.Generator().manual_seed(RANDOM_INCEPTION_SEED)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -162,6 +167,8 @@ def load_extractor(name: str, layers, weights=None) -> FeatureExtractorBase:
     given = (weights or {}).get(name)
     if name in ("inception", "vgg16"):
         path = find_weights(name, given)
+    elif given is not None and name == "inception_random" and Path(given).suffix == ".pkl":
+        path = _read_module(given)
     else:  # lite0 has sources of its own; random weights need none
         path = given if given is None or name == "lite0" else _check_file(name, given)
     extractor_class = FEATURE_EXTRACTORS_REGISTRY[EXTRACTORS[name]]
@@ -207,6 +214,14 @@ def _check_file(name: str, path) -> Path:
     except Exception as error:  # unpickling raises many kinds
         raise ValueError(f"weights: {path}, given for {name}, is not a plain state dict: {error}") from error
     return path
+
+
+def _read_module(path) -> io.BytesIO:
+    """The tensors of a pickled module as a state dict file, read with [`~polyinr_hf.conversion`]'s inert unpickler."""
+    file = io.BytesIO()
+    torch.save(read_module_tensors(path), file)
+    file.seek(0)
+    return file
 
 
 @contextlib.contextmanager

@@ -141,7 +141,7 @@ class Extraction:
         collected = {pair: [] for pair in pairs}
         for first in range(start, stop, self.batch_size):
             last = min(first + self.batch_size, stop)
-            with self.timed(source.activity):
+            with self.timed(source.activity), without_tf32():
                 images = source.load(first, last)
             for name, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
                 with self.timed(name):
@@ -159,7 +159,7 @@ class Extraction:
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"images: {tuple(images.shape)} {images.dtype} given, uint8 (B, 3, H, W) needed")
         device, extractor = self.accelerator.device, self.extractors[name]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"), without_tf32():
             features = extractor(images.to(device))
         return {layer: x.float().cpu() for layer, x in zip(extractor.features_list, features, strict=True)}
 
@@ -168,6 +168,21 @@ class Extraction:
         start = time.perf_counter()
         yield
         self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Context in which float32 products on a GPU are float32, whatever the program chose for speed.
+
+    TF32 keeps ten bits of a number: published figures are without.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _pairs(layers) -> list[tuple[str, str]]:

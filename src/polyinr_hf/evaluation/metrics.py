@@ -4,7 +4,8 @@
 |---|---|---|
 | fid | InceptionV3, pooled, 2,048 | Frechet distance |
 | sfid | InceptionV3, first 7 channels of `mixed_6/conv`, 2,023 | Frechet distance |
-| rfid | InceptionV3 with random weights, pooled, 2,048 | Frechet distance |
+| rfid | InceptionV3 with random weights, those StyleGAN-XL published, pooled, 2,048 | Frechet distance |
+| rfid_own | InceptionV3 with random weights of our own, not comparable with published rFID | Frechet distance |
 | fd_lite0 | EfficientNet-lite0, last block pooled, 320 | Frechet distance |
 | kid, kid_lite0 | as fid, fd_lite0 | squared MMD with a cubic kernel, 100 subsets of 1,000 |
 | is | InceptionV3 logits | nothing: the generated images alone, 10 splits |
@@ -13,6 +14,7 @@
 | ppl | LPIPS | nothing: the generator alone |
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
+
+logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 3
 INCEPTION_SCORE_SPLITS = 10
@@ -62,14 +66,16 @@ def frechet_distance(generated: FeatureSet, real: FeatureSet) -> float:
     return max(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID], 0.0)  # rounding can go below
 
 
-def precision_recall(generated: FeatureSet, real: FeatureSet) -> tuple[float, float]:
+def precision_recall(
+    generated: FeatureSet, real: FeatureSet, device: torch.device | str = "cpu"
+) -> tuple[float, float]:
     """Share of generated features within a real one's ball, and the reverse (Kynkaanniemi et al. 2019).
 
-    A ball reaches to its centre's third neighbour in its own set.
+    A ball reaches to its centre's third neighbour in its own set. Distances are taken on `device`, 4,096 rows at once.
     """
     values = prc_features_to_metric(
-        generated.features,
-        real.features,
+        generated.features.to(device),
+        real.features.to(device),
         prc_neighborhood=NEIGHBOURS,
         prc_batch_size=4096,
         save_cpu_ram=True,
@@ -101,7 +107,7 @@ class Metric:
 
     Args:
         extractor, layer: the features.
-        compute: (generated, real) -> the values of `outputs`, in order.
+        compute: (generated, real, device) -> the values of `outputs`, in order.
         outputs: names of the values.
         needs_reference: whether real images are looked at.
         min_images: of each set; None: more than the features' dimension, or a covariance is singular.
@@ -116,11 +122,17 @@ class Metric:
 
 
 def _frechet(extractor, layer, name):
-    return Metric(extractor, layer, lambda generated, real: (frechet_distance(generated, real),), (name,))
+    return Metric(extractor, layer, lambda generated, real, _: (frechet_distance(generated, real),), (name,))
 
 
 def _kid(extractor, layer, name):
-    return Metric(extractor, layer, kernel_distance, (name, f"{name}_std"), min_images=KID_SUBSET_SIZE)
+    return Metric(
+        extractor,
+        layer,
+        lambda generated, real, _: kernel_distance(generated, real),
+        (name, f"{name}_std"),
+        min_images=KID_SUBSET_SIZE,
+    )
 
 
 def _neighbours(extractor, layer, suffix=""):
@@ -134,11 +146,12 @@ METRICS = {
     "fid": _frechet("inception", "2048", "fid"),
     "sfid": _frechet("inception", "spatial", "sfid"),
     "rfid": _frechet("inception_random", "2048", "rfid"),
+    "rfid_own": _frechet("inception_random", "2048", "rfid_own"),
     "fd_lite0": _frechet("lite0", "pooled", "fd_lite0"),
     "kid": _kid("inception", "2048", "kid"),
     "kid_lite0": _kid("lite0", "pooled", "kid_lite0"),
     "is": Metric(
-        "inception", "logits_unbiased", lambda generated, _: inception_score(generated), ("is", "is_std"), False, 100
+        "inception", "logits_unbiased", lambda generated, *_: inception_score(generated), ("is", "is_std"), False, 100
     ),
     "precision": _VGG_NEIGHBOURS,
     "recall": _VGG_NEIGHBOURS,
@@ -146,7 +159,7 @@ METRICS = {
     "recall_lite0": _LITE0_NEIGHBOURS,
 }
 METRIC_NAMES = (*METRICS, "ppl")
-LOWER_IS_BETTER = ("fid", "sfid", "rfid", "fd_lite0", "kid", "kid_lite0", "ppl")
+LOWER_IS_BETTER = ("fid", "sfid", "rfid", "rfid_own", "fd_lite0", "kid", "kid_lite0", "ppl")
 
 
 def check_metric_names(names) -> None:
@@ -180,7 +193,11 @@ FEATURE_DIMENSIONS = {
 
 
 def check_image_counts(names, num_generated: int, num_real: int) -> None:
-    """Raises ValueError if a metric needs more images than these, before anything is computed."""
+    """Raises ValueError if a metric needs more images than these, before anything is computed.
+
+    A Frechet distance to fewer real images than features is a warning: there may be no more of them. Their covariance
+    is singular then, and the figure says little beside one of a larger set.
+    """
     for name in names:
         if name not in METRICS:
             continue
@@ -191,16 +208,19 @@ def check_image_counts(names, num_generated: int, num_real: int) -> None:
             needed, why = dimension + 1, f": with {dimension} features or fewer images the covariance is singular"
         counts = {"generated": num_generated} | ({"real": num_real} if metric.needs_reference else {})
         for kind, count in counts.items():
-            if count < needed:
+            if count < needed and kind == "real" and metric.min_images is None:
+                logger.warning("%s: only %d real images, %d are needed%s", name, count, needed, why)
+            elif count < needed:
                 raise ValueError(f"{name}: {count} {kind} images are too few, {needed} are needed{why}")
 
 
-def compute_metrics(names, generated, real) -> dict[str, float]:
+def compute_metrics(names, generated, real, device="cpu") -> dict[str, float]:
     """Values of the metrics asked for.
 
     Args:
         names: of `METRICS`.
         generated, real: {(extractor, layer): `FeatureSet`}; `real` only where a metric needs it.
+        device: for what takes long, the distances of precision and recall.
 
     Returns:
         {"fid": 2.7, ...}; `kid` and `is` come with their standard deviation as `kid_std`, `is_std`.
@@ -216,7 +236,7 @@ def compute_metrics(names, generated, real) -> dict[str, float]:
         if metric not in done:
             pair = generated[source], real[source] if metric.needs_reference else None
             _check_pair(name, *pair)
-            done[metric] = dict(zip(metric.outputs, metric.compute(*pair), strict=True))
+            done[metric] = dict(zip(metric.outputs, metric.compute(*pair, device), strict=True))
         for output, value in done[metric].items():
             if not math.isfinite(value):
                 raise ValueError(f"{name}: the value is {value}")

@@ -13,6 +13,7 @@ METRIC_TITLES = {
     "fid": "FID",
     "sfid": "sFID",
     "rfid": "rFID",
+    "rfid_own": "rFID with random weights of our own",
     "fd_lite0": "Frechet distance, EfficientNet-lite0",
     "kid": "KID",
     "kid_lite0": "KID, EfficientNet-lite0",

@@ -179,15 +179,34 @@ def _generator_of(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
+def label_frequencies(num_classes, dataset, labels="frequency"):
+    """How often each class is drawn, (num_classes,); None for an unconditional model, or if the dataset has no classes.
+
+    Args:
+        num_classes: of the model, or None.
+        dataset: `ImageDataset`.
+        labels: "frequency", as often as the dataset has them, or "uniform".
+    """
+    if labels not in ("frequency", "uniform"):
+        raise ValueError(f"labels: {labels!r} is not one of ('frequency', 'uniform')")
+    if num_classes is None:
+        return None
+    if labels == "uniform" or num_classes == 1:
+        return np.ones(num_classes, dtype=np.int64)
+    return class_frequencies(dataset)
+
+
 def class_frequencies(dataset):
     """Images of each class of an `ImageDataset`, int64 (num_classes,); None if it has no classes."""
-    if dataset.label_column is None:
+    if dataset.num_classes is None:
         return None
     return np.bincount(class_ids(dataset), minlength=dataset.num_classes)
 
 
 def class_ids(dataset):
     """Class id of every image of an `ImageDataset` with classes, int64 (N,)."""
+    if dataset.label_column is None:  # all images are of one class
+        return np.zeros(len(dataset), dtype=np.int64)
     values = dataset.dataset.with_format("arrow")[:][dataset.label_column].to_pylist()
     ids = {name: key for key, name in dataset.id2label.items()}
     return np.array([ids[value] if isinstance(value, str) else value for value in values], dtype=np.int64)
