@@ -514,6 +514,30 @@ def test_card_tells_of_training_results_and_licences(folder):
     assert "not measured" not in text
 
 
+def test_card_names_no_folder_of_its_makers(folder):
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["run"]["init_from"] = "runs/before/exports/kimg-000041"
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    evaluation = {"fd_lite0": 1.0, "settings": {"dataset": "data/emoji-64"}}
+    text = str(create_card(folder, "ann/inr", evaluation))
+    assert "data/emoji-64" not in text and "runs/before" not in text and "| started from | other weights |" in text
+    evaluation["settings"]["dataset"] = "ILSVRC/imagenet-1k"  # a Hub id stays whole
+    assert "Measured on ILSVRC/imagenet-1k" in str(create_card(folder, "ann/inr", evaluation))
+
+
+def test_card_shows_every_evaluation_and_what_the_pipeline_recommends(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"default_truncation_psi": 0.85}))
+    second = {"fd_lite0": 99.5, "settings": {"num_samples": 10}}
+    card = create_card(folder, "ann/inr", {"results": [EVALUATION, second]}, {"links": {"Demo": "https://example.org"}})
+    text, data = str(card), metadata(card)
+    assert "| fd_lite0 ↓ | 123.46 |" in text and "| fd_lite0 ↓ | 99.50 |" in text and "(num_samples 10)" in text
+    assert {result.metric_value for result in data.eval_results if result.metric_type == "fd_lite0"} == {123.456}
+    assert "truncation_psi=0.85" in text and "- [Demo](https://example.org)" in text and "## Intended use" in text
+    assert data.thumbnail == "samples.png" and data.widget[0]["output"]["url"] == "samples.png"
+    assert "thumbnail" not in create_card(folder, "ann/inr", samples=False).data.to_dict()
+
+
 def test_card_without_recipe_or_results(tmp_path):
     PolyINRPipeline(PolyINRGenerator(**SIZES, num_classes=None)).save_pretrained(tmp_path)
     card = create_card(tmp_path, "ann/inr")
@@ -548,7 +572,8 @@ def test_usage_snippet_of_a_card_runs(hub, pipe, tmp_path, monkeypatch, options)
     monkeypatch.chdir(tmp_path)
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     exec(compile(snippet, "README.md", "exec"), {})
-    assert PIL.Image.open(tmp_path / "sample.png").size == (8, 8)
+    with PIL.Image.open(tmp_path / "sample.png") as image:
+        assert image.size == (8, 8)
 
 
 PUBLISHED = {  # Table 1: FID, sFID, rFID, IS, precision, recall

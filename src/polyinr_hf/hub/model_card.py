@@ -14,8 +14,23 @@ PAPER_URL = (
     "https://openaccess.thecvf.com/content/CVPR2023/html/"
     "Singh_Polynomial_Implicit_Neural_Representations_for_Large_Diverse_Datasets_CVPR_2023_paper.html"
 )
-DETAILS = ("title", "description", "license", "license_name", "license_link", "licence_text", "datasets", "limits")
-DETAILS += ("published",)
+CODE_URL = "https://github.com/Rajhans0/Poly_INR"  # of the authors
+DETAILS = (
+    "title",
+    "description",
+    "license",
+    "license_name",
+    "license_link",
+    "license_text",
+    "datasets",
+    "dataset_name",
+    "intended_use",
+    "links",
+    "limits",
+    "published",
+)
+LOCAL_FOLDERS = (".", "..", "data", "runs", "pretrained")  # what the documentation calls folders of one's own
+INTENDED_USE = "Research and play: generation, editing of images as functions of their coordinates, and teaching."
 
 
 def without_paths(value):
@@ -73,9 +88,11 @@ def create_card(
     Args:
         folder: Pipeline folder; its recipe.yaml, training.json and evaluation.json are used where they are.
         repo_id: org/name, for the usage snippet.
-        evaluation: A result of `evaluate`; evaluation.json of the folder by default.
+        evaluation: A result of `evaluate`, or {"results": [...]} of several, the first of which goes into the metadata;
+            evaluation.json of the folder by default.
         details: What no file knows, as in model_cards/*.yaml: title, description, license, license_name, license_link,
-            licence_text, datasets, limits (list), published {source, dataset_name, dataset_type, split, metrics}.
+            license_text, datasets (Hub ids), dataset_name, intended_use, links {name: URL}, limits (list), published
+            {source, dataset_name, dataset_type, split, metrics}.
         revision, variant, subfolder: For the usage snippet.
         samples: Whether there is a samples.png beside the card.
 
@@ -88,13 +105,15 @@ def create_card(
     evaluation = without_paths(evaluation or read_evaluation(folder))
     recipe, training = read_recipe(folder), read_training(folder)
     config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
-    dataset_name = _dataset_name(evaluation, recipe)
+    evaluations = (evaluation or {}).get("results", [evaluation] if evaluation else [])
+    dataset_name = details.get("dataset_name") or _dataset_name(evaluations, recipe)
     licences = training.get("licences") or {}
-    id2label = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("id2label") or {}
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    id2label = index.get("id2label") or {}
     names = Counter(name.strip() for joined in id2label.values() for name in joined.split(","))
     arguments = {"revision": revision, "variant": variant, "subfolder": subfolder}
     return ModelCard.from_template(
-        _card_data(repo_id, details, recipe, licences, evaluation, dataset_name, config["num_classes"]),
+        _card_data(repo_id, details, licences, evaluations, dataset_name, config["num_classes"], samples),
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
         title=details.get("title", repo_id.split("/")[1]),
@@ -114,16 +133,18 @@ def create_card(
         training=_training_table(recipe, training, dataset_name),
         stages=recipe.get("stages"),
         published=details.get("published"),
-        evaluation_table=_evaluation_table(evaluation),
+        truncation_psi=index.get("default_truncation_psi", 1.0),
+        evaluations=[(_evaluation_table(result), _evaluation_settings(result)) for result in evaluations],
         evaluation_dataset=dataset_name,
-        evaluation_settings=_evaluation_settings(evaluation),
+        intended_use=details.get("intended_use", INTENDED_USE),
+        links={"Paper": PAPER_URL, "Code of the authors": CODE_URL} | details.get("links", {}),
         limits=details.get("limits", []),
-        licence_text=details.get("licence_text", _licence_text(licences)),
+        license_text=details.get("license_text", _license_text(licences)),
         licences=licences,
     )
 
 
-def _card_data(repo_id, details, recipe, licences, evaluation, dataset_name, num_classes) -> ModelCardData:
+def _card_data(repo_id, details, licences, evaluations, dataset_name, num_classes, samples) -> ModelCardData:
     """The metadata that the Hub searches by."""
     license = details.get("license")
     extra = {name: details[name] for name in ("license_name", "license_link") if name in details}
@@ -131,10 +152,13 @@ def _card_data(repo_id, details, recipe, licences, evaluation, dataset_name, num
         license = next(iter(licences)).lower() if len(licences) == 1 else "other"
         extra |= {"license_name": "training-images"} if len(licences) > 1 else {}
     results = []
-    if evaluation is not None:
+    if evaluations:
         from ..evaluation.report import eval_results
 
-        results += eval_results(evaluation, dataset_name, split=evaluation.get("settings", {}).get("split", "train"))
+        split = evaluations[0].get("settings", {}).get("split", "train")
+        results += eval_results(evaluations[0], dataset_name, split=split)
+    if samples:  # what the Hub's page and links to it show
+        extra |= {"thumbnail": "samples.png", "widget": [{"text": "Samples", "output": {"url": "samples.png"}}]}
     if published := details.get("published"):
         results += published_results(published)
     return ModelCardData(
@@ -175,24 +199,27 @@ def published_results(published: dict) -> list[EvalResult]:
     ]
 
 
-def _dataset_name(evaluation: dict | None, recipe: dict) -> str:
+def _dataset_name(evaluations: list[dict], recipe: dict) -> str:
     """The Hub id or the folder's name of the real images."""
-    name = (evaluation or {}).get("settings", {}).get("dataset") or recipe.get("data", {}).get("dataset")
-    if not name:
-        return "its training set"
-    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+    measured = evaluations[0].get("settings", {}).get("dataset") if evaluations else None
+    name = measured or recipe.get("data", {}).get("dataset")
+    return (_hub_id(name) or Path(name).name) if name else "its training set"
 
 
-def _evaluation_table(evaluation: dict | None) -> str:
-    if not evaluation:
-        return ""
+def _hub_id(name: str | None) -> str | None:
+    """`name` where it can be a repository's and is no folder here; a folder elsewhere may look like one."""
+    is_local = name is None or Path(name).exists() or name.split("/")[0] in LOCAL_FOLDERS or name.count("/") > 1
+    return None if is_local else name
+
+
+def _evaluation_table(evaluation: dict) -> str:
     from ..evaluation.report import format_table
 
     return format_table(evaluation)
 
 
-def _evaluation_settings(evaluation: dict | None) -> str:
-    settings = (evaluation or {}).get("settings", {})
+def _evaluation_settings(evaluation: dict) -> str:
+    settings = evaluation.get("settings", {})
     known = ("split", "num_samples", "resolution", "truncation_psi", "seed")
     return ", ".join(f"{name} {settings[name]}" for name in known if name in settings)
 
@@ -214,12 +241,12 @@ def _training_table(recipe: dict, training: dict, dataset_name: str) -> list[tup
         "blur of D's images": f"sigma {loss.get('blur_initial_sigma')} to 0, {loss.get('blur_fade_kimg', 0):g} kimg",
         "precision": {"no": "float32"}.get(run.get("mixed_precision"), run.get("mixed_precision")),
         "seed": run.get("seed"),
-        "started from": run.get("init_from") or "scratch",
+        "started from": (_hub_id(run["init_from"]) or "other weights") if run.get("init_from") else "scratch",
     }
     return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
 
 
-def _licence_text(licences: dict[str, int]) -> str:
+def _license_text(licences: dict[str, int]) -> str:
     if licences:
         return "The training images are under the licences below, the code in this repository under Apache-2.0."
     return "The code in this repository is under Apache-2.0. The weights' licence is that of their training data."
