@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -113,6 +114,23 @@ def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str =
         labels = getattr(args, f"{prefix}class_labels")
         images.append(encode_seeds(pipe, labels, seeds, args.truncation_psi))
     return torch.cat(images)
+
+
+def class_name(pipe: PolyINRPipeline, label: int | str) -> str:
+    """The first name of a class."""
+    key = label if isinstance(label, int) else pipe.get_label_ids(label)[0]
+    return pipe.id2label.get(key, f"class {key}").split(",")[0].strip()
+
+
+def image_names(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str = "") -> list[str]:
+    """What the images of `encode_images` are called: files by their name, samples by class and seed."""
+    names = [Path(path).stem for path in getattr(args, f"{prefix}parameters") or []]
+    seeds, labels = seeds_of(args, prefix), getattr(args, f"{prefix}class_labels")
+    if labels and len(labels) == 1:
+        labels = labels * len(seeds)
+    for index, seed in enumerate(seeds):
+        names.append(f"{class_name(pipe, labels[index])} {seed}" if labels else f"seed {seed}")
+    return names
 
 
 class CallbackProgress:

@@ -1,5 +1,7 @@
 """Draw what the model can do into a folder: samples, one image at three sizes, beyond its border, a walk, a mix.
 
+`index.html` in the folder shows them all.
+
     python scripts/demo.py --output out
     python scripts/demo.py --class pizza octopus --output out
 
@@ -7,6 +9,7 @@ Uses the checkpoint in pretrained/poly-inr-emoji; while there is none, a small u
 """
 
 import argparse
+import html
 import itertools
 import math
 from pathlib import Path
@@ -26,6 +29,15 @@ COLUMNS = 8
 MOST_ROWS = 24  # of one class each
 SIZES = (64, 512, 2048)  # pixels, of the same image
 PANEL = 512  # pixels, of each in the picture
+CAPTIONS = {
+    "samples.png": "Samples, 64 x 64 pixels each.",
+    "sizes.png": "One image drawn at 64, 512 and 2,048 pixels, and below it a detail of each: one function, "
+    "sampled more densely.",
+    "beyond_the_border.png": "The same image beyond its border, which is drawn in yellow: the function goes on.",
+    "style_mixing.png": "Levels of the images above copied into those at the left: coarse levels carry the outline, "
+    "fine ones the colours.",
+    "walk.gif": "A walk from image to image: every frame is an image of its own.",
+}
 
 
 def load_pipeline(path: str | None) -> PolyINRPipeline:
@@ -78,6 +90,25 @@ def draw_sizes(pipe: PolyINRPipeline, A: torch.Tensor) -> Image.Image:
     return make_image_grid(whole + details, rows=2, cols=len(SIZES))
 
 
+def page() -> str:
+    """An HTML page that shows every picture with what it says."""
+    figures = "\n".join(
+        f'<figure><img src="{name}" alt="{html.escape(text)}"><figcaption>{html.escape(text)}</figcaption></figure>'
+        for name, text in CAPTIONS.items()
+    )
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Poly-INR: images as polynomials of their coordinates</title>
+<style>
+  body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }}
+  figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} :root {{ color-scheme: light dark; }}
+</style>
+<h1>Images as polynomials of their coordinates</h1>
+{figures}
+</html>
+"""
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", help="pipeline folder or Hub id (default: pretrained/poly-inr-emoji)")
@@ -121,7 +152,8 @@ def main(argv=None):
         draw().save(args.output / name)
         print(args.output / name, flush=True)
     save_film(film, args.output / "walk.gif")
-    print(args.output / "walk.gif")
+    (args.output / "index.html").write_text(page(), encoding="utf-8")
+    print(args.output / "walk.gif", args.output / "index.html", sep="\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from arguments import (
     add_image_arguments,
     add_pipeline_arguments,
     encode_images,
+    image_names,
     load_pipeline,
     one_line_errors,
     parse_class,
@@ -77,7 +78,15 @@ def mix(args) -> None:
     groups = {"levels": args.levels} if args.levels else None
     with CallbackProgress("picture") as progress:
         grid = editing.style_mixing_grid(
-            pipe, sources, targets, groups, progress.update, height=args.height, width=args.width
+            pipe,
+            sources,
+            targets,
+            groups,
+            progress.update,
+            image_names(pipe, args),
+            image_names(pipe, args, "target_"),
+            height=args.height,
+            width=args.width,
         )
     write_picture(grid, args)
 
@@ -261,11 +270,11 @@ def add_command(commands, function, output: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_drawing_arguments(parser, seeds: str) -> None:
+def add_drawing_arguments(parser, seeds: str, size: int = 256) -> None:
     add_image_arguments(parser, seeds)
     parser.add_argument("--truncation_psi", type=float, default=1.0, help="below 1: more typical, less varied")
-    parser.add_argument("--height", type=int, help="pixels (default: the model's own size)")
-    parser.add_argument("--width", type=int, help="pixels (default: the model's own size)")
+    for side in ("--height", "--width"):
+        parser.add_argument(side, type=int, default=size, help="pixels of each picture (default: %(default)s)")
 
 
 def add_film_commands(commands) -> None:
@@ -297,7 +306,7 @@ def add_antialias_argument(parser) -> None:
 
 def add_picture_commands(commands) -> None:
     parser = add_command(commands, mix, "out/style_mixing.png")
-    add_drawing_arguments(parser, seeds="0-3")
+    add_drawing_arguments(parser, seeds="0-3", size=128)
     add_image_arguments(parser, seeds="4-6", prefix="target_")
     parser.add_argument(
         "--levels", type=int, nargs="+", help="copied from the images to the targets (default: a block each of groups)"
@@ -310,7 +319,7 @@ def add_picture_commands(commands) -> None:
     add_antialias_argument(parser)
 
     parser = add_command(commands, heatmap, "out/levels.png")
-    add_drawing_arguments(parser, seeds="0")
+    add_drawing_arguments(parser, seeds="0", size=128)
     parser.add_argument("--extent", type=float, nargs=4, default=WHOLE, metavar=SIDES, help="region to draw")
 
 

@@ -17,8 +17,9 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
-from arguments import add_pipeline_arguments, load_pipeline, one_line_errors, parse_class, parse_seeds
+from arguments import add_pipeline_arguments, class_name, load_pipeline, one_line_errors, parse_class, parse_seeds
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.images import caption
 
 
 def parse_args(argv=None):
@@ -57,13 +58,12 @@ def file_name(pipe: PolyINRPipeline, label: int | str | None, seed: int) -> str:
     """goldfish-seed0007.png, from the class's first name; seed0007.png for an unconditional model."""
     if label is None:
         return f"seed{seed:04d}.png"
-    class_id = label if isinstance(label, int) else pipe.get_label_ids(label)[0]
-    name = pipe.id2label.get(class_id, f"class {class_id}").split(",")[0]
+    name = class_name(pipe, label)
     return f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-seed{seed:04d}.png"
 
 
 def contact_sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """A row for each class; the images of a single one as near to a square as they go."""
+    """A row for each class; the images of a single one as near to a square as they go. Names are below them."""
     images = [image for row in rows for image in row]
     columns = len(rows[0]) if len(rows) > 1 else math.ceil(math.sqrt(len(images)))
     count = math.ceil(len(images) / columns)
@@ -92,7 +92,7 @@ def generate(args) -> None:
             image.save(path)
             print(path, flush=True)
             if args.grid:
-                row.append(image)
+                row.append(caption(image, f"{class_name(pipe, label)} {seed}" if label is not None else f"seed {seed}"))
         progress.update(len(labels))
     progress.close()
     if args.grid:

@@ -9,12 +9,13 @@ import PIL.ImageOps
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
 from .modeling_poly_inr import PolyINRGenerator
 
 MAX_PHOTO_PIXELS = 2**26  # 8,192 x 8,192
+CAPTION_HEIGHT = 18  # pixels
 # What Pillow decodes by itself: no vector formats, which it would hand to another program.
 PHOTO_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "TGA")
 
@@ -121,3 +122,30 @@ def save_grid(images: Tensor, columns: int, path: Path) -> None:
     pictures = VaeImageProcessor().postprocess(images[: rows * columns].float().cpu(), "pil")
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(pictures, rows, columns).save(path)
+
+
+def caption(image: Image.Image, text: str, above: bool = False) -> Image.Image:
+    """The image with a white strip of 18 pixels below (or above) it that holds a line of text, shortened to fit."""
+    size = next((size for size in (12, 10, 9, 8) if _text_width(text, size) <= image.width), 8)
+    while text and _text_width(text, size) > image.width:
+        text = text.rstrip("…")[:-1] + "…" if len(text.rstrip("…")) > 1 else ""
+    picture = Image.new("RGB", (image.width, image.height + CAPTION_HEIGHT), "white")
+    picture.paste(image, (0, CAPTION_HEIGHT if above else 0))
+    y = CAPTION_HEIGHT // 2 if above else image.height + CAPTION_HEIGHT // 2
+    brush = ImageDraw.Draw(picture)
+    brush.text((image.width // 2, y), text, fill="black", anchor="mm", font=ImageFont.load_default(size=size))
+    return picture
+
+
+def _text_width(text: str, size: int) -> float:
+    return ImageFont.load_default(size=size).getlength(text)
+
+
+def stack(images: list[Image.Image]) -> Image.Image:
+    """Images below each other, on white."""
+    picture = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    y = 0
+    for image in images:
+        picture.paste(image, (0, y))
+        y += image.height
+    return picture

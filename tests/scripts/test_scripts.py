@@ -1,6 +1,7 @@
 import argparse
 import importlib.util
 import json
+import re
 import runpy
 import sys
 import warnings
@@ -181,7 +182,10 @@ def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     rows = {"conditional": 3, "unconditional": 8}[name]
     files = {"samples.png": (8 * 64, rows * 64), "sizes.png": (96, 64), "beyond_the_border.png": (512, 512)}
     files |= {"style_mixing.png": (5 * 96, 96 + 3 * (18 + 3 * 96)), "walk.gif": (128, 128)}
-    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / file) for file in files]
+    printed = [str(tmp_path / "out" / file) for file in (*files, "index.html")]
+    assert capsys.readouterr().out.split() == printed
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert re.findall('src="(.*?)"', page) == list(files)
     for file, size in files.items():
         image = Image.open(tmp_path / "out" / file)
         assert image.size == size

@@ -7,11 +7,14 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
+from ..images import caption, stack
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from ..pipeline_poly_inr import PolyINRPipeline
 from .extents import Extent
 
 IMAGE: Extent = (0.0, 0.0, 1.0, 1.0)
+HEAT_TITLE = "What each level responds to, from blue (least) to red (most)"
+PREFIX_TITLE = "The image if the network ended after this level"
 
 
 @torch.no_grad()
@@ -118,7 +121,7 @@ def level_figure(
     extent: Extent = IMAGE,
     callback: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
-    """Two rows for each image: the heat map of each level (figure 3), and the image after each level.
+    """Two rows for each image, with captions: the heat map of each level (figure 3), and the image after each level.
 
     Arguments and errors as `heat_maps`; `callback` counts both walks as one.
     """
@@ -133,5 +136,10 @@ def level_figure(
     images = prefix_images(generator, affine_parameters, *size, extent, callback=report(2 * pixels))
     rows = []
     for heat, image in zip(maps, images, strict=True):
-        rows += [*colorize(heat), *pipe.image_processor.postprocess(image, "pil")]
-    return make_image_grid(rows, rows=2 * len(maps), cols=maps.shape[1])
+        levels = [caption(picture, f"level {level}") for level, picture in enumerate(colorize(heat))]
+        after = pipe.image_processor.postprocess(image, "pil")
+        rows += [
+            caption(make_image_grid(levels, 1, len(levels)), HEAT_TITLE, above=True),
+            caption(make_image_grid(after, 1, len(after)), PREFIX_TITLE, above=True),
+        ]
+    return stack(rows)

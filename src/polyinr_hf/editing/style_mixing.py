@@ -1,13 +1,12 @@
 """Levels of two images mixed (section 4.2, figure 6 of the paper)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..images import CAPTION_HEIGHT, caption
 from ..pipeline_poly_inr import PolyINRPipeline
-
-CAPTION_HEIGHT = 18  # pixels, of a block of figure 6
 
 
 def level_groups(num_levels: int) -> dict[str, range]:
@@ -71,6 +70,8 @@ def style_mixing_grid(
     targets: Tensor,
     groups: dict[str, Iterable[int]] | None = None,
     callback: Callable[[int, int], None] | None = None,
+    source_names: Sequence[str] | None = None,
+    target_names: Sequence[str] | None = None,
     **drawing,
 ) -> Image.Image:
     """Figure 6 as one picture: `sources` along the upper edge, `targets` along the left one, a block for each group.
@@ -83,6 +84,7 @@ def style_mixing_grid(
         targets: A (T, L, n, 3), which receive it (source B).
         groups: {name: levels}, one block of rows for each; default `level_groups(L)`.
         callback: called with (pictures done, pictures in all) after every row.
+        source_names, target_names: what is written below the images along the edges; nothing by default.
         drawing: `height`, `width`, `extent` and `antialias` of each picture, as the pipeline has them.
 
     Raises:
@@ -108,8 +110,12 @@ def style_mixing_grid(
 
     top_edge, left_edge = draw(sources), draw(targets)
     width, height = top_edge[0].size
-    block = CAPTION_HEIGHT + len(targets) * height
-    grid = Image.new("RGB", ((1 + len(sources)) * width, height + len(groups) * block), "white")
+    row_height = height + (CAPTION_HEIGHT if target_names else 0)
+    first_row = height + (CAPTION_HEIGHT if source_names else 0)
+    top_edge = [caption(*pair) for pair in zip(top_edge, source_names, strict=True)] if source_names else top_edge
+    left_edge = [caption(*pair) for pair in zip(left_edge, target_names, strict=True)] if target_names else left_edge
+    block = CAPTION_HEIGHT + len(targets) * row_height
+    grid = Image.new("RGB", ((1 + len(sources)) * width, first_row + len(groups) * block), "white")
     brush, font = ImageDraw.Draw(grid), ImageFont.load_default(size=12)
 
     def paste(images: list[Image.Image], y: int, first_column: int = 0) -> None:
@@ -118,8 +124,9 @@ def style_mixing_grid(
 
     paste(top_edge, 0, first_column=1)
     for index, (name, levels) in enumerate(groups.items()):
-        y = height + index * block
-        brush.text((4, y + 2), f"{name}: {', '.join(map(str, levels))}", fill="black", font=font)
+        y = first_row + index * block
+        title = f"{name} levels from above: {', '.join(map(str, levels))}"
+        brush.text((4, y + 2), title, fill="black", font=font)
         for row, left in enumerate(left_edge):
-            paste([left, *draw(mixed[index][row])], y + CAPTION_HEIGHT + row * height)
+            paste([left, *draw(mixed[index][row])], y + CAPTION_HEIGHT + row * row_height)
     return grid
