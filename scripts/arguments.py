@@ -51,7 +51,7 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_pipeline` reads."""
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="device to run on, such as cpu or cuda (default: cpu)")
 
 
 def load_pipeline(args: argparse.Namespace) -> PolyINRPipeline:
@@ -76,7 +76,7 @@ def add_image_arguments(parser: argparse.ArgumentParser, seeds: str, prefix: str
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="names or ids, one for each seed or one for all; none for an unconditional model",
+        help="class names or ids, one for each seed or one for all; leave out for an unconditional model",
     )
     parser.add_argument(
         f"--{prefix}parameters",

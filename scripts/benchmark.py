@@ -40,7 +40,13 @@ def parse_args(argv=None):
 
     train = commands.add_parser("train", help="seconds of a training step, memory of chunks of pixels")
     train.add_argument("--recipe", default="configs/emoji.yaml", help="YAML file (default: configs/emoji.yaml)")
-    train.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as data.dataset=my/folder")
+    train.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values of the recipe to change, such as data.dataset=my/folder",
+    )
     train.add_argument("--memory_sizes", type=int, nargs="+", default=[64, 128, 256], help="pixels a side")
     train.add_argument("--memory_batch_size", type=int, default=2, help="images of the memory test (default: 2)")
     train.add_argument("--pixel_chunk", type=int, default=4096, help="pixels at once in it (default: 4096)")

@@ -118,10 +118,10 @@ def main(argv=None):
         type=parse_class,
         nargs="+",
         metavar="CLASS",
-        help="names or ids of what is drawn large, walked between and mixed (default: four of the checkpoint in the "
-        "box, evenly spread ones of any other)",
+        help="classes that are drawn large, walked between and mixed (default: four of the bundled checkpoint, evenly "
+        "spread ones of any other)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first image (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the first image (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
     args = parser.parse_args(argv)
     with one_line_errors():

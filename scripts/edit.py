@@ -272,7 +272,12 @@ def add_command(commands, function, output: str) -> argparse.ArgumentParser:
 
 def add_drawing_arguments(parser, seeds: str, size: int = 256) -> None:
     add_image_arguments(parser, seeds)
-    parser.add_argument("--truncation_psi", type=float, default=1.0, help="below 1: more typical, less varied")
+    parser.add_argument(
+        "--truncation_psi",
+        type=float,
+        default=1.0,
+        help="truncation; below 1, images are more typical and less varied (default: %(default)s)",
+    )
     for side in ("--height", "--width"):
         parser.add_argument(side, type=int, default=size, help="pixels of each picture (default: %(default)s)")
 
@@ -281,27 +286,45 @@ def add_film_commands(commands) -> None:
     parser = add_command(commands, interpolate, "out/interpolation.gif")
     add_drawing_arguments(parser, seeds="0-1")
     parser.add_argument("--space", choices=editing.SPACES, help="(default: w; affine beside --parameters)")
-    parser.add_argument("--straight", action="store_true", help="in z space, a straight line instead of an arc")
+    parser.add_argument(
+        "--straight", action="store_true", help="interpolate along a straight line in z space instead of an arc"
+    )
     parser.add_argument("--loop", action="store_true", help="back to the first image")
     add_frame_arguments(parser)
 
     parser = add_command(commands, zoom, "out/zoom.gif")
     add_drawing_arguments(parser, seeds="0")
-    parser.add_argument("--centre", type=float, nargs=2, default=(0.5, 0.5), metavar=("ROW", "COLUMN"), help="in 0..1")
-    parser.add_argument("--factor", type=float, default=8.0, help="how many times closer (default: 8)")
-    parser.add_argument("--start", type=float, nargs=4, default=WHOLE, metavar=SIDES, help="first extent")
-    parser.add_argument("--end", type=float, nargs=4, metavar=SIDES, help="last extent, instead of centre and factor")
+    parser.add_argument(
+        "--centre",
+        type=float,
+        nargs=2,
+        default=(0.5, 0.5),
+        metavar=("ROW", "COLUMN"),
+        help="point to zoom into, each coordinate in 0..1 (default: the middle)",
+    )
+    parser.add_argument("--factor", type=float, default=8.0, help="magnification (default: 8)")
+    parser.add_argument(
+        "--start",
+        type=float,
+        nargs=4,
+        default=WHOLE,
+        metavar=SIDES,
+        help="extent of the first frame (default: the image)",
+    )
+    parser.add_argument(
+        "--end", type=float, nargs=4, metavar=SIDES, help="extent of the last frame, instead of --centre and --factor"
+    )
     add_antialias_argument(parser)
     add_frame_arguments(parser)
 
 
 def add_frame_arguments(parser) -> None:
-    parser.add_argument("--frames", type=int, default=60, help="in all (default: 60)")
+    parser.add_argument("--frames", type=int, default=60, help="number of frames (default: 60)")
     parser.add_argument("--fps", type=int, default=20, help="frames per second (default: 20)")
 
 
 def add_antialias_argument(parser) -> None:
-    parser.add_argument("--antialias", type=int, default=1, help="K averages K x K colours per pixel (default: 1)")
+    parser.add_argument("--antialias", type=int, default=1, help="average K x K samples per pixel (default: 1)")
 
 
 def add_picture_commands(commands) -> None:
@@ -315,7 +338,9 @@ def add_picture_commands(commands) -> None:
     parser = add_command(commands, extrapolate, "out/extrapolation.png")
     add_drawing_arguments(parser, seeds="0-3")
     parser.add_argument("--extent", type=float, nargs=4, default=(-0.25, -0.25, 1.25, 1.25), metavar=SIDES)
-    parser.add_argument("--border", default="yellow", help="colour of the image's border, or none (default: yellow)")
+    parser.add_argument(
+        "--border", default="yellow", help="colour that the border of the image is drawn in, or none (default: yellow)"
+    )
     add_antialias_argument(parser)
 
     parser = add_command(commands, heatmap, "out/levels.png")

@@ -41,8 +41,8 @@ def parse_args(argv=None):
     parser.add_argument("--pipeline", required=True, help="folder or Hub id")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of the real images")
     parser.add_argument("--config", help="configuration of the dataset, if it has several")
-    parser.add_argument("--split", default="train", help="of the dataset (default: train)")
-    parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
+    parser.add_argument("--split", default="train", help="split of the dataset (default: train)")
+    parser.add_argument("--label_column", help="column of class labels (default: the first of type ClassLabel)")
     parser.add_argument("--image_column", help="column of the images (default: the first of type Image)")
     parser.add_argument(
         "--labels",
@@ -51,14 +51,17 @@ def parse_args(argv=None):
         help="classes of the samples: as often as the dataset has them (default), or all equally often",
     )
     parser.add_argument("--num_workers", type=int, default=2, help="threads that decode real images (default: 2)")
-    parser.add_argument("--metrics", type=names, default="fid", help="names, separated by commas (default: fid)")
+    parser.add_argument("--metrics", type=names, default="fid", help="names of metrics, comma-separated (default: fid)")
     parser.add_argument("--num_samples", type=int, default=50_000, help="images to generate (default: 50,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
     parser.add_argument("--truncation_psi", type=float, default=1.0, help="1 for no truncation (default)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at once, per process (default: 32)")
-    parser.add_argument("--seed", type=int, default=0, help="of labels and latents (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for labels and latents (default: 0)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast, samples and features"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of the matrix products, by autocast, for samples and features",
     )
     parser.add_argument("--truncation_sweep", type=numbers, help="several psi, as 0.2,0.6,1, drawn as a picture")
     parser.add_argument("--output", default="truncation_sweep.png", help="the picture (default: %(default)s)")
@@ -68,10 +71,10 @@ def parse_args(argv=None):
         nargs="+",
         default=[],
         metavar="NAME=FILE",
-        help="of inception, inception_random, vgg16, lpips, lite0",
+        help="local weight files for inception, inception_random, vgg16, lpips or lite0",
     )
     parser.add_argument("--cache_dir", help="reference statistics, unfinished work (default: ~/.cache/polyinr_hf)")
-    parser.add_argument("--json", help="file for the result")
+    parser.add_argument("--json", help="file to write the result to")
     return parser.parse_args(argv)
 
 

@@ -26,7 +26,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_pipeline_arguments(parser)
     parser.add_argument(
-        "--seeds", "--seed", type=parse_seeds, default=[0], help="such as 7, 0-15 or 0-3,9 (default: 0)"
+        "--seeds", "--seed", type=parse_seeds, default=[0], help="random seeds, such as 7, 0-15 or 0-3,9 (default: 0)"
     )
     parser.add_argument(
         "--class",
@@ -35,9 +35,11 @@ def parse_args(argv=None):
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="names or ids; none for an unconditional model",
+        help="class names or ids; leave out for an unconditional model",
     )
-    parser.add_argument("--truncation_psi", type=float, default=1.0, help="below 1: more typical, less varied")
+    parser.add_argument(
+        "--truncation_psi", type=float, default=1.0, help="truncation; below 1, images are more typical and less varied"
+    )
     parser.add_argument("--truncation_cutoff", type=int, help="truncate only the levels below this one")
     parser.add_argument("--height", type=int, help="pixels (default: the model's own size)")
     parser.add_argument("--width", type=int, help="pixels (default: the model's own size)")

@@ -23,16 +23,25 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, help="folder or Hub id of a class-conditional pipeline")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
-    parser.add_argument("--split", default="train", help="of the dataset (default: train)")
-    parser.add_argument("--label_column", help="of the dataset (default: the first of type ClassLabel)")
+    parser.add_argument("--split", default="train", help="split of the dataset (default: train)")
+    parser.add_argument("--label_column", help="column of class labels (default: the first of type ClassLabel)")
     parser.add_argument("--class", dest="class_labels", nargs="+", metavar="NAME", help="measure and show these alone")
-    parser.add_argument("--num_samples", type=int, default=2000, help="to measure variety with (default: 2,000)")
+    parser.add_argument(
+        "--num_samples", type=int, default=2000, help="number of samples that variety is measured with (default: 2,000)"
+    )
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
     parser.add_argument("--num_rows", type=int, default=12, help="samples in the figure (default: 12)")
-    parser.add_argument("--num_classes", type=int, default=40, help="in the table, the least varied (default: 40)")
-    parser.add_argument("--num_neighbours", type=int, default=6, help="beside each (default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of labels and latents (default: 0)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="autocast")
+    parser.add_argument(
+        "--num_classes",
+        type=int,
+        default=40,
+        help="number of classes in the table, the least varied ones (default: 40)",
+    )
+    parser.add_argument("--num_neighbours", type=int, default=6, help="training images beside each sample (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for labels and latents (default: 0)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of the products, by autocast"
+    )
     parser.add_argument("--output", default="neighbours.png", help="the figure (default: %(default)s)")
     return parser.parse_args(argv)
 

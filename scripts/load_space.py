@@ -36,8 +36,8 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--clients", type=int, default=20, help="users at once (default: 20)")
-    parser.add_argument("--seconds", type=float, default=60, help="of load (default: 60)")
-    parser.add_argument("--size", type=int, default=256, help="of the images asked for, in pixels (default: 256)")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of the load in seconds (default: 60)")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels of the images asked for (default: 256)")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     return parser.parse_args(argv)
 

@@ -33,7 +33,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of the emoji")
-    parser.add_argument("--split", default="heldout", help="of the dataset (default: heldout)")
+    parser.add_argument("--split", default="heldout", help="split of the dataset (default: heldout)")
     parser.add_argument("--num_emoji", type=int, default=20, help="spread evenly over the split (default: 20)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="pixels (default: 64 128)")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm name (default: %(default)s)")

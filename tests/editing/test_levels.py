@@ -124,11 +124,14 @@ def test_colours():
 def test_level_figure(pipe, A):
     done = []
     figure = level_figure(pipe, A, height=6, width=7, callback=lambda *counts: done.append(counts))
-    assert figure.size == (LEVELS * 7, 4 * 6)
+    heat, after = 18 + 6 + 18, 18 + 6  # rows of pixels: a title above each row, names below the heat maps
+    assert figure.size == (LEVELS * 7, 2 * (heat + after))
     pictures = colorize(heat_maps(pipe.generator, A, 6, 7)[1])
-    assert figure.crop((7, 12, 14, 18)) == pictures[1]
+    top = heat + after + 18
+    assert figure.crop((7, top, 14, top + 6)) == pictures[1]
     last = pipe(affine_parameters=A[1:], height=6, width=7).images[0]
-    corner = figure.crop((14, 18, 21, 24))
+    top = 2 * heat + after + 18
+    corner = figure.crop((14, top, 21, top + 6))
     assert max(abs(a - b) for a, b in zip(corner.tobytes(), last.tobytes(), strict=True)) <= 1
     assert [count for count, _ in done] == sorted(count for count, _ in done)
     assert done[-1] == (3 * 42, 3 * 42)

@@ -108,8 +108,8 @@ def test_generate(folders, tmp_path, capsys):
     difference = np.asarray(image).astype(int) - np.asarray(expected).astype(int)
     assert abs(difference).max() <= 1  # rounding of a batch of three
     grid = Image.open(tmp_path / "out" / "grid.png")
-    assert grid.size == (3 * 10, 3 * 12)  # a row for each class
-    np.testing.assert_array_equal(np.asarray(grid.crop((20, 12, 30, 24))), np.asarray(image))
+    assert grid.size == (3 * 10, 3 * (12 + 18))  # a row for each class, a name below each image
+    np.testing.assert_array_equal(np.asarray(grid.crop((20, 30, 30, 42))), np.asarray(image))
 
 
 def test_generate_unconditional(folders, tmp_path, capsys):
@@ -117,8 +117,8 @@ def test_generate_unconditional(folders, tmp_path, capsys):
     names = [f"seed{seed:04d}.png" for seed in range(5)] + ["grid.png"]
     assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
     grid = Image.open(tmp_path / "grid.png")
-    assert grid.size == (3 * SIZE, 2 * SIZE)
-    np.testing.assert_array_equal(np.asarray(grid)[SIZE:, 2 * SIZE :], 255)  # the sixth place is empty
+    assert grid.size == (3 * SIZE, 2 * (SIZE + 18))
+    np.testing.assert_array_equal(np.asarray(grid)[SIZE + 18 :, 2 * SIZE :], 255)  # the sixth place is empty
 
 
 @pytest.fixture
