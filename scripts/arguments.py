@@ -54,6 +54,16 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="device to run on, such as cpu or cuda (default: cpu)")
 
 
+def add_tolerance_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="above 0, the network runs only where the image has detail, and the rest is interpolated: 0.1 is hard to "
+        "tell from the exact image and several times faster, more so for large images (default: 0, exact)",
+    )
+
+
 def load_pipeline(args: argparse.Namespace) -> PolyINRPipeline:
     """The pipeline asked for, without progress bars of its own."""
     pipe = PolyINRPipeline.from_pretrained(args.pipeline, dtype=getattr(torch, args.dtype)).to(args.device)

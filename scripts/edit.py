@@ -29,6 +29,7 @@ from arguments import (
     CallbackProgress,
     add_image_arguments,
     add_pipeline_arguments,
+    add_tolerance_argument,
     encode_images,
     image_names,
     load_pipeline,
@@ -67,7 +68,7 @@ def interpolate(args) -> None:
         frames = editing.walk(
             pipe, labels, seeds, args.frames, args.space or "w", straight, args.loop, args.truncation_psi
         )
-    write_film(draw_frames(pipe, frames, height=args.height, width=args.width), args.frames, args)
+    write_film(draw_frames(pipe, frames, **drawing_options(args)), args.frames, args)
 
 
 def mix(args) -> None:
@@ -85,8 +86,7 @@ def mix(args) -> None:
             progress.update,
             image_names(pipe, args),
             image_names(pipe, args, "target_"),
-            height=args.height,
-            width=args.width,
+            **drawing_options(args),
         )
     write_picture(grid, args)
 
@@ -96,7 +96,7 @@ def extrapolate(args) -> None:
     check_film(args.output, suffixes=[".png"])
     pipe = load_pipeline(args)
     border = None if args.border == "none" else args.border
-    options = {"height": args.height, "width": args.width, "antialias": args.antialias}
+    options = drawing_options(args)
     images = [
         editing.extrapolate(pipe, A, tuple(args.extent), border=border, **options)[0]
         for A in tqdm(encode_images(pipe, args).split(1), unit="image")
@@ -111,8 +111,14 @@ def zoom(args) -> None:
     extents = interpolate_extents(tuple(args.start), end, args.frames)
     pipe = load_pipeline(args)
     A = encode_images(pipe, args)
-    frames = draw_frames(pipe, A, extents, height=args.height, width=args.width, antialias=args.antialias)
+    frames = draw_frames(pipe, A, extents, **drawing_options(args))
     write_film(frames, args.frames, args)
+
+
+def drawing_options(args) -> dict:
+    """What the pipeline is told of each picture."""
+    names = ("height", "width", "antialias", "tolerance")
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def heatmap(args) -> None:
@@ -290,6 +296,7 @@ def add_film_commands(commands) -> None:
         "--straight", action="store_true", help="interpolate along a straight line in z space instead of an arc"
     )
     parser.add_argument("--loop", action="store_true", help="back to the first image")
+    add_tolerance_argument(parser)
     add_frame_arguments(parser)
 
     parser = add_command(commands, zoom, "out/zoom.gif")
@@ -315,6 +322,7 @@ def add_film_commands(commands) -> None:
         "--end", type=float, nargs=4, metavar=SIDES, help="extent of the last frame, instead of --centre and --factor"
     )
     add_antialias_argument(parser)
+    add_tolerance_argument(parser)
     add_frame_arguments(parser)
 
 
@@ -335,6 +343,8 @@ def add_picture_commands(commands) -> None:
         "--levels", type=int, nargs="+", help="copied from the images to the targets (default: a block each of groups)"
     )
 
+    add_tolerance_argument(parser)
+
     parser = add_command(commands, extrapolate, "out/extrapolation.png")
     add_drawing_arguments(parser, seeds="0-3")
     parser.add_argument("--extent", type=float, nargs=4, default=(-0.25, -0.25, 1.25, 1.25), metavar=SIDES)
@@ -342,6 +352,7 @@ def add_picture_commands(commands) -> None:
         "--border", default="yellow", help="colour that the border of the image is drawn in, or none (default: yellow)"
     )
     add_antialias_argument(parser)
+    add_tolerance_argument(parser)
 
     parser = add_command(commands, heatmap, "out/levels.png")
     add_drawing_arguments(parser, seeds="0", size=128)

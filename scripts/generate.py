@@ -17,7 +17,15 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from tqdm import tqdm
 
-from arguments import add_pipeline_arguments, class_name, load_pipeline, one_line_errors, parse_class, parse_seeds
+from arguments import (
+    add_pipeline_arguments,
+    add_tolerance_argument,
+    class_name,
+    load_pipeline,
+    one_line_errors,
+    parse_class,
+    parse_seeds,
+)
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.images import caption
 
@@ -51,6 +59,7 @@ def parse_args(argv=None):
         metavar=("TOP", "LEFT", "BOTTOM", "RIGHT"),
         help="region to draw; 0 0 1 1 is the image, a smaller one zooms in, a larger one goes beyond the border",
     )
+    add_tolerance_argument(parser)
     parser.add_argument("--grid", action="store_true", help="write a contact sheet, grid.png, too")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
     return parser.parse_args(argv)
@@ -86,6 +95,7 @@ def generate(args) -> None:
             height=args.height,
             width=args.width,
             extent=tuple(args.extent),
+            tolerance=args.tolerance,
             generator=[torch.Generator().manual_seed(seed) for _ in labels],
         ).images
         args.output.mkdir(parents=True, exist_ok=True)

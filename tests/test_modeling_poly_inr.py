@@ -431,6 +431,7 @@ CALLS = {
     "extent ": lambda g, z, y, A: g(z, y, extent=(0, math.nan, 1, 1)),
     "extent  ": lambda g, z, y, A: g(z, y, extent=(0, 0, 1)),
     "antialias": lambda g, z, y, A: g.render(A, antialias=0),
+    "tolerance": lambda g, z, y, A: g.render(A, tolerance=-0.1),
     "chunk_size": lambda g, z, y, A: g.render(A, chunk_size=-5),
 }
 

@@ -145,6 +145,16 @@ def test_antialias_averages_within_a_pixel(pipe):
     assert_same(draw_raw(pipe, height=2, width=2, antialias=2), expected)
 
 
+def test_tolerance_is_that_of_render(pipe):
+    size = {"height": 90, "width": 70}
+    A = pipe.encode(2, generator=torch.Generator().manual_seed(0))
+    expected = pipe.generator.render(A, **size, tolerance=0.2)
+    found = pipe(affine_parameters=A, **size, tolerance=0.2, output_type="pt").images
+    assert_same(found, (expected / 2 + 0.5).clamp(0, 1))
+    exact = pipe(affine_parameters=A, **size, output_type="pt").images
+    assert 0 < (found - exact).abs().mean() < 0.02
+
+
 def draw_raw(pipe, **kwargs) -> torch.Tensor:
     """Not clipped to [0, 1]."""
     model = pipe.generator
@@ -290,8 +300,8 @@ def files_in(folder) -> list[str]:
 
 def test_save_and_load(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
-    code = "modeling_poly_inr.py"  # for a diffusers without this package
-    assert files_in(tmp_path / "generator") == ["config.json", "diffusion_pytorch_model.safetensors", code]
+    code = ["adaptive_rendering.py", "modeling_poly_inr.py"]  # for a diffusers without this package
+    assert files_in(tmp_path / "generator") == sorted(["config.json", "diffusion_pytorch_model.safetensors", *code])
     loaded = PolyINRPipeline.from_pretrained(tmp_path)
     assert loaded.id2label == ID2LABEL
     assert not loaded.generator.training
@@ -429,6 +439,8 @@ A = torch.zeros(1, 3, 16, 3)
         ({"extent": 1.0}, "`extent`.*four"),
         ({"extent": (0, 0, 1, "1")}, "`extent`.*four"),
         ({"antialias": 0}, "`antialias`.*0"),
+        ({"tolerance": -0.1}, r"`tolerance`.*-0\.1"),
+        ({"tolerance": NAN}, "`tolerance`.*nan"),
         ({"truncation_psi": NAN}, "`truncation_psi`.*nan"),
         ({"truncation_psi": "0.7a"}, "`truncation_psi`.*0.7a"),
         ({"truncation_cutoff": 4}, r"`truncation_cutoff`.*0\.\.3.*4"),

@@ -82,7 +82,7 @@ def test_frames_are_drawn_one_at_a_time(pipe, monkeypatch):
     expected = pipe(affine_parameters=A, height=6, width=8).images
     calls = []
     render = pipe.generator.render
-    monkeypatch.setattr(pipe.generator, "render", lambda *args: calls.append(len(args[0])) or render(*args))
+    monkeypatch.setattr(pipe.generator, "render", lambda A, *a, **kw: calls.append(len(A)) or render(A, *a, **kw))
     frames = draw_frames(pipe, A, height=6, width=8)
     assert calls == []
     assert next(frames) == expected[0]

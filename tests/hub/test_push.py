@@ -37,6 +37,8 @@ FILES = {
     "README.md",
     "generator/config.json",
     WEIGHTS,
+    "adaptive_rendering.py",
+    "generator/adaptive_rendering.py",
     "generator/modeling_poly_inr.py",
     "model_index.json",
     "modeling_poly_inr.py",

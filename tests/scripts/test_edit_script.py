@@ -165,6 +165,28 @@ def test_zoom(run, pipe, tmp_path):
     assert_close(strip.crop((2 * SIZE, 0, 3 * SIZE, SIZE)), expected)
 
 
+@pytest.mark.parametrize(
+    "command, arguments",
+    [
+        ("interpolate", ["--class", 0, 1, "--frames", 2]),
+        ("zoom", ["--class", 1, "--frames", 2]),
+        ("mix", ["--class", 0, "--seeds", 0, "--target_class", 1, "--target_seeds", 1]),
+        ("extrapolate", ["--class", 1, "--seeds", 0]),
+    ],
+)
+def test_tolerance_reaches_every_picture(run, tmp_path, monkeypatch, command, arguments):
+    tolerances = []
+    render = PolyINRGenerator.render
+
+    def spy(self, *args, tolerance=0.0, **kwargs):
+        tolerances.append(tolerance)
+        return render(self, *args, tolerance=tolerance, **kwargs)
+
+    monkeypatch.setattr(PolyINRGenerator, "render", spy)
+    run(command, *arguments, "--tolerance", "0.3", "--output", tmp_path / "out.png")
+    assert set(tolerances) == {0.3}
+
+
 def test_pan(run, pipe, tmp_path):
     output = tmp_path / "pan.png"
     run("zoom", "--class", 1, "--start", 0, 0, "0.5", "0.5", "--end", "0.5", 0, 1, "0.5", "--frames", 3,

@@ -121,6 +121,15 @@ def test_generate_unconditional(folders, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(grid)[SIZE + 18 :, 2 * SIZE :], 255)  # the sixth place is empty
 
 
+def test_generate_with_a_tolerance(folders, tmp_path):
+    arguments = ["--pipeline", folders["unconditional"], "--seeds", 3, "--height", 100, "--width", 90]
+    run("generate", *arguments, "--tolerance", 0.2, "--output", tmp_path)
+    pipe = PolyINRPipeline.from_pretrained(folders["unconditional"])
+    generator = torch.Generator().manual_seed(3)
+    expected = pipe(height=100, width=90, tolerance=0.2, generator=generator).images[0]
+    assert list(Image.open(tmp_path / "seed0003.png").getdata()) == list(expected.getdata())
+
+
 @pytest.fixture
 def no_dtype_warnings(monkeypatch):
     """Fails where diffusers warns of the way that a dtype is asked for."""

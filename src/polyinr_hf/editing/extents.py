@@ -71,6 +71,7 @@ def extrapolate(
     width: int | None = None,
     border: str | None = "yellow",
     antialias: int = 1,
+    tolerance: float = 0.0,
 ) -> list[Image.Image]:
     """Images over a larger extent, with the square that is the image itself drawn in (figure 4).
 
@@ -79,7 +80,7 @@ def extrapolate(
         extent: (top, left, bottom, right), the figure's by default.
         height, width: by default pixels as close as in an image of the model's own size.
         border: colour of the square, any that Pillow knows; None for no square.
-        antialias: as in the pipeline.
+        antialias, tolerance: as in the pipeline.
 
     Raises:
         ValueError: as the pipeline, and for an unknown colour.
@@ -91,9 +92,8 @@ def extrapolate(
     size = pipe.generator.config.sample_size
     height = 1 + round((size - 1) * (bottom - top)) if height is None else height
     width = 1 + round((size - 1) * (right - left)) if width is None else width
-    images = pipe(
-        affine_parameters=affine_parameters, height=height, width=width, extent=extent, antialias=antialias
-    ).images
+    size = {"height": height, "width": width, "extent": extent}
+    images = pipe(affine_parameters=affine_parameters, antialias=antialias, tolerance=tolerance, **size).images
     if border is not None:
         rows = [round((height - 1) * (value - top) / (bottom - top)) for value in (0, 1)]
         columns = [round((width - 1) * (value - left) / (right - left)) for value in (0, 1)]

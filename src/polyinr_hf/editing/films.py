@@ -28,7 +28,7 @@ def draw_frames(
         affine_parameters: A (1, L, n, 3) of each frame, from `walk`; a tensor (F, L, n, 3), from `interpolate`; or,
             with `extents`, the one image (1, L, n, 3) they are seen in.
         extents: of each frame, from `interpolate_extents`.
-        drawing: `height`, `width`, `extent` and `antialias`, as the pipeline has them.
+        drawing: `height`, `width`, `extent`, `antialias` and `tolerance`, as the pipeline has them.
 
     Raises:
         ValueError: as the pipeline; and for `extents` with more than one image.

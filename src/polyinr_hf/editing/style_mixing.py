@@ -85,7 +85,7 @@ def style_mixing_grid(
         groups: {name: levels}, one block of rows for each; default `level_groups(L)`.
         callback: called with (pictures done, pictures in all) after every row.
         source_names, target_names: what is written below the images along the edges; nothing by default.
-        drawing: `height`, `width`, `extent` and `antialias` of each picture, as the pipeline has them.
+        drawing: `height`, `width`, `extent`, `antialias` and `tolerance` of each picture, as the pipeline has them.
 
     Raises:
         ValueError: as `mix_levels`, before any picture is drawn.
