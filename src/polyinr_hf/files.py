@@ -52,7 +52,7 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise ValueError(f"`path` must be a folder or not exist yet, got the file {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The folder that is seen by nobody keeps both: what is being written and, for a moment, what it replaces.
+    # A hidden temporary folder holds the new version and, briefly, the old one.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as workspace:
         new, old = Path(workspace, "new"), Path(workspace, "old")
         new.mkdir()

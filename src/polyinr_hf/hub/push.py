@@ -27,7 +27,7 @@ from .model_card import create_card, read_evaluation, read_recipe, read_training
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-SHARED_FILES = (  # of a pipeline folder; everything else stays at home
+SHARED_FILES = (  # of a pipeline folder; only these files are uploaded
     "generator/config.json",
     "generator/*.safetensors",
     "generator/*.safetensors.index*.json",
@@ -231,7 +231,7 @@ def shared_files(
     subfolder: str | None = None,
     draw_samples: bool = True,
 ) -> dict[str, Path | bytes]:
-    """What a repository gets: its path -> a local file, or what is written for the occasion.
+    """What a repository gets: its path -> a local file, or generated content.
 
     The folder's own files of `SHARED_FILES`, the code that travels, and the model card. Samples are drawn if there are
     none. Absolute paths of this machine, in the recipe or where a model was loaded from, are cut to their last name.
