@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from arguments import one_line_errors
-from polyinr_hf.data import emoji
+from polyinr_hf import data
 
 
 def parse_args():
@@ -20,12 +20,12 @@ def parse_args():
     parser.add_argument(
         "--sets",
         nargs="+",
-        choices=emoji.EMOJI_SETS,
-        default=emoji.STANDARD_SETS,
+        choices=data.EMOJI_SETS,
+        default=data.STANDARD_SETS,
         help="emoji sets (default: the three npm packages; `openmoji` needs pip only)",
     )
-    parser.add_argument("--groups", nargs="+", default=emoji.STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
-    parser.add_argument("--labels", choices=emoji.LABELS, default="group", help="classes: 6 groups or 21 finer kinds")
+    parser.add_argument("--groups", nargs="+", default=data.STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
+    parser.add_argument("--labels", choices=data.LABELS, default="group", help="classes: 6 groups or 21 finer kinds")
     parser.add_argument("--cache_dir", help="folder for npm packages (default: ~/.cache/polyinr_hf/emoji)")
     return parser.parse_args()
 
@@ -33,10 +33,10 @@ def parse_args():
 def main():
     args = parse_args()
     with one_line_errors():
-        drawings = emoji.read_emoji(args.sets, args.groups, args.cache_dir)
+        drawings = data.read_emoji(args.sets, args.groups, args.cache_dir)
         print(f"drawing {len(drawings):,} emoji at {args.resolution} px", file=sys.stderr)
-        splits = emoji.build_emoji_splits(drawings, args.resolution, args.labels)
-        emoji.write_emoji_dataset(splits, args.output, args.resolution, args.labels)
+        splits = data.build_emoji_splits(drawings, args.resolution, args.labels)
+        data.write_emoji_dataset(splits, args.output, args.resolution, args.labels)
     heldin, heldout = splits["heldin"], splits["heldout"]
     print(f"{args.output}: train {len(drawings)}, heldin {len(heldin)}, heldout {len(heldout)} images")
 

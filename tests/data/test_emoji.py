@@ -14,14 +14,12 @@ from polyinr_hf.data.emoji import (
     EMOJI_SETS,
     KINDS,
     STANDARD_GROUPS,
-    build_emoji_splits,
     fetch_iconify,
-    is_heldout,
     rasterize,
     read_emoji,
     read_iconify,
-    write_emoji_dataset,
 )
+from polyinr_hf.data.emoji_dataset import build_emoji_splits, is_heldout, write_emoji_dataset
 
 FOOD = ("Food & Drink",)
 
