@@ -6,7 +6,7 @@
     python scripts/edit.py zoom --pipeline MODEL --class goldfish --centre 0.3 0.6 --factor 20 --output zoom.mp4
     python scripts/edit.py heatmap --pipeline MODEL --class goldfish
     python scripts/edit.py invert --pipeline MODEL cat.jpg dog.png --output inverted
-    python scripts/edit.py tune --pipeline MODEL cat.jpg --parameters inverted/cat.safetensors --output tuned
+    python scripts/edit.py tune --pipeline MODEL cat.jpg --output tuned
 
 `edit.py COMMAND --help` says more of each. Wherever a command takes seeds it takes `--parameters`, files that `invert`
 wrote, too. Prints the path of every file written. Films are .gif, .mp4, or .png, frames side by side.
@@ -171,14 +171,16 @@ def invert(args) -> None:
 
 
 def tune(args) -> None:
-    """Fit the weights to an inverted image as well: a pipeline folder, with the affine parameters of the image in it.
+    """Fit the weights to an image as well: a pipeline folder, with the affine parameters of the image in it.
 
     The folder also holds image.png, as the new pipeline draws it, and comparison.png, with the original on the left.
+    Other commands draw the image with --pipeline FOLDER --parameters FOLDER/affine_parameters.safetensors.
     """
     from polyinr_hf.inversion import STRENGTHS, estimate_seconds, load_affine_parameters, tune
 
     check_new_folder(args.output)
-    photo, A = open_image(args.image, args), load_affine_parameters(args.parameters)
+    photo = open_image(args.image, args)
+    A = None if args.parameters is None else load_affine_parameters(args.parameters)
     settings = replace(STRENGTHS[args.strength], **given(args, *TUNING_SETTINGS))
     options = given(args, "backbone", "weights") | {"mask": open_mask(args)}
     options |= {"backbone": None} if args.backbone == "none" else {}
@@ -187,7 +189,7 @@ def tune(args) -> None:
     say_estimate(args.image, photo, estimate_seconds(pipe, photo.height, photo.width, settings, features))
     options |= {"generator": torch.Generator().manual_seed(args.seed)}
     with CallbackProgress("step", args.image.name) as progress:
-        tuned, result = tune(pipe, photo, A, **options, callback=progress.update_step, settings=settings)
+        tuned, result = tune(pipe, photo, A, args.strength, **options, callback=progress.update_step, settings=settings)
     with replace_folder(args.output) as folder:
         tuned.save_pretrained(folder)
         result.save(folder / "affine_parameters.safetensors")
@@ -368,8 +370,8 @@ def add_fitting_commands(commands) -> None:
     add_fitting_arguments(parser, num_steps="40", lr="0.1", coarse_share="0.9 of the L-BFGS iterations")
 
     parser = add_command(commands, tune, "out/tuned")
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image file that was inverted")
-    parser.add_argument("--parameters", required=True, metavar="FILE", help="its affine parameters, from invert")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
+    parser.add_argument("--parameters", metavar="FILE", help="its affine parameters, from invert, which near needs")
     parser.add_argument(
         "--strength",
         choices=("near", "close"),

@@ -3,11 +3,15 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
-from polyinr_hf.inversion import STRENGTHS, InversionSettings, TuningSettings, invert
+from polyinr_hf.inversion import STRENGTHS, InversionSettings, TuningSettings, estimate_seconds, invert
+from polyinr_hf.inversion.losses import InversionLoss
+from polyinr_hf.inversion.muon import Muon, orthogonalize
+from polyinr_hf.reconstruction import psnr
 
 SETTINGS = {field.name for field in dataclasses.fields(TuningSettings)}
 
@@ -52,7 +56,7 @@ def test_tuning_improves_the_image_and_leaves_the_original(pipe, image, pivot):
     tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=100, lr=0.01)
     assert result.psnr > pivot.psnr + 2
     assert result.ssim > pivot.ssim
-    assert torch.equal(result.affine_parameters, pivot.affine_parameters)
+    torch.testing.assert_close(result.affine_parameters, pivot.affine_parameters, rtol=0, atol=1e-5)
     assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
     assert torch.equal(other_images(pipe), others)
     assert tuned.labels == pipe.labels
@@ -96,6 +100,102 @@ def test_tuning_with_a_mask_does_not_read_unknown_pixels(pipe, image, pivot):
     assert results[0][1].psnr == results[1][1].psnr
 
 
+CLOSE = dataclasses.replace(STRENGTHS["close"], num_steps=40, coarse_side=8, num_pixels=64)
+
+
+def test_close_needs_no_inversion_and_comes_closer_than_near(pipe, image, pivot):
+    before = copy.deepcopy(pipe.generator.state_dict())
+    tuned, result = inversion.tune(pipe, image, settings=dataclasses.replace(CLOSE, num_steps=150))
+    near = tune(pipe, image, pivot.affine_parameters, num_steps=40)[1]
+    assert result.psnr > near.psnr + 3
+    drawn = tuned.generator.render(result.affine_parameters, 16, 12).clamp(-1, 1)
+    assert psnr(drawn, image[None])[0] == pytest.approx(result.psnr, abs=1e-4)
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
+    with pytest.raises(ValueError, match="`affine_parameters` is required"):
+        inversion.tune(pipe, image, strength="near")
+
+
+def test_close_goes_on_from_affine_parameters(pipe, image, pivot):
+    settings = dataclasses.replace(CLOSE, num_steps=0)
+    result = inversion.tune(pipe, image, pivot.affine_parameters, settings=settings)[1]
+    assert result.psnr == pytest.approx(pivot.psnr, abs=1e-3)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [3, 14, 30])
+def test_going_on_gives_the_same_result(pipe, image, tmp_path, monkeypatch, stop_at):
+    monkeypatch.setattr("polyinr_hf.inversion.optimization.CHECKPOINT_SECONDS", 0.0)
+    path, steps = tmp_path / "state.pt", []
+    settings = dataclasses.replace(CLOSE, locality_weight=0.1)
+    expected, result = inversion.tune(pipe, image, settings=settings)
+
+    def stop(step):
+        if step.step >= stop_at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        inversion.tune(pipe, image, settings=settings, checkpoint=path, callback=stop)
+    tuned, resumed = inversion.tune(pipe, image, settings=settings, checkpoint=path, callback=steps.append)
+    assert [step.step for step in steps] == list(range(stop_at + 1, 41))
+    assert resumed.losses == result.losses
+    weights = zip(tuned.generator.parameters(), expected.generator.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in weights)
+    with pytest.raises(ValueError, match=r"`checkpoint`.*\(other: image\)"):
+        inversion.tune(pipe, -image, settings=settings, checkpoint=path)
+
+
+def test_previews_show_the_tuned_model(pipe, image):
+    previews = []
+    tuned, result = inversion.tune(
+        pipe, image, settings=CLOSE, callback=lambda step: previews.append(step.preview(max_side=16))
+    )
+    assert np.array_equal(np.asarray(previews[-1]), np.asarray(result.image))
+    assert not np.array_equal(np.asarray(previews[0]), np.asarray(previews[-1]))
+
+
+def test_coarse_to_fine(pipe, image, monkeypatch):
+    counts = []
+    evaluate = InversionLoss.__call__
+
+    def spy(self, A, pixels, *args, **kwargs):
+        counts.append((self.size, len(pixels)))
+        return evaluate(self, A, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(InversionLoss, "__call__", spy)
+    inversion.tune(pipe, image, settings=dataclasses.replace(CLOSE, coarse_side=4, coarse_share=0.5))
+    assert counts == [((4, 3), 12)] * 10 + [((8, 6), 48)] * 10 + [((16, 12), 64)] * 20
+
+
+def test_the_estimate_knows_how_one_tunes(pipe):
+    settings = dataclasses.replace(STRENGTHS["near"], num_pixels=None)
+    few, many = (estimate_seconds(pipe, 32, 32, dataclasses.replace(settings, num_steps=n)) for n in (10, 100))
+    assert 0 < few < 0.5 * many
+
+
+def test_muon_orthogonalizes():
+    matrix = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    assert S.max() > 4 * S.min()
+    for given in (matrix, matrix.T, 1e-6 * matrix):
+        values = torch.linalg.svdvals(orthogonalize(given))
+        assert values.min() > 0.6 and values.max() < 1.3
+    middle = U.T @ orthogonalize(matrix) @ Vh.T  # diagonal: the singular vectors stay
+    assert (middle - middle.diagonal().diag()).abs().max() < 1e-4
+    assert torch.equal(orthogonalize(torch.zeros(3, 3)), torch.zeros(3, 3))
+
+
+def test_muon_steps_have_the_size_of_the_learning_rate():
+    weight = torch.nn.Parameter(torch.zeros(16, 16))
+    optimizer = Muon([weight], lr=0.1)
+    weight.grad = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)) * 1e-3
+    optimizer.step()
+    assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.1, rel=0.25)
+    assert (weight.detach() * weight.grad).sum() < 0
+
+
 def test_seeds_and_steps(pipe, image, pivot):
     def losses(seed):
         options = {"num_pixels": 50, "generator": torch.Generator().manual_seed(seed)}
@@ -135,6 +235,10 @@ def test_bfloat16(pipe, image, pivot, monkeypatch):
         ({"precision": "half"}, "`precision`"),
         ({"locality_weight": -0.1}, "`locality_weight`"),
         ({"num_pixels": 0}, "`num_pixels`"),
+        ({"optimizer": "sgd"}, "`optimizer`.*muon"),
+        ({"coarse_share": 2}, "`coarse_share`"),
+        ({"affine_lr": -1}, "`affine_lr`"),
+        ({"strength": "far"}, "`strength`.*near"),
         ({"mask": torch.ones(3, 3)}, "`mask`"),
         ({"image": torch.full((3, 4, 4), 7.0)}, "`image`"),
     ],

@@ -331,6 +331,16 @@ def test_tune(run, pipe, photos, tmp_path):
     assert_close(Image.open(output / "image.png"), found)
 
 
+def test_tune_without_an_inversion(run, error_of, photos, tmp_path, capsys):
+    output = tmp_path / "tuned"
+    run("tune", photos[0], *FAST, "--size", 8, "--output", output)
+    assert "seconds" in capsys.readouterr().err
+    assert Image.open(output / "image.png").size == (8, 7)
+    assert Image.open(output / "comparison.png").size == (16, 7)
+    text = error_of("tune", photos[0], "--strength", "near", *FAST, "--output", tmp_path / "near")
+    assert "`affine_parameters`" in text and not (tmp_path / "near").exists()
+
+
 def test_tune_does_not_overwrite(error_of, photos, parameters, tmp_path):
     text = error_of("tune", photos[0], "--parameters", parameters, *FAST, "--output", tmp_path)
     assert "`output`" in text

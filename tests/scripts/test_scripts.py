@@ -303,7 +303,7 @@ def inversion_arguments(folders, tmp_path):
     rows = datasets.Dataset.from_dict({"image": pictures}, features=features)
     rows.to_parquet(tmp_path / "emoji" / "data" / "heldout-00000-of-00001.parquet")
     arguments = ["--pipeline", folders["conditional"], "--dataset", tmp_path / "emoji", "--sizes", 12, "--num_emoji", 2]
-    steps = ["--num_steps", 2, "--num_refine_steps", 2, "--num_tuning_steps", 2, "--precision", "float32"]
+    steps = ["--num_steps", 2, "--num_refine_steps", 2, "--num_tuning_steps", 2]
     return [*arguments, *steps, "--output", tmp_path / "out"]
 
 
@@ -312,23 +312,25 @@ def test_measure_inversion(inversion_arguments, tmp_path, monkeypatch, capsys):
     arguments = [str(argument) for argument in inversion_arguments]
     script.main(arguments)
     first = capsys.readouterr().out
-    groups = [line.split(" | ")[1] for line in first.splitlines()[2:5]]
-    assert groups == ["2 emoji", "5 photographs", "7 all"]
+    rows = [line.split(" | ")[1:3] for line in first.splitlines()[2:8]]
+    methods = ["inverted", "near", "close"]
+    assert rows == [[group, method] for group in ("2 emoji", "5 photographs") for method in methods]
     result = json.loads((tmp_path / "out" / "inversion.json").read_text())
     assert [row["image"] for row in result["results"]][:3] == ["emoji-0000", "emoji-0002", "astronaut"]
     for row in result["results"]:
-        assert row["psnr"] > 3 and row["tuned_psnr"] > 3 and row["seconds"] > 0
-    assert Image.open(tmp_path / "out" / "inversion_12.png").size == (7 * 12, 3 * 12)
+        assert all(row[method]["psnr"] > 3 and row[method]["seconds"] > 0 for method in methods)
+    assert Image.open(tmp_path / "out" / "inversion_12.png").size == (7 * 12, 4 * 12)
+    assert Image.open(tmp_path / "out" / "edits_12.png").size == (5 * 256, 2 * 5 * 256)
 
-    monkeypatch.setattr(script, "invert", None)  # nothing is measured twice
+    monkeypatch.setattr(script, "inversion", None)  # nothing is measured twice
     monkeypatch.setattr(script, "COLUMNS", 4)
     script.main(arguments)
     assert capsys.readouterr().out == first
     sheet = Image.open(tmp_path / "out" / "inversion_12.png")
-    assert sheet.size == (4 * 12, 6 * 12)
+    assert sheet.size == (4 * 12, 8 * 12)
     original = Image.open(tmp_path / "out" / "results" / "12" / "rocket" / "original.png")
-    assert sheet.crop((24, 36, 36, 48)).tobytes() == original.tobytes()  # the seventh: third of the second block
-    assert sheet.getpixel((40, 40)) == (255, 255, 255)
+    assert sheet.crop((24, 48, 36, 60)).tobytes() == original.tobytes()  # the seventh: third of the second block
+    assert sheet.getpixel((40, 52)) == (255, 255, 255)
     with pytest.raises(SystemExit, match="measured with other settings"):
         script.main([*arguments, "--seed", "1"])
     with pytest.raises(SystemExit, match="--sizes"):

@@ -46,7 +46,7 @@ def estimate_seconds(
     target = Target(torch.zeros(1, 3, height, width), torch.ones(1, 1, height, width))
     A = torch.zeros(1, model.config.num_levels, model.config.channels, 3)
     if isinstance(settings, TuningSettings):
-        problem = tuning.WeightSearch(model, A, settings)
+        problem = tuning.WeightSearch(model, settings, affine_start(A))
         phases = tuning.plan_phases(problem.model, target, settings)
         work = 0.0
     else:

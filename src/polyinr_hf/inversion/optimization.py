@@ -17,6 +17,7 @@ from torch import Tensor
 from ..modeling_poly_inr import PolyINRGenerator
 from .checkpoint import save_state
 from .losses import InversionLoss
+from .muon import Muon
 from .result import draw
 
 RAMP = 0.1  # share of Adam's steps in which the learning rate rises
@@ -36,7 +37,7 @@ class Problem(Protocol):
         """A (1, L, n, 3) of the variables' present values; differentiable."""
 
     def parameter_groups(self) -> list[dict]:
-        """Adam's groups of the variables; each one's `size` multiplies the learning rate."""
+        """Groups of the variables; each one's `size` multiplies the learning rate, `matrices` asks for Muon."""
 
     def evaluate(self, objective: InversionLoss, pixels: Tensor, perceptual: bool, random: torch.Generator) -> float:
         """The loss on `pixels`; its gradients go to the variables' `grad`."""
@@ -125,19 +126,19 @@ def optimize(
             optimizer = _next_phase(phases, state, optimizer)
             continue
         if optimizer is None:
-            optimizer = _adam(problem) if phase.method == "adam" else _lbfgs(problem)
-            if state["optimizer"] is not None:
-                optimizer.load_state_dict(state["optimizer"])
+            optimizer = _adam(problem) if phase.method == "adam" else [_lbfgs(problem)]
+            for part, saved_part in zip(optimizer, state["optimizer"] or [], strict=False):
+                part.load_state_dict(saved_part)
         done = sum(earlier.num_steps for earlier in phases[: state["phase"]]) + state["phase_step"]
         if phase.method == "adam":
             factor = lr * learning_rate_factor(done, adam_steps)
             losses = [_adam_step(optimizer, factor, problem, phase.objective, (seed + done) % 2**63)]
         else:
-            losses = _lbfgs_steps(optimizer, min(LBFGS_BLOCK, remaining), problem, phase.objective)
+            losses = _lbfgs_steps(optimizer[0], min(LBFGS_BLOCK, remaining), problem, phase.objective)
         state["losses"] += losses
         state["phase_step"] += len(losses)
         now = time.monotonic()
-        state |= {"optimizer": optimizer.state_dict(), "seconds": spent + now - resumed_at}
+        state |= {"optimizer": [part.state_dict() for part in optimizer], "seconds": spent + now - resumed_at}
         if phase.method == "lbfgs" and len(losses) < min(LBFGS_BLOCK, remaining):  # no way further down
             optimizer = _next_phase(phases, state, optimizer)
         is_done = state["phase"] == len(phases)
@@ -185,16 +186,21 @@ def learning_rate_factor(step: int, num_steps: int) -> float:
     return min(1.0, progress / RAMP) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
-def _adam(problem: Problem) -> torch.optim.Optimizer:
-    return torch.optim.Adam(problem.parameter_groups(), betas=(0.9, 0.99))
+def _adam(problem: Problem) -> list[torch.optim.Optimizer]:
+    """Adam for the groups of the problem, Muon for those of matrices."""
+    groups = problem.parameter_groups()
+    matrices = [group for group in groups if group.get("matrices")]
+    others = [group for group in groups if not group.get("matrices")]
+    return [torch.optim.Adam(others, betas=(0.9, 0.99)), *([Muon(matrices)] if matrices else [])]
 
 
-def _adam_step(optimizer, lr: float, problem: Problem, objective: InversionLoss, seed: int) -> float:
+def _adam_step(optimizers, lr: float, problem: Problem, objective: InversionLoss, seed: int) -> float:
     random = torch.Generator().manual_seed(seed)
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["size"]
     loss = problem.evaluate(objective, objective.draw_pixels(random), perceptual=True, random=random)
-    optimizer.step()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["size"]
+        optimizer.step()
     return loss
 
 

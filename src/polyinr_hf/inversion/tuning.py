@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,20 +23,21 @@ from .losses import InversionLoss, backbone_name, load_perceptual_network, synth
 from .measurement import describe
 from .optimization import InversionStep, Phase, optimize, split_steps
 from .result import InversionResult
-from .search import SearchSpace, affine_start, draw_seed, float32_generator
-from .settings import STRENGTHS, TuningSettings
+from .search import SearchSpace, affine_start, draw_seed, find_start, float32_generator
+from .settings import STRENGTHS, InversionSettings, TuningSettings
 from .target import Target
 
 if TYPE_CHECKING:
     from ..feature_networks import FeatureNetwork
 
 LOCALITY_PIXELS = 1024  # of another image, at each step
+ADAM_SHARE = 1 / 3  # Adam's learning rate, for what is no matrix, as a share of Muon's
 
 
 def tune(
     pipe: PolyINRPipeline,
     image: Image.Image | Tensor,
-    affine_parameters: Tensor,
+    affine_parameters: Tensor | None = None,
     strength: str = "close",
     backbone: str | FeatureNetwork | None = None,
     weights: str | Path | None = None,
@@ -51,12 +53,12 @@ def tune(
 
     Args:
         image, weights, mask, generator, callback, checkpoint: see [`~polyinr_hf.inversion.invert`].
-        affine_parameters: A (1, L, n, 3) to start from, as inversion finds them.
+        affine_parameters: A (1, L, n, 3) to start from, as inversion finds them. By default the search starts from
+            the best of some samples and class means, as inversion does, which only `"close"` can.
         strength: `"close"` changes weights and affine parameters together until the image is there, whatever becomes
             of other images; `"near"` keeps the affine parameters, and, as locality, adds to the error on the image the
             change of a sample that the model draws anew for each step, so that edits and samples stay what they were.
-        backbone: network whose features are compared, see [`~polyinr_hf.inversion.invert`]; by default pixels alone,
-            as the affine parameters have the features right.
+        backbone: network whose features are compared, see [`~polyinr_hf.inversion.invert`]; by default pixels alone.
         settings: numbers of steps, rates and sizes, in place of the strength's own, `STRENGTHS[strength]`.
 
     Returns:
@@ -69,31 +71,43 @@ def tune(
         FileNotFoundError: if the backbone's weights cannot be found.
         ImportError: with a backbone and without timm.
     """
-    if settings is None:
-        if strength not in STRENGTHS:
-            raise ValueError(f"`strength` must be one of {tuple(STRENGTHS)}, got {strength!r}.")
-        settings = STRENGTHS[strength]
+    if strength not in STRENGTHS:
+        raise ValueError(f"`strength` must be one of {tuple(STRENGTHS)}, got {strength!r}.")
+    settings = STRENGTHS[strength] if settings is None else settings
     target = Target.prepare(image, mask)
     original = float32_generator(pipe)
-    original._check_affine_parameters(affine_parameters)
-    if len(affine_parameters) != 1 or not affine_parameters.isfinite().all():
-        raise ValueError(f"`affine_parameters` must be of one image, finite, got {tuple(affine_parameters.shape)}.")
+    if affine_parameters is not None:
+        original._check_affine_parameters(affine_parameters)
+        if len(affine_parameters) != 1 or not affine_parameters.isfinite().all():
+            raise ValueError(f"`affine_parameters` must be of one image, finite, got {tuple(affine_parameters.shape)}.")
+    elif settings.affine_lr == 0:
+        raise ValueError("`affine_parameters` is required for `strength` near, which keeps them; invert first.")
     network = load_perceptual_network(backbone, weights, original.device)
-    seed = draw_seed(generator)
-    problem = WeightSearch(original, affine_parameters.detach(), settings)
-    phases = plan_phases(problem.model, target, settings, network)
 
+    seed = draw_seed(generator)
     record = {"tuned": True, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
     record |= {"backbone": backbone_name(network), "seed": seed} | asdict(settings)
-    pivot = hashlib.sha256(affine_parameters.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-    work = {**record, "image": target.digest(), "model": model_digest(original), "affine_parameters": pivot}
-    state = load_state(checkpoint, json.dumps(work)) or new_state(json.dumps(work))
+    work = {**record, "image": target.digest(), "model": model_digest(original), "start": _digest(affine_parameters)}
+    state = load_state(checkpoint, json.dumps(work))
+    if state is None:
+        began = time.monotonic()
+        if affine_parameters is None:
+            start = find_start(original, target, None, "affine", None, seed, InversionSettings())
+        else:
+            start = affine_start(affine_parameters.detach())
+        state = new_state(json.dumps(work), start, seconds=time.monotonic() - began)
+    problem = WeightSearch(original, settings, state["start"])
+    phases = plan_phases(problem.model, target, settings, network)
     optimize(problem, phases, state, settings.lr, None, seed, callback, checkpoint)
     with torch.no_grad():
         A = problem.affine()  # (1, L, n, 3)
     tuned = problem.finish()
     result = describe(tuned, target, A, state["losses"], state["seconds"], record)
     return type(pipe)(tuned, pipe.config.id2label), result
+
+
+def _digest(A: Tensor | None) -> str | None:
+    return A if A is None else hashlib.sha256(A.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def plan_phases(
@@ -113,16 +127,16 @@ class WeightSearch:
 
     Args:
         original: the model, which is not changed.
-        A: affine parameters to start from (1, L, n, 3).
+        start: the affine parameters to start from, as `affine_start` gives them.
     """
 
-    def __init__(self, original: PolyINRGenerator, A: Tensor, settings: TuningSettings):
+    def __init__(self, original: PolyINRGenerator, settings: TuningSettings, start: dict):
         self.original, self.settings = original, settings
         self.model = copy.deepcopy(original).requires_grad_(False)
         self.layers = [*self.model.synthesis_levels, self.model.to_rgb]
         self.weights = [parameter.requires_grad_() for layer in self.layers for parameter in layer.parameters()]
-        self.search = SearchSpace(self.model, "affine", **affine_start(A))
-        self.fixed = None if settings.affine_lr > 0 else A.float().to(original.device)
+        self.search = SearchSpace(self.model, "affine", **start)
+        self.fixed = None if settings.affine_lr > 0 else self.search.affine().detach()
         self.variables = self.weights + (self.search.variables if self.fixed is None else [])
 
     def affine(self) -> Tensor:
@@ -130,11 +144,16 @@ class WeightSearch:
         return self.search.affine() if self.fixed is None else self.fixed
 
     def parameter_groups(self) -> list[dict]:
-        """A group for each layer, whose `size` is its weights' root mean square, and one for the affine parameters."""
-        groups = [
-            {"params": list(layer.parameters()), "size": layer.weight.detach().square().mean().sqrt().item()}
-            for layer in self.layers
-        ]
+        """Groups of each layer, whose `size` is its weights' root mean square, and one of the affine parameters."""
+        groups = []
+        for layer in self.layers:
+            size = layer.weight.detach().square().mean().sqrt().item()
+            if self.settings.optimizer == "muon" and layer is not self.model.to_rgb:
+                groups.append({"params": [layer.weight], "size": size, "matrices": True})
+                groups.append({"params": [layer.bias], "size": ADAM_SHARE * size})
+            else:
+                share = ADAM_SHARE if self.settings.optimizer == "muon" else 1.0
+                groups.append({"params": list(layer.parameters()), "size": share * size})
         if self.fixed is None:
             groups.append({"params": self.search.variables, "size": self.settings.affine_lr / self.settings.lr})
         return groups
