@@ -66,10 +66,10 @@ class ImageGenerator(nn.Module):
             weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
             chunk = max(1, pixel_chunk // len(A))  # points of each image
             return _ChunkedSynthesis.apply(self._synthesize, A, coordinates, chunk, *weights)
-        images = len(A)  # at a time
+        images, whole = len(A), coordinates.ndim == 2  # at a time
         if A.device.type == "cpu":
-            images = max(1, CPU_FEATURES // (coordinates.shape[-2] * self.generator.config.channels))
-        if coordinates.ndim == 2:
+            images = max(1, CPU_FEATURES // (coordinates.shape[-2] * self.generator.config.channels)) if whole else 1
+        if whole:  # windows come in groups of any size, which one at a time are of few shapes to compile
             return torch.cat([self._synthesize(part, coordinates) for part in A.split(images)])
         parts = zip(A.split(images), coordinates.split(images), strict=True)
         return torch.cat([self._synthesize(*part) for part in parts])
