@@ -1,4 +1,4 @@
-"""Interpolate, mix, extrapolate, zoom into, look into, and invert images.
+"""Interpolate, mix, extrapolate, zoom into and invert images, and plot what each level contributes.
 
     python scripts/edit.py interpolate --pipeline MODEL --class goldfish tench --seeds 0-1 --output walk.gif
     python scripts/edit.py mix --pipeline MODEL --class goldfish --seeds 0-3 --target_class tench --target_seeds 4-6
@@ -175,6 +175,7 @@ def tune(args) -> None:
 
     The folder also holds image.png, as the new pipeline draws it, and comparison.png, with the original on the left.
     Other commands draw the image with --pipeline FOLDER --parameters FOLDER/affine_parameters.safetensors.
+    An interrupted run is resumed when it is started again with the same arguments.
     """
     from polyinr_hf.inversion import STRENGTHS, estimate_seconds, load_affine_parameters, tune
 
@@ -187,7 +188,8 @@ def tune(args) -> None:
     pipe = load_pipeline(args)
     features = options.get("backbone") is not None
     say_estimate(args.image, photo, estimate_seconds(pipe, photo.height, photo.width, settings, features))
-    options |= {"generator": torch.Generator().manual_seed(args.seed)}
+    checkpoint = args.output.with_name(f".{args.output.name}.checkpoint")
+    options |= {"generator": torch.Generator().manual_seed(args.seed), "checkpoint": checkpoint}
     with CallbackProgress("step", args.image.name) as progress:
         tuned, result = tune(pipe, photo, A, args.strength, **options, callback=progress.update_step, settings=settings)
     with replace_folder(args.output) as folder:
@@ -195,6 +197,7 @@ def tune(args) -> None:
         result.save(folder / "affine_parameters.safetensors")
         save_film([result.image], folder / "image.png")
         save_film([photo, result.image], folder / "comparison.png")
+    checkpoint.unlink(missing_ok=True)
     write_report(args.json, [report(args.image, result)])
     print(args.output)
 

@@ -341,6 +341,24 @@ def test_tune_without_an_inversion(run, error_of, photos, tmp_path, capsys):
     assert "`affine_parameters`" in text and not (tmp_path / "near").exists()
 
 
+def test_tune_goes_on_after_an_interruption(run, edit, photos, tmp_path, monkeypatch):
+    arguments = ["tune", photos[0], *FAST, "--output", tmp_path / "tuned"]
+    replace_folder = edit.replace_folder
+
+    def interrupted(path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(edit, "replace_folder", interrupted)
+    with pytest.raises(SystemExit, match="No space left"):
+        run(*arguments)
+    assert (tmp_path / ".tuned.checkpoint").exists()
+    monkeypatch.setattr(edit, "replace_folder", replace_folder)
+    monkeypatch.setattr(edit.CallbackProgress, "update_step", lambda *step: pytest.fail("a step is done twice"))
+    run(*arguments)
+    assert (tmp_path / "tuned" / "image.png").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_tune_does_not_overwrite(error_of, photos, parameters, tmp_path):
     text = error_of("tune", photos[0], "--parameters", parameters, *FAST, "--output", tmp_path)
     assert "`output`" in text

@@ -5,11 +5,9 @@ from .._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        ".config": ("Recipe", "differences", "load_recipe", "save_recipe"),
-        ".plan": ("PEAK_TFLOPS", "check_memory", "format_plan", "plan_recipe", "plan_run"),
+        ".config": ("Recipe", "load_recipe", "save_recipe"),
         ".pretraining": ("Pretrainer",),
-        ".reporting": ("next_commands", "plot_log"),
-        ".small": ("small_recipe",),
+        ".reporting": ("plot_log",),
         ".trainer": ("Trainer",),
     },
     extra="train",
