@@ -1,4 +1,4 @@
-"""What scripts share: arguments that say which pipeline and which images of it, and a progress bar."""
+"""What scripts share: arguments that say which pipeline and which images, or which training run, and a progress bar."""
 
 import argparse
 import re
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from polyinr_hf import training
 from polyinr_hf.editing import encode_seeds
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
@@ -162,3 +163,41 @@ class CallbackProgress:
     def update_step(self, step: "InversionStep") -> None:
         self.bar.set_postfix(loss=f"{step.loss:.5f}", refresh=False)
         self.update(step.step, step.num_steps)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None:
+    """Adds what `read_recipe` reads."""
+    parser.add_argument("recipe", nargs="?", help=f"{recipe_help}; not needed with --resume")
+    parser.add_argument("overrides", nargs="*", help="key=value, dotted: data.dataset=..., stages.0.batch_size=32")
+    parser.add_argument("--output", required=True, type=Path, help="folder for checkpoints, exports, samples and logs")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in --output")
+
+
+def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
+    """The recipe asked for: a file, `small`, or with --resume and no other that of the run; with overrides applied."""
+    name, overrides = arguments.recipe, list(arguments.overrides)
+    if name is not None and "=" in name:  # an override where no recipe is named
+        name, overrides = None, [name, *overrides]
+    if getattr(arguments, "init_from", None):
+        overrides.append(f"run.init_from={arguments.init_from}")
+    own = arguments.output / "recipe.yaml"
+    if name is None:
+        if not arguments.resume:
+            raise ValueError("recipe: name one, such as small or configs/emoji.yaml, or --resume a run")
+        return training.load_recipe(own, overrides)
+    if name == "small":
+        return training.small_recipe(overrides)
+    recipe = training.load_recipe(name, overrides)
+    if arguments.resume and own.exists() and (changed := training.differences(training.load_recipe(own), recipe)):
+        print(f"resuming by {name}, not by {own}: {'; '.join(changed)}", file=sys.stderr)
+    return recipe
+
+
+def show_end(trainer, finished: bool, command: str) -> None:
+    """Prints where the run is and which commands go on from there."""
+    if not trainer.accelerator.is_main_process:
+        return
+    seen, total = trainer.images_seen / 1000, trainer.total_images / 1000
+    state = "finished" if finished else "stopped"
+    print(f"{state} at {seen:g} of {total:g} kimg: {trainer.output_dir}")
+    print(training.next_commands(trainer.output_dir, trainer.recipe.data.dataset, command, finished))

@@ -8,6 +8,12 @@ plain way (every level on the whole pixel grid, nothing folded) in float32, of o
 the same dtype; how many times faster than the plain way; our share of the limit; PSNR of bfloat16 against float32; peak
 memory of a process that renders the image. A 256 x 256 image takes seconds; four times that per doubling.
 
+`plan`: what each stage of a recipe costs, counted without computing it or having the device: products of an image in a
+step of generator and discriminator, peak memory of a process, days, images a second to load. It ends with an error that
+names the key to change if the memory is too small.
+
+    python scripts/benchmark.py plan --recipe configs/imagenet.yaml --processes 8
+
 `train`: the first stage of a recipe on its data. Seconds of the whole step and of the generator's forward and backward,
 the plain way (float32, eager, nothing folded) and as the recipe says, and the peak memory of the generator's backward
 with and without chunks of pixels.
@@ -16,10 +22,12 @@ with and without chunks of pixels.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from arguments import one_line_errors
 from polyinr_hf import benchmarks, training
+from polyinr_hf.checks import check_count, check_number
 
 
 def parse_args(argv=None):
@@ -37,6 +45,17 @@ def parse_args(argv=None):
     )
     render.add_argument("--json", type=Path, help="file to write the results to")
     render.set_defaults(run=run_render)
+
+    plan = commands.add_parser("plan", help="what a recipe costs on devices that need not be here")
+    plan.add_argument("--recipe", default="configs/imagenet.yaml", help="YAML file (default: configs/imagenet.yaml)")
+    plan.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as stages.0.batch_size=64")
+    plan.add_argument("--processes", type=int, default=1, help="one device each (default: 1)")
+    plan.add_argument("--num_classes", type=int, default=1000, help="of the data, if it has classes (default: 1,000)")
+    plan.add_argument("--memory_gb", type=float, default=80.0, help="of a device, GiB (default: 80)")
+    plan.add_argument("--device", default="H100", help="its name (default: H100), or its peak in TFLOP/s of bfloat16")
+    plan.add_argument("--share", type=float, default=0.3, help="of the peak that a step reaches (default: 0.3)")
+    plan.add_argument("--json", type=Path, help="file to write the results to")
+    plan.set_defaults(run=run_plan)
 
     train = commands.add_parser("train", help="seconds of a training step, memory of chunks of pixels")
     train.add_argument("--recipe", default="configs/emoji.yaml", help="YAML file (default: configs/emoji.yaml)")
@@ -62,6 +81,22 @@ def run_render(args) -> dict:
         results.append(row)
     print(benchmarks.format_table(results))
     return benchmarks.as_json(results)
+
+
+def run_plan(args) -> dict:
+    check_count("--processes", args.processes)
+    check_number("--memory_gb", args.memory_gb, positive=True)
+    recipe = training.load_recipe(args.recipe, args.set)
+    try:
+        peak = training.PEAK_TFLOPS.get(args.device) or float(args.device)
+    except ValueError:
+        known = ", ".join(training.PEAK_TFLOPS)
+        raise ValueError(f"--device: {args.device!r} is none of {known}, nor a number") from None
+    num_classes = args.num_classes if recipe.data.class_conditional else None
+    costs = training.plan_recipe(recipe, args.processes, num_classes)
+    print(training.format_plan(costs, args.processes, peak, args.share))
+    training.check_memory(costs, recipe.discriminator.batch_norm_group_size, args.memory_gb)
+    return {"processes": args.processes, "stages": [asdict(cost) for cost in costs]}
 
 
 def run_train(args) -> dict:

@@ -1,34 +1,38 @@
 """Train a generator by a recipe.
 
-    accelerate launch scripts/train.py configs/emoji.yaml --output runs/emoji
-    accelerate launch scripts/train.py configs/emoji.yaml --output runs/mine data.dataset=my/folder stages.0.kimg=500
-    accelerate launch scripts/train.py configs/emoji.yaml --output runs/emoji --resume
+    accelerate launch scripts/train.py small --output runs/mine data.dataset=path/to/pictures
+    accelerate launch scripts/train.py configs/finetune.yaml --output runs/mine data.dataset=path/to/pictures
+    accelerate launch scripts/train.py configs/emoji.yaml --output runs/emoji stages.0.kimg=500
+    accelerate launch scripts/train.py --output runs/emoji --resume
+
+`small` is no file: it is made for the number of pictures and the device found. What a recipe costs is printed before
+the first step. SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exits with 0; --resume goes on from
+there, by the recipe in the run's folder.
 
     ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 scripts/train.py configs/emoji.yaml --output runs/emoji
 
 The last line trains in two processes on CPUs, for which `accelerate launch --cpu --num_processes 2` needs MPI.
-SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exits with 0.
 """
 
 import argparse
+import sys
 
-from arguments import one_line_errors
+from arguments import add_run_arguments, one_line_errors, read_recipe, show_end
 from polyinr_hf import training
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="YAML file, such as configs/emoji.yaml")
-    parser.add_argument("overrides", nargs="*", help="key=value, dotted: data.dataset=..., stages.0.batch_size=32")
-    parser.add_argument("--output", required=True, help="folder for checkpoints, exports, samples and logs")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in --output")
+    add_run_arguments(parser, "small, or a YAML file, such as configs/emoji.yaml")
     parser.add_argument("--init_from", help="pipeline folder or Hub id to fine-tune (run.init_from)")
     arguments = parser.parse_intermixed_args(arguments)
-    overrides = arguments.overrides + ([f"run.init_from={arguments.init_from}"] if arguments.init_from else [])
     with one_line_errors():
-        recipe = training.load_recipe(arguments.recipe, overrides)
+        recipe = read_recipe(arguments)
         trainer = training.Trainer(recipe, arguments.output, resume=arguments.resume)
-    trainer.train()
+        plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset.num_classes)
+    if trainer.accelerator.is_main_process:
+        print(plan, file=sys.stderr)
+    show_end(trainer, trainer.train(), "accelerate launch scripts/train.py")
 
 
 if __name__ == "__main__":

@@ -211,13 +211,18 @@ def test_stream_skips_broken_images_if_asked():
     assert loader.num_skipped == 2
 
 
+def test_a_batch_may_be_larger_than_the_dataset(dataset):
+    """It then repeats images: each of two epochs is whole."""
+    drawn = numbers(draw(make_loader(dataset, 8, 2 * NUM_IMAGES, seed=3), 1))
+    assert sorted(drawn) == sorted([*range(NUM_IMAGES)] * 2)
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": NUM_IMAGES + 1}, "more than the dataset's 24 images"),
         ({"batch_size": 9, "num_processes": 2}, "batch_size: 9 cannot be divided by num_processes 2"),
         ({"process_index": 2, "num_processes": 2}, "process_index: 2"),
         ({"batch_size": 0}, "at least 1"),

@@ -7,7 +7,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from polyinr_hf.training.checkpoints import find_damage, load_newest_checkpoint, save_checkpoint
+from polyinr_hf.training import checkpoints
+from polyinr_hf.training.checkpoints import (
+    check_shared_folder,
+    find_damage,
+    load_newest_checkpoint,
+    save_checkpoint,
+)
 
 
 @pytest.fixture
@@ -99,3 +105,23 @@ def test_a_checkpoint_of_other_networks_is_named(accelerator, tmp_path):
     other.prepare(nn.Linear(3, 3))
     with pytest.raises(ValueError, match=f"(?s)checkpoint {newest} does not fit the recipe's networks: .*weight"):
         load_newest_checkpoint(other, tmp_path)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_that_see_another_folder_are_refused(tmp_path, monkeypatch, shared):
+    """Of two processes the other one's view is given; this one is the main process, and leaves nothing behind."""
+
+    class Two:
+        num_processes, is_main_process = 2, True
+
+        def wait_for_everyone(self):
+            pass
+
+    monkeypatch.setattr(checkpoints, "gather_object", lambda seen: [*seen, shared])
+    monkeypatch.setattr(checkpoints, "broadcast_object_list", lambda values: values)
+    if shared:
+        check_shared_folder(Two(), tmp_path)
+    else:
+        with pytest.raises(ValueError, match=r"`output_dir`: .* is another folder for 1 of 2 processes"):
+            check_shared_folder(Two(), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polyinr_hf.training.config import load_recipe, save_recipe
+from polyinr_hf.training.config import check_division, load_recipe, save_recipe
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 MINIMAL = {"data": {"dataset": "images"}, "stages": [{"resolution": 32, "kimg": 1}]}
@@ -27,14 +27,14 @@ def test_shipped_recipes_are_read(path, tmp_path):
     recipe = load_recipe(path)
     resolutions = [stage.resolution for stage in recipe.stages]
     assert resolutions == sorted(resolutions)
-    assert resolutions[0] == 32
-    assert recipe.model.num_levels == 10
+    assert resolutions[0] == (64 if path.stem == "finetune" else 32)
+    assert recipe.model is None if path.stem == "finetune" else recipe.model.num_levels == 10
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe
 
 
 def test_these_recipes_are_shipped():
-    names = ["emoji", "emoji_names", "emoji_pretraining", "emoji_windows", "ffhq", "imagenet"]
+    names = ["emoji", "emoji_names", "emoji_pretraining", "emoji_windows", "ffhq", "finetune", "imagenet"]
     assert [path.stem for path in CONFIGS] == names
 
 
@@ -47,6 +47,12 @@ def test_the_imagenet_recipe_is_the_papers():
     assert recipe.model.channels == 1024
     assert recipe.discriminator.feature_networks == ["deit_base_distilled_patch16_224", "tf_efficientnet_lite0"]
     assert recipe.discriminator.feature_resolution == 224
+    assert recipe.discriminator.batch_norm_group_size == 8
+    assert recipe.run.stage_start == "fresh"
+    assert recipe.loss.blur_restarts
+    for processes in (1, 2, 4, 8):  # groups of eight on any of them
+        for index in range(len(recipe.stages)):
+            check_division(recipe, index, processes)
     assert recipe.run.adam_betas == (0.0, 0.99)
     assert (recipe.loss.blur_initial_sigma, recipe.loss.blur_fade_kimg) == (2.0, 300.0)
 

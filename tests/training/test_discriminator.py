@@ -16,10 +16,9 @@ from polyinr_hf.training.discriminator import (
     GroupedBatchNorm2d,
     Head,
     ProjectedDiscriminator,
-    RandomProjection,
-    RandomTaps,
 )
 from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
+from polyinr_hf.training.projection import RandomProjection, RandomTaps
 
 LITE0 = "tf_efficientnet_lite0"
 DEIT = "deit_tiny_distilled_patch16_224"

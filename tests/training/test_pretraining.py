@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.training.loop import TrainingLoop
 from polyinr_hf.training.pretraining import ImageOrder, Pretrainer, class_quantiles, fit_mapping
 from polyinr_hf.training.trainer import Trainer
 
@@ -131,8 +130,8 @@ def test_a_stopped_run_resumes_where_it_was(make_recipe, tmp_path, request, data
     assert resumed.step == 3
     assert resumed.train()
     assert torch.equal(resumed.codes.weight, whole.codes.weight)
-    for name, values in whole.ema.state_dict().items():
-        assert torch.equal(resumed.ema.state_dict()[name], values), name
+    for name, values in whole.generator.state_dict().items():
+        assert torch.equal(resumed.generator.state_dict()[name], values), name
 
 
 def test_an_epoch_shows_every_image_once():
@@ -184,7 +183,7 @@ def test_the_script_says_what_is_wrong_in_a_line(recipe_file, tmp_path, capsys):
 
 def test_several_processes_are_refused_before_anything_is_built(make_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    monkeypatch.setattr(TrainingLoop, "_build_models", lambda self: pytest.fail("built"))
+    monkeypatch.setattr("polyinr_hf.training.pretraining.build_generator", lambda *_: pytest.fail("built"))
     with pytest.raises(ValueError, match="num_processes: 2 must be 1"):
         Pretrainer(make_recipe(*MATCHING), tmp_path)
 

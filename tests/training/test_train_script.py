@@ -56,6 +56,8 @@ TINY = [
     "run.mixed_precision=no",
     "run.log_every_steps=1",
     "run.num_sample_columns=2",
+    "run.evaluate_every_kimg=null",
+    "discriminator.batch_norm_group_size=null",
 ]
 
 
@@ -77,7 +79,7 @@ def test_imagenet_recipe_takes_steps_with_deit_built_without_weights(thousand_cl
     assert log[0]["guidance_loss"] > 0
     (export,) = (tmp_path / "run" / "exports").iterdir()
     assert PolyINRPipeline.from_pretrained(export).generator.config.num_classes == 1000
-    assert load_recipe(export / "recipe.yaml").loss.guidance_weight == 0.25
+    assert load_recipe(export / "recipe.yaml").loss.guidance_weight == 1
 
 
 def test_ffhq_recipe_takes_steps_with_deit_built_without_weights(unlabelled_images, tmp_path):
@@ -97,7 +99,7 @@ def test_emoji_recipe_takes_steps(labelled_images, tmp_path):
 @pytest.mark.parametrize("embeddings", ["random", "computed"])
 def test_feature_networks_without_weights_are_named(labelled_images, tmp_path, monkeypatch, embeddings):
     """Before class embeddings are computed, which may take hours."""
-    computed = "polyinr_hf.training.loop.compute_class_embeddings"
+    computed = "polyinr_hf.training.models.compute_class_embeddings"
     monkeypatch.setattr(computed, lambda *args, **kwargs: pytest.fail("class embeddings were computed first"))
     monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no network")))
     arguments = [*TINY, f"data.dataset={labelled_images}", f"run.class_embeddings={embeddings}"]
@@ -126,6 +128,31 @@ def test_sigterm_saves_and_exits_with_0(recipe_file, tmp_path, processes):
     assert checkpoint.name == f"step-{steps:08d}"
     train(recipe_file, "--output", tmp_path, "--resume", f"stages.0.kimg={0.004 * (steps + 1)}", "stages.1.kimg=0.001")
     assert [line["step"] for line in read_log(tmp_path)] == list(range(1, steps + 3))
+
+
+def test_a_run_says_what_it_costs_where_it_is_and_what_comes_next(recipe_file, tmp_path, capsys):
+    """And resumes by the recipe in its folder, with no override said again."""
+    run = tmp_path / "run"
+    train(recipe_file, "--output", run, "stages.0.kimg=0.008", "stages.1.kimg=0.004", "run.seed=5")
+    shown = capsys.readouterr()
+    assert "GFLOP an image" in shown.err
+    assert "a checkpoint: 0.0" in shown.err
+    assert f"finished at 0.012 of 0.012 kimg: {run}" in shown.out
+    export = run / "exports" / "kimg-000000"
+    for command in ("generate.py", "evaluate.py", "push_to_hub.py"):
+        assert any(command in line and f"--pipeline {export}" in line for line in shown.out.splitlines()), command
+    assert "--resume" not in shown.out
+    recipe = load_recipe(run / "recipe.yaml")
+    train("--output", run, "--resume", "stages.1.kimg=0.008")
+    assert f"finished at 0.016 of 0.016 kimg: {run}" in capsys.readouterr().out
+    recipe.stages[1].kimg = 0.008
+    assert load_recipe(run / "recipe.yaml") == recipe
+    assert (run / "exports" / "kimg-000000.016").exists()  # two exports within one kimg have two names
+    train(recipe_file, "--output", run, "--resume")
+    assert "run.seed: 5 -> 0" in capsys.readouterr().err
+    assert (
+        error_of("--output", run) == "error: recipe: name one, such as small or configs/emoji.yaml, or --resume a run"
+    )
 
 
 # --- two processes ----------------------------------------------------------------------------------------------------
@@ -180,7 +207,6 @@ def test_two_processes_train_as_one_does(recipe_file, make_recipe, tmp_path):
     [
         (["run.speed=3"], "override 'run.speed=3'"),
         (["stages.1.resolution=8"], "stages.1.resolution: 8"),
-        (["stages.0.batch_size=64"], "has 16 images, fewer than a batch of 64"),
         (["stages.0.gradient_accumulation_steps=3"], "stages.0.batch_size: 4"),
         (["data.label_column=kind"], "label_column: no column 'kind'"),
         (["data.dataset=./nowhere"], "nowhere"),

@@ -2,10 +2,11 @@
 
 import math
 
+import PIL.Image
 import pytest
 import torch
 
-from polyinr_hf import PolyINRGenerator
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
 from polyinr_hf.training.image_generator import ImageGenerator
@@ -140,7 +141,8 @@ def test_pixel_chunks_leave_gradients_of_windows_as_they_are(generator):
     torch.testing.assert_close(results[0][0], results[1][0])
     for plain, chunked in zip(results[0][1], results[1][1], strict=True):
         assert plain.abs().max() > 0
-        torch.testing.assert_close(chunked, plain, rtol=0, atol=1e-5 * plain.abs().max().item())
+        # By the whole tensor: a feature at the kink of its leaky ReLU may fall on the other side of it.
+        assert (chunked - plain).norm() < 1e-3 * plain.norm()
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------
@@ -168,7 +170,8 @@ def test_a_window_is_compared_with_the_same_window_of_its_match():
 def weights_of(trainer):
     return {
         f"{name}.{key}": value.clone()
-        for name in ("generator", "ema", "discriminator")
+        for name in ("generator", "ema", "discriminator", "codes")
+        if hasattr(trainer, name)
         for key, value in getattr(trainer, name).state_dict().items()
     }
 
@@ -226,7 +229,7 @@ def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kin
     assert resumed.step == 3 and resumed.train()
     ours, theirs = weights_of(resumed), weights_of(whole)
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
-    assert whole.ema.config.sample_size == 32  # what it was taught to draw
+    assert whole.generator.config.sample_size == 32  # what it was taught to draw
 
 
 def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_path, monkeypatch):
@@ -252,6 +255,30 @@ def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_p
         captured.append(gradients)
     for name, gradient in captured[0].items():
         assert (captured[1][name] - gradient).norm() < 1e-4 * gradient.norm(), name
+
+
+def test_a_folder_of_large_photographs_trains_by_the_same_keys(make_recipe, tmp_path):
+    """Rectangular photographs in a flat folder: windows of them show a part, at up to the photographs' own detail."""
+    data = pytest.importorskip("skimage.data")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        photo = PIL.Image.fromarray(getattr(data, name)())
+        photo.resize((4 * photo.width, 4 * photo.height)).save(folder / f"{name}.jpg")
+    stage = "{resolution: 16, image_resolution: 1024, window_scales: [0.03125, 1.0], batch_size: 4, kimg: 0.008}"
+    overrides = (f"data.dataset={folder}", "data.class_conditional=false")
+    trainer = Trainer(make_recipe(f"stages=[{stage}]", *overrides, "run.num_sample_columns=1"), tmp_path / "run")
+    batch = next(trainer.enter_stage(trainer.recipe.stages[0]))
+    assert batch["images"].shape == (4, 3, 1024, 1024)
+    windows = trainer._windows(trainer.recipe.stages[0], trainer._draw_extents(trainer.recipe.stages[0]), 0, 1)
+    parts = cut_windows(batch["images"], windows, 16)
+    for image, extent, part in zip(batch["images"], windows.extents.tolist(), parts, strict=True):
+        top, left, bottom, right = (round(1023 * value) for value in extent)
+        inside = image[:, top : bottom + 1, left : right + 1]
+        assert (inside.mean(dim=(1, 2)) - part.mean(dim=(1, 2))).abs().max() < 0.08
+    assert trainer.train()
+    (export,) = (tmp_path / "run" / "exports").iterdir()
+    assert PolyINRPipeline.from_pretrained(export).generator.config.sample_size == 1024
 
 
 @pytest.mark.parametrize(

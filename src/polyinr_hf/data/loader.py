@@ -113,6 +113,8 @@ def make_loader(
 ):
     """Draw training batches without end, each image once an epoch, in an order that `seed` decides.
 
+    A batch may be larger than the dataset; it then has images of several epochs.
+
     The batches of all processes together are the same for every number of processes, workers and caches, and for a run
     that goes on from `images_seen`, bit for bit. Streaming datasets are weaker: processes read different shards
     (or every P-th row), and a resumed run goes on in each shard where it stopped, but with a new shuffle buffer: the
@@ -137,7 +139,7 @@ def make_loader(
         `ImageLoader`
 
     Raises:
-        ValueError: fewer images than `batch_size`, `batch_size` not divisible by `num_processes`, values out of range.
+        ValueError: `batch_size` not divisible by `num_processes`, values out of range.
         CorruptImageError: a broken image, while iterating or while filling the cache.
     """
     if resolution < 1 or batch_size < 1 or images_seen < 0 or seed < 0:
@@ -160,8 +162,6 @@ def make_loader(
             dataset, shard, resolution, batch_size // num_processes, flips, num_workers, skip_corrupt, stream
         )
         return ImageLoader(source, batch_size, images_seen, device, stream)
-    if len(dataset) < batch_size:
-        raise ValueError(f"batch_size: {batch_size} is more than the dataset's {len(dataset)} images")
     if cache_in_memory is None:
         cache_in_memory = len(dataset) * 3 * resolution**2 <= CACHE_BYTES
     order = TrainingOrder(len(dataset), seed, mirror).batches(images_seen, batch_size, process_index, num_processes)
@@ -178,6 +178,7 @@ def _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt):
         MirroredRows(dataset, resolution, skip_corrupt),
         batch_sampler=order,
         num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),  # the copy to the GPU then goes on while it computes
         collate_fn=collate,
         generator=torch.Generator(),  # not the global one, which would change what the run draws next
     )
@@ -227,7 +228,7 @@ def _stream_batches(dataset, shard, resolution, batch_size, flips, num_workers, 
     """Batches of a stream: rows come in turn, threads decode two batches ahead (decoders release Python's lock)."""
 
     def decode(row, number):
-        image, label = dataset.decode(row, number, resolution)
+        image, label = dataset.decode(row, number, resolution, draft=True)
         mirrored = flips is not None and np.random.default_rng((*flips, number)).random() < 0.5
         return image.flip(-1) if mirrored else image, label, []
 

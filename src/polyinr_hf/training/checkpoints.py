@@ -3,14 +3,38 @@
 import hashlib
 import json
 import logging
+import secrets
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+
+
+def check_shared_folder(accelerator: Accelerator, folder: Path) -> None:
+    """Raises ValueError in all processes unless all of them see the same `folder`.
+
+    Nodes without a shared disk would each look for checkpoints of their own, and some start at 0 beside the others.
+    """
+    if accelerator.num_processes == 1:
+        return
+    (token,) = broadcast_object_list([secrets.token_hex(8)])
+    path = folder / f".shared-{token}"
+    if accelerator.is_main_process:
+        path.touch()
+    accelerator.wait_for_everyone()
+    seen = gather_object([path.exists()])
+    if accelerator.is_main_process:
+        path.unlink()
+    if not all(seen):
+        raise ValueError(
+            f"`output_dir`: {folder} is another folder for {seen.count(False)} of {len(seen)} processes; it must be on "
+            "a disk that all nodes share"
+        )
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, keep: int) -> Path:

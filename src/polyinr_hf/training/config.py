@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .augmentation import DiffAugment
@@ -24,7 +24,8 @@ class DataConfig:
     revision: str | None = None
     image_column: str | None = None  # found if there is one
     label_column: str | None = None
-    class_conditional: bool = True
+    class_conditional: bool | None = True  # null: as `run.init_from` is
+    class_name: str | None = None  # of all images, where they have no labels; a folder's own name by default
     streaming: bool = False
     shuffle_buffer: int = 10_000  # rows, of a streaming dataset
     cache_dir: str | None = None
@@ -69,11 +70,12 @@ class DiscriminatorConfig:
 class LossConfig:
     blur_initial_sigma: float = 2.0  # pixels
     blur_fade_kimg: float = 300.0  # until there is none
+    blur_restarts: bool = False  # true: at each stage, as the release runs; false: once, at the start
     joint_batch_norm: bool = False  # real and generated images share their statistics; the release keeps them apart
     matching_weight: float = 0.0  # of the distance to a real image; see [`FeatureMatching`]
     matching_by: str = "likeness"  # or "latent", for classes of a few images
     adversarial_start_kimg: float = 0.0  # matching alone before; the blur's time counts from here
-    guidance_weight: float = 0.0  # of the classifier's cross-entropy, beside batch means
+    guidance_weight: float = 0.0  # of the classifier's cross-entropy; both losses are batch means
     guidance_classifier: str = "deit_small_distilled_patch16_224"
     guidance_start_resolution: int = 64  # no guidance below: 32 x 32 images say little to a classifier
 
@@ -94,6 +96,13 @@ class StageConfig:
     pixel_chunk: int | None = None  # pixels of the batch whose graph is in memory at once; None: all
 
     @property
+    def shapes(self) -> tuple:
+        """All that decides the shapes of a step's tensors."""
+        return tuple(
+            value for name, value in vars(self).items() if name not in ("kimg", "lr_generator", "lr_discriminator")
+        )
+
+    @property
     def image_size(self) -> int:
         """Pixels a side of whole images: of what windows are cut from, if there are any."""
         return self.image_resolution or self.resolution
@@ -110,6 +119,10 @@ class RunConfig:
     ema_half_life_kimg: float | None = None  # batch_size * 10 / 32 by default
     ema_ramp_up: float | None = 0.05  # the half-life is at most this share of the images seen; null: no ramp-up
     w_mean_decay: float = 0.998
+    # What a stage after the first starts from. "carry": all of it, as if there were one long run. "fresh": as the
+    # release runs, the averaged generator of the stage before, its best export if there are metrics; discriminator,
+    # both optimizers and the average's ramp-up begin again (docs/training.md says what each costs).
+    stage_start: str = "carry"
     class_embeddings: str = "computed"  # from the training set by EfficientNet-lite0, or "random"
     init_from: str | None = None  # pipeline folder or Hub id to fine-tune
     init_from_revision: str | None = None  # branch, tag or commit of it on the Hub
@@ -120,6 +133,11 @@ class RunConfig:
     export_every_kimg: float = 200.0
     checkpoint_every_kimg: float = 50.0
     keep_checkpoints: int = 2
+    evaluate_every_kimg: float | None = None  # measures the averaged generator and keeps the best of each resolution
+    metrics: list[str] = field(
+        default_factory=lambda: ["fid"]
+    )  # the first decides; fd_lite0 needs no Inception weights
+    evaluation_samples: int = 50_000
     num_sample_columns: int = 8
     push_to_hub: bool = False  # in the background; what has not arrived is tried again, by --resume too
     hub_model_id: str | None = None  # org/name, created if there is none
@@ -131,7 +149,7 @@ class RunConfig:
 @dataclass
 class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig | None = field(default_factory=ModelConfig)  # null: as `run.init_from` has it
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     stages: list[StageConfig] = field(default_factory=list)
@@ -147,24 +165,42 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         FileNotFoundError: if there is no such file.
     """
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.load(path))
-        for override in overrides or []:
-            key, equals, value = override.partition("=")
-            if not equals:
-                raise ValueError(f"override {override!r} must be key=value, such as data.dataset=my/images")
-            try:
-                OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)  # parsed as YAML is
-            except (OmegaConfBaseException, IndexError, TypeError, yaml.YAMLError) as error:
-                raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
-        recipe = OmegaConf.to_object(config)
+        return make_recipe(OmegaConf.load(path), overrides)
     except OmegaConfBaseException as error:
         raise ValueError(f"recipe {path}: {str(error).splitlines()[0]} (at {error.full_key})") from error
     except (yaml.YAMLError, TypeError) as error:  # TypeError: a list where a recipe should be
         raise ValueError(f"recipe {path} is not a YAML mapping: {error}") from error
+
+
+def make_recipe(settings: dict | DictConfig, overrides: list[str] | None = None) -> Recipe:
+    """A recipe of nested `settings`, overrides on top; errors as in [`load_recipe`], OmegaConf's for bad settings."""
+    config = OmegaConf.merge(OmegaConf.structured(Recipe), settings)
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r} must be key=value, such as data.dataset=my/images")
+        try:
+            OmegaConf.update(config, key, OmegaConf.from_dotlist([f"value={value}"]).value)  # parsed as YAML is
+        except (OmegaConfBaseException, IndexError, TypeError, yaml.YAMLError) as error:
+            raise ValueError(f"override {override!r}: {str(error).splitlines()[0]}") from error
+    recipe = OmegaConf.to_object(config)
     if recipe.run.mixed_precision == "False":  # what YAML makes of a bare `no`
         recipe.run.mixed_precision = "no"
     check_recipe(recipe)
     return recipe
+
+
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """What a recipe has otherwise than another, as "run.seed: 0 -> 1"."""
+    before, after = OmegaConf.structured(before), OmegaConf.structured(after)
+    found = []
+    for section in after:
+        old, new = before[section], after[section]
+        if OmegaConf.is_dict(old) and OmegaConf.is_dict(new):
+            found += [f"{section}.{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
+        elif old != new:
+            found.append(f"{section}: other than before")
+    return found
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
@@ -182,10 +218,10 @@ def check_recipe(recipe: Recipe) -> None:
     for key, value, legal in (
         ("run.mixed_precision", run.mixed_precision, ("no", "bf16", "fp16")),
         ("run.class_embeddings", run.class_embeddings, ("computed", "random")),
+        ("run.stage_start", run.stage_start, ("carry", "fresh")),
         ("run.push_exports", run.push_exports, ("final", "every")),
         ("loss.matching_by", recipe.loss.matching_by, ("likeness", "latent")),
-        ("model.initialization", recipe.model.initialization, ("signal_preserving", "released")),
-        ("model.modulation_activation", recipe.model.modulation_activation, ("leaky_relu", "none")),
+        *_model_choices(recipe.model),
     ):
         if value not in legal:
             raise ValueError(f"{key}: {value!r} must be one of {legal}")
@@ -195,20 +231,31 @@ def check_recipe(recipe: Recipe) -> None:
         ("run.log_every_steps", run.log_every_steps, 1),
         ("run.keep_checkpoints", run.keep_checkpoints, 1),
         ("run.num_sample_columns", run.num_sample_columns, 1),
+        ("run.evaluation_samples", run.evaluation_samples, 1),
         ("run.push_wait_seconds", run.push_wait_seconds, 0),
         ("loss.matching_weight", recipe.loss.matching_weight, 0),
         ("loss.adversarial_start_kimg", recipe.loss.adversarial_start_kimg, 0),
     ):
         if value < least:
             raise ValueError(f"{key}: {value} must be at least {least}")
-    for name in ("sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg"):
-        if not getattr(run, name) > 0:
-            raise ValueError(f"run.{name}: {getattr(run, name)} must be above 0")
+    for name in ("sample_every_kimg", "export_every_kimg", "checkpoint_every_kimg", "evaluate_every_kimg"):
+        value = getattr(run, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"run.{name}: {value} must be above 0")
     if not run.mapping_lr_multiplier > 0:
         raise ValueError(f"run.mapping_lr_multiplier: {run.mapping_lr_multiplier} must be above 0")
     if run.push_to_hub:
         _check_repo_id(run.hub_model_id)
     _check_data_and_networks(recipe)
+
+
+def _model_choices(model: ModelConfig | None) -> tuple:
+    if model is None:
+        return ()
+    return (
+        ("model.initialization", model.initialization, ("signal_preserving", "released")),
+        ("model.modulation_activation", model.modulation_activation, ("leaky_relu", "none")),
+    )
 
 
 def _check_repo_id(repo_id: str | None) -> None:
@@ -259,6 +306,9 @@ def _check_windows(recipe: Recipe, stage: StageConfig, where: str) -> None:
 
 def _check_data_and_networks(recipe: Recipe) -> None:
     data, model, discriminator = recipe.data, recipe.model, recipe.discriminator
+    for key, value in (("model", model), ("data.class_conditional", data.class_conditional)):
+        if value is None and not recipe.run.init_from:
+            raise ValueError(f"{key}: null takes it from run.init_from, which is null as well; give one of the two")
     if data.streaming and data.class_conditional and recipe.run.class_embeddings == "computed":
         raise ValueError("run.class_embeddings: 'computed' needs the whole dataset; with data.streaming use 'random'")
     if data.streaming and data.cache_in_memory:
@@ -277,7 +327,9 @@ def _check_data_and_networks(recipe: Recipe) -> None:
             "loss.joint_batch_norm: true does not go with discriminator.batch_norm_group_size "
             f"{discriminator.batch_norm_group_size}, whose groups are all real or all generated"
         )
-    if data.class_conditional and model.class_embed_dim != 320:
+    if data.streaming and recipe.run.evaluate_every_kimg is not None:
+        raise ValueError("run.evaluate_every_kimg: it must be null with data.streaming: metrics need every image")
+    if data.class_conditional and model is not None and model.class_embed_dim != 320:
         raise ValueError(f"model.class_embed_dim: {model.class_embed_dim} must be 320, as in the discriminator")
     networks = {*discriminator.feature_networks, recipe.loss.guidance_classifier, CLASS_EMBEDDING_NETWORK}
     if strangers := set(discriminator.feature_weights) - networks:

@@ -16,6 +16,16 @@ logger = logging.getLogger(__name__)
 LICENCE_COLUMNS = ("licence", "license")
 
 
+def export_name(exports: Path, images_seen: int) -> str:
+    """The name of an export in the folder `exports`: kimg-000012, or, where that is another's, kimg-000012.345."""
+    name = f"kimg-{images_seen // 1000:06d}"
+    try:
+        taken = json.loads((exports / name / "training.json").read_text(encoding="utf-8"))["kimg"] * 1000
+    except (OSError, ValueError, KeyError):  # none there, or none that says
+        taken = images_seen
+    return name if round(taken) == images_seen else f"{name}.{images_seen % 1000:03d}"
+
+
 def describe_export(folder: Path, recipe: Recipe, dataset: ImageDataset, kimg: float, samples: Path) -> None:
     """Adds to an export what its model card needs: training.json, and the newest grid in the folder `samples`."""
     description = {"kimg": kimg, "resolution": stage_resolution(recipe, kimg)}

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
+from ..modeling_poly_inr import PolyINRGenerator, full_precision, pixel_coordinates
 from .windows import Windows, window_coordinates
 
 CPU_FEATURES = 2**20  # of one level evaluated at once: activations that leave a CPU's cache cost more than the products
@@ -22,7 +22,9 @@ class ImageGenerator(nn.Module):
     def __init__(self, generator: PolyINRGenerator, compile_synthesis: bool = False):
         super().__init__()
         self.generator = generator
-        self._synthesize = torch.compile(generator.synthesize) if compile_synthesis else generator.synthesize
+        self._synthesize = (
+            torch.compile(generator.synthesize, dynamic=False) if compile_synthesis else generator.synthesize
+        )
 
     def forward(
         self,
@@ -36,7 +38,9 @@ class ImageGenerator(nn.Module):
 
         Whole images, a point in each pixel, or `windows`, several in the coarser ones.
         """
-        return self.from_w(self.generator.map(z, class_labels), resolution, pixel_chunk, windows)
+        with full_precision(z.device):  # a hundred-thousandth of the products; bfloat16 would round w to three digits
+            w = self.generator.map(z, class_labels)  # (B, L, w_dim)
+        return self.from_w(w, resolution, pixel_chunk, windows)
 
     def from_w(
         self, w: Tensor, resolution: int, pixel_chunk: int | None = None, windows: Windows | None = None
@@ -62,14 +66,14 @@ class ImageGenerator(nn.Module):
 
     def _colours(self, A: Tensor, coordinates: Tensor, pixel_chunk: int | None) -> Tensor:
         """Colours (B, N, 3) at coordinates (N, 2) of all images, or (B, N, 2)."""
-        if pixel_chunk is not None:
+        if pixel_chunk is not None and pixel_chunk < len(A) * coordinates.shape[-2]:  # else there is but one chunk
             weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
             chunk = max(1, pixel_chunk // len(A))  # points of each image
             return _ChunkedSynthesis.apply(self._synthesize, A, coordinates, chunk, *weights)
-        images = len(A)  # at a time
-        if A.device.type == "cpu":
-            images = max(1, CPU_FEATURES // (coordinates.shape[-2] * self.generator.config.channels))
-        if coordinates.ndim == 2:
+        images, whole = len(A), coordinates.ndim == 2  # at a time
+        if A.device.type == "cpu" and pixel_chunk is None:
+            images = max(1, CPU_FEATURES // (coordinates.shape[-2] * self.generator.config.channels)) if whole else 1
+        if whole:  # windows come in groups of any size, which one at a time are of few shapes to compile
             return torch.cat([self._synthesize(part, coordinates) for part in A.split(images)])
         parts = zip(A.split(images), coordinates.split(images), strict=True)
         return torch.cat([self._synthesize(*part) for part in parts])

@@ -15,22 +15,25 @@ from torch import Tensor
 
 
 def hinge_loss_real(logits: Mapping[str, Tensor]) -> Tensor:
-    """Discriminator's loss on real images: mean of `max(0, 1 - logit)` per network, summed over networks."""
+    """`E[max(0, 1 - D(x))]`, the discriminator's hinge loss on real images (Lim & Ye, Geometric GAN, 2017).
+
+    A mean per network, summed over networks (Sauer et al., Projected GANs Converge Faster, 2021, equation 2).
+    """
     return sum(F.relu(1 - network_logits).mean() for network_logits in logits.values())
 
 
 def hinge_loss_fake(logits: Mapping[str, Tensor]) -> Tensor:
-    """Discriminator's loss on generated images: mean of `max(0, 1 + logit)` per network, summed over networks."""
+    """`E[max(0, 1 + D(G(z)))]`, the discriminator's hinge loss on generated images; see [`hinge_loss_real`]."""
     return sum(F.relu(1 + network_logits).mean() for network_logits in logits.values())
 
 
 def generator_loss(logits: Mapping[str, Tensor]) -> Tensor:
-    """Generator's adversarial loss: mean of `-logit` per network, summed over networks."""
+    """`-E[D(G(z))]`, the generator's adversarial loss that goes with the hinge: a mean per network, summed."""
     return -sum(network_logits.mean() for network_logits in logits.values())
 
 
 def classifier_guidance_loss(classifier: Callable[[Tensor], Tensor], images: Tensor, class_labels: Tensor) -> Tensor:
-    """Cross-entropy of a frozen classifier on generated images (Sauer et al., StyleGAN-XL), a mean over the batch.
+    """`E[-log p(c | G(z, c))]` of a frozen classifier (Sauer et al., StyleGAN-XL, 2022, section 3.4), a batch mean.
 
     Multiply it with the guidance weight before adding it to [`generator_loss`]. Both are batch means here. In the
     release the adversarial loss is a sum over the micro-batch and this one a mean, so that a published weight of 8

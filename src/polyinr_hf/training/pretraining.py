@@ -14,17 +14,29 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from ..data.dataset import DecodedRows, image_batches
-from ..images import save_grid, to_float
-from ..modeling_poly_inr import MappingNetwork
+from ..images import to_float
+from ..modeling_poly_inr import MappingNetwork, PolyINRGenerator
+from ..pipeline_poly_inr import PolyINRPipeline
 from .config import Recipe, StageConfig
+from .image_generator import ImageGenerator
 from .loop import TrainingLoop
 from .matching import selector
+from .models import (
+    adam_options,
+    build_feature_network,
+    build_generator,
+    build_matching,
+    initial_class_embeddings,
+    open_source,
+    start_weights,
+)
 
-LR_CODES = 0.03  # w is about 0.5 in size; a code learns once in an epoch
-BETAS_CODES = (0.5, 0.9)  # of the few times before
+LR_CODES = 0.03  # w is about 0.5 in size; a code is updated once per epoch
+BETAS_CODES = (0.5, 0.9)  # short memory: each code is updated once per epoch
 MAX_GRADIENT_NORM = 1.0
 SELECTOR_GAIN = 8  # beside a number of the class
 MAPPING_BATCH, MAPPING_LR = 256, 0.03  # relative to the size of a tensor's numbers
@@ -45,40 +57,68 @@ class Pretrainer(TrainingLoop):
         ValueError: as in [`TrainingLoop`]; for a recipe without matching by latent; for several processes.
     """
 
-    fits_mapping = True
-
     def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False, mapping_steps: int = 20_000):
         by, weight = recipe.loss.matching_by, recipe.loss.matching_weight
         if by != "latent" or not weight:
             raise ValueError(
                 f"loss.matching_by: {by!r} with loss.matching_weight {weight}; pretraining needs 'latent' and above 0"
             )
+        if recipe.run.evaluate_every_kimg is not None or recipe.run.stage_start != "carry":
+            raise ValueError(
+                "run.evaluate_every_kimg and run.stage_start: pretraining has no averaged generator to measure or to "
+                "start a stage from; leave them at null and 'carry'"
+            )
         self.mapping_steps = mapping_steps
         super().__init__(recipe, output_dir, resume)
 
-    def _build_models(self) -> None:
+    def build_models(self) -> None:
         if self.accelerator.num_processes > 1:
             raise ValueError(f"num_processes: {self.accelerator.num_processes} must be 1: codes are not shared")
-        super()._build_models()
-        generator, device = self.generator, self.device
-        options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
+        recipe, dataset, device = self.recipe, self.dataset, self.device
+        generator = build_generator(recipe, dataset.num_classes)
+        source = open_source(recipe, generator, dataset.id2label, new_mapping=True)
+        self.matching = build_matching(recipe, dataset, build_feature_network(recipe)).to(device)
+        embeddings = initial_class_embeddings(recipe, dataset, self.accelerator, self.output_dir)
+        start_weights(generator, embeddings, source, dataset.id2label)
+
+        options = {"num_workers": recipe.data.num_workers, "skip_corrupt": recipe.data.skip_corrupt}
         labels = [
             torch.zeros(len(images), dtype=torch.long) if those is None else those
-            for images, those in image_batches(self.dataset, 1, 256, **options)
+            for images, those in image_batches(dataset, 1, 256, **options)
         ]
         self.labels = torch.cat(labels).to(device)  # (N,)
         self.quantiles = class_quantiles(self.labels)  # (N, 2)
-        self.class_labels = None if self.dataset.num_classes is None else self.labels
-        first, depth = generator, generator.config.num_mapping_layers
-        if self.source is not None and self.source.generator.config.num_mapping_layers != depth:
-            first = self.source.generator.to(device)
-        with torch.no_grad():
-            z = self._draw_latents(torch.Generator().manual_seed(0))[:, : first.config.z_dim]
-            w = first.mapping(z, self.class_labels)
-        codes = nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
-        optimizer = torch.optim.SparseAdam(codes.parameters(), lr=LR_CODES, betas=BETAS_CODES)
-        self.codes, self.codes_optimizer = self.accelerator.prepare(codes, optimizer)
+        self.class_labels = None if dataset.num_classes is None else self.labels
+        codes = self._initial_codes(generator, source)
+        self.G, self.G_optimizer, self.codes, self.codes_optimizer = self.accelerator.prepare(
+            ImageGenerator(generator, recipe.run.compile),
+            torch.optim.Adam(generator.parameters(), **adam_options(recipe, device)),
+            codes,
+            torch.optim.SparseAdam(codes.parameters(), lr=LR_CODES, betas=BETAS_CODES),
+        )
+        self.generator = self.accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
         self._attend_to_selector()
+
+    @torch.no_grad()
+    def _initial_codes(self, generator: PolyINRGenerator, source: PolyINRPipeline | None) -> nn.Embedding:
+        """Codes to start from, (N, w_dim): what the source's mapping network gives, where it has other layers."""
+        depth = generator.config.num_mapping_layers
+        if source is not None and source.generator.config.num_mapping_layers != depth:
+            generator = source.generator
+        generator = generator.to(self.device)
+        z = self._draw_latents(torch.Generator().manual_seed(0))[:, : generator.config.z_dim]
+        w = generator.mapping(z, self.class_labels)
+        return nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
+
+    def begin_stage(self) -> None:
+        """Nothing: all stages are one run."""
+
+    def learning_rates(self, stage: StageConfig) -> list[tuple[Optimizer, float]]:
+        """Before the half cosine that they follow."""
+        return [(self.G_optimizer, stage.lr_generator), (self.codes_optimizer, LR_CODES)]
+
+    def make_batches(self, stage: StageConfig, decoded: tuple | None = None) -> "ImageOrder":
+        return ImageOrder(len(self.dataset), stage.batch_size, self.recipe.run.seed, self.images_seen)
 
     def _draw_latents(self, source: torch.Generator, indices: Tensor | None = None) -> Tensor:
         """Latents (B, z_dim), each of those that stand for the image of its index; of all images by default."""
@@ -89,14 +129,10 @@ class Pretrainer(TrainingLoop):
         wanted = torch.special.ndtri((low + u * (high - low)).clamp(1e-6, 1 - 1e-6))  # (B,)
         return z + (wanted - selector(z))[:, None] / z.shape[1] ** 0.5
 
-    def enter_stage(self, stage: StageConfig) -> "ImageOrder":
-        super().enter_stage(stage)
-        return ImageOrder(len(self.dataset), stage.batch_size, self.recipe.run.seed, self.images_seen)
-
     def train_step(self, stage: StageConfig, loader: "ImageOrder") -> None:
         """One step of codes, affine and synthesis levels on the next real images of an epoch's random order."""
         factor = 0.5 * (1 + math.cos(math.pi * self.images_seen / self.total_images))
-        for optimizer, lr in ((self.G_optimizer, stage.lr_generator), (self.codes_optimizer, LR_CODES)):
+        for optimizer, lr in self.learning_rates(stage):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         parts = stage.gradient_accumulation_steps
@@ -125,20 +161,20 @@ class Pretrainer(TrainingLoop):
         number = min(len(self.dataset), self.recipe.run.num_sample_columns**2)
         return torch.linspace(0, len(self.dataset) - 1, number).round().long()
 
-    def _save_reals(self, resolution: int) -> None:
+    def real_images(self, resolution: int) -> Tensor:
         rows = DecodedRows(self.dataset, resolution, self.recipe.data.skip_corrupt)
-        images = to_float(torch.stack([rows[index][0] for index in self._shown().tolist()]))
-        save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / f"reals-{resolution}.png")
+        return to_float(torch.stack([rows[index][0] for index in self._shown().tolist()]))
 
     @torch.no_grad()
-    def _sample(self, resolution: int) -> Tensor:
+    def generated_images(self, resolution: int) -> Tensor:
+        """What the codes of the images in [`~Pretrainer.real_images`] give."""
         A = self.generator.affine(self._w(self._shown().to(self.device)))  # (B, L, n, 3)
         return torch.cat([self.generator.render(part, resolution, resolution) for part in A.split(1)])
 
-    def _export(self) -> None:
+    def generator_to_export(self) -> PolyINRGenerator:
+        """The generator with its mapping network fitted to the codes."""
         self.fit_mapping()
-        self.ema.load_state_dict(self.generator.state_dict())
-        super()._export()
+        return self.generator
 
     def fit_mapping(self) -> float:
         """Teaches the mapping network each image's code for the latents that stand for it; sets the mean w of classes.

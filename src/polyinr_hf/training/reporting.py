@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..files import replace_file
+
+LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss"}
 
 
 class TrainingLog:
@@ -22,11 +25,18 @@ class TrainingLog:
         self._counts: dict[str, Tensor] = {}
         self._restart(step, images_seen)
         if accelerator.is_main_process and path.exists():
-            _drop_lines_after(step, path)
+            drop_lines_after(step, path)
 
     def _restart(self, step: int, images_seen: int) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._step, self._images_seen, self._time = step, images_seen, time.perf_counter()
+        self._step = step
+        self._start = self._clock = (step, images_seen, time.perf_counter())
+
+    def restart_clock(self, step: int, images_seen: int) -> None:
+        """Leaves the time until now out of speeds, for all lines but one of this very step: first steps compile."""
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._clock = (step, images_seen, time.perf_counter())
 
     def add(self, **values: Tensor) -> None:
         """Adds to the sums of this stretch of steps; nothing waits for the device here."""
@@ -34,23 +44,28 @@ class TrainingLog:
             self._sums[name] = self._sums.get(name, 0) + value.detach().float()
 
     def count(self, **values: Tensor) -> None:
-        """Adds to what is counted since the process started."""
+        """Increments counters that are never reset."""
         for name, value in values.items():
             self._counts[name] = self._counts.get(name, 0) + value
+
+    def means(self, step: int) -> dict[str, float]:
+        """Means per step since the last line, of this process; waits for the device."""
+        return {name: float(value) / (step - self._step) for name, value in self._sums.items()}
 
     def write(self, step: int, images_seen: int, total_images: int, resolution: int, skipped: int) -> dict[str, float]:
         """Logs the means per step since the last line, with speed, memory and time to go; returns the line."""
         device, names = self.accelerator.device, sorted(self._sums)
         means = torch.stack([self._sums[name].to(device) for name in names]) / (step - self._step)
         means = self.accelerator.reduce(means, "mean").tolist()
-        seconds = time.perf_counter() - self._time
-        images_per_second = (images_seen - self._images_seen) / seconds
+        clock_step, clock_images, clock = self._clock if self._clock[0] < step else self._start
+        seconds = time.perf_counter() - clock
+        images_per_second = (images_seen - clock_images) / seconds
         line = dict(zip(names, means, strict=True)) | {
             **{name: int(value) for name, value in self._counts.items()},
             "kimg": images_seen / 1000,
             "resolution": resolution,
             "images_per_second": images_per_second,
-            "step_seconds": seconds / (step - self._step),
+            "step_seconds": seconds / (step - clock_step),
             "memory_mb": peak_memory_mb(device),
             "skipped_images": skipped,
             "eta_hours": (total_images - images_seen) / images_per_second / 3600,
@@ -63,7 +78,7 @@ class TrainingLog:
         return line
 
 
-def _drop_lines_after(step: int, path: Path) -> None:
+def drop_lines_after(step: int, path: Path) -> None:
     """Removes lines of steps that a resumed run takes again, and what a killed run wrote half."""
     kept = []
     for text in path.read_text().splitlines(keepends=True):
@@ -73,6 +88,72 @@ def _drop_lines_after(step: int, path: Path) -> None:
             continue
     with replace_file(path) as partial:
         partial.write_text("".join(kept))
+
+
+class TrainingBar:
+    """The images a run has seen, on stderr: counted one by one in short runs, by the thousand in long ones.
+
+    The time to go is that of the steps since the last log line, not of the whole run with its first, slow step.
+    """
+
+    SHORT_RUN = 20_000  # images
+
+    def __init__(self, total_images: int, images_seen: int, disable: bool = False):
+        self._per_unit = 1 if total_images < self.SHORT_RUN else 1000
+        count = "{n:.0f}/{total:.0f} images" if self._per_unit == 1 else "{n:.1f}/{total:.0f} kimg"
+        self._bar = tqdm(
+            total=total_images / self._per_unit,
+            initial=images_seen / self._per_unit,
+            disable=disable,
+            bar_format="{l_bar}{bar}| " + count + " [{elapsed}{postfix}]",
+        )
+
+    def update(self, images: int) -> None:
+        self._bar.update(images / self._per_unit)
+
+    def show(self, resolution: int, line: dict[str, float]) -> None:
+        """Losses, speed and time to go, as far as a log line has them."""
+        parts = [f"{resolution} px"]
+        parts += [f"{name} {line[key]:.2f}" for name, key in LOSSES_SHOWN.items() if key in line]
+        if "images_per_second" in line:
+            parts.append(f"{line['images_per_second']:.1f} images/s")
+            hours = line["eta_hours"]
+            parts.append(f"{hours:.1f} h to go" if hours >= 1 else f"{60 * hours:.0f} min to go")
+        self._bar.set_postfix_str(", ".join(parts))
+
+    def note(self, text: str) -> None:
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def next_commands(run_folder: Path, dataset: str, command: str, finished: bool) -> str:
+    """What a run leaves, and the commands that go on from there, as text.
+
+    Args:
+        run_folder: Of the run.
+        dataset: What it was trained on.
+        command: That started it, such as "accelerate launch scripts/train.py".
+        finished: Whether it reached its end.
+    """
+    exports = sorted(run_folder.glob("exports/kimg-*"))
+    best = sorted(run_folder.glob("best-*"), key=lambda path: int(path.name.removeprefix("best-")))
+    lines = []
+    if not finished:
+        lines.append(f"go on:     {command} --output {run_folder} --resume")
+    lines.append(f"losses:    python scripts/plot_log.py --run {run_folder} --output losses.png")
+    if not exports and not best:
+        return "\n".join(lines)
+    pipeline = (best or exports)[-1]
+    lines += [
+        f"draw:      python scripts/generate.py --pipeline {pipeline} --seeds 0-15 --grid --output out",
+        f"measure:   python scripts/evaluate.py --pipeline {pipeline} --dataset {dataset} --metrics fd_lite0 "
+        "--num_samples 2000",
+        f"share:     python scripts/push_to_hub.py --pipeline {pipeline} --repo YOUR_NAME/poly-inr --dry_run",
+    ]
+    return "\n".join(lines)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -5,22 +5,126 @@ for the whole batch, of which each process and micro-batch takes its rows. So a 
 the batch is cut, and a resumed run needs no generator's state.
 """
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ..data.loader import ImageLoader
+from ..data.loader import ImageLoader, make_loader
+from ..images import sample_images
+from ..modeling_poly_inr import PolyINRGenerator
+from ..pipeline_poly_inr import PolyINRPipeline
 from .augmentation import blur_sigma_at
 from .config import StageConfig
+from .image_generator import ImageGenerator
 from .loop import TrainingLoop
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
+from .models import (
+    adam_options,
+    build_discriminator,
+    build_generator,
+    build_guidance,
+    build_matching,
+    generator_groups,
+    initial_class_embeddings,
+    open_source,
+    start_weights,
+)
 from .updates import ema_decay, update_ema, update_w_mean
 from .windows import cut_windows
 
 
 class Trainer(TrainingLoop):
     """Trains a generator against a discriminator; see `scripts/train.py`, and [`TrainingLoop`] for the arguments."""
+
+    def build_models(self) -> None:
+        recipe, accelerator, dataset = self.recipe, self.accelerator, self.dataset
+        num_classes, id2label = dataset.num_classes, dataset.id2label
+        generator = build_generator(recipe, num_classes)
+        # What can fail comes before the hours that may go into class embeddings.
+        source = open_source(recipe, generator, id2label)
+        self.classifier = build_guidance(recipe, num_classes)
+        on_gpu = self.device.type == "cuda"  # on a CPU compiled branches are slower
+        discriminator = build_discriminator(recipe, num_classes, compiled=recipe.run.compile and on_gpu)
+        self.matching = build_matching(recipe, dataset, discriminator.branches[0].feature_network)
+        embeddings = initial_class_embeddings(recipe, dataset, accelerator, self.output_dir)
+        start_weights(generator, embeddings, source, id2label)
+        if embeddings is not None:
+            discriminator.set_class_embeddings(embeddings)
+        self._untrained_discriminator = None
+        if recipe.run.stage_start == "fresh":
+            self._untrained_discriminator = {name: value.clone() for name, value in discriminator.state_dict().items()}
+        for module in (self.classifier, self.matching):
+            if module is not None:
+                module.to(self.device)
+        self.ema = copy.deepcopy(generator).requires_grad_(False).to(self.device)
+        adam = adam_options(recipe, self.device)
+        self.G, self.D, self.G_optimizer, self.D_optimizer = accelerator.prepare(
+            ImageGenerator(generator, recipe.run.compile),
+            discriminator,
+            torch.optim.Adam(generator_groups(generator, recipe.run.mapping_lr_multiplier), **adam),
+            torch.optim.Adam(discriminator.trainable_parameters(), **adam),
+        )
+        for module in (self.ema, self.matching):
+            if module is not None:
+                accelerator.register_for_checkpointing(module)
+        self.generator = accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
+        self.discriminator = accelerator.unwrap_model(self.D, keep_torch_compile=True)
+
+    def begin_stage(self) -> None:
+        """By `run.stage_start`: goes on with everything, or takes over the best averaged generator and nothing else."""
+        if self.recipe.run.stage_start == "carry":
+            return
+        best = None if self.best_export is None else self.best_export.best
+        if best is None:
+            weights = {name: value.clone() for name, value in self.ema.state_dict().items()}
+        else:
+            weights = PolyINRPipeline.from_pretrained(
+                self.best_export.folder(best["resolution"])
+            ).generator.state_dict()
+        self.generator.load_state_dict(weights)
+        self.ema.load_state_dict(weights)
+        self.discriminator.load_state_dict(self._untrained_discriminator)
+        for optimizer in (self.G_optimizer, self.D_optimizer):
+            optimizer.state.clear()
+
+    def learning_rates(self, stage: StageConfig) -> list[tuple[Optimizer, float]]:
+        return [(self.G_optimizer, stage.lr_generator), (self.D_optimizer, stage.lr_discriminator)]
+
+    def make_batches(self, stage: StageConfig, decoded: tuple | None = None) -> ImageLoader:
+        data = self.recipe.data
+        return make_loader(
+            self.dataset,
+            stage.image_size,
+            stage.batch_size // stage.gradient_accumulation_steps,
+            seed=self.recipe.run.seed,
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            num_workers=data.num_workers,
+            mirror=data.mirror,
+            skip_corrupt=data.skip_corrupt,
+            cache_in_memory=data.cache_in_memory,
+            shuffle_buffer=data.shuffle_buffer,
+            decoded=decoded,
+            device=self.device,
+            **(self.loader_state or {"images_seen": self.images_seen}),
+        )
+
+    def real_images(self, resolution: int) -> Tensor | None:
+        if self.dataset.streaming:
+            return None
+        number = min(self.recipe.run.num_sample_columns**2, len(self.dataset))
+        options = {"cache_in_memory": False, "skip_corrupt": self.recipe.data.skip_corrupt}
+        return next(make_loader(self.dataset, resolution, number, **options))["images"]
+
+    def generated_images(self, resolution: int) -> Tensor:
+        return sample_images(self.ema, resolution, self.recipe.run.num_sample_columns)
+
+    def generator_to_export(self) -> PolyINRGenerator:
+        """The running mean of the weights."""
+        return self.ema
 
     def train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
         """One step of each: generator first, then discriminator, on one batch of real images and its labels.
@@ -33,7 +137,9 @@ class Trainer(TrainingLoop):
         adversarial_kimg = self.images_seen / 1000 - loss.adversarial_start_kimg
         sigma = None  # without a discriminator
         if adversarial_kimg >= 0:
-            sigma = blur_sigma_at(adversarial_kimg, loss.blur_initial_sigma, loss.blur_fade_kimg)
+            stage_kimg = (self.images_seen - self.stage_begin) / 1000
+            blur_kimg = min(adversarial_kimg, stage_kimg) if loss.blur_restarts else adversarial_kimg
+            sigma = blur_sigma_at(blur_kimg, loss.blur_initial_sigma, loss.blur_fade_kimg)
         self._generator_step(stage, micro_batches, sigma)
         if sigma is not None:
             self._discriminator_step(stage, micro_batches, sigma)
@@ -41,7 +147,8 @@ class Trainer(TrainingLoop):
         self.images_seen += stage.batch_size
         self.step += 1
         run = self.recipe.run
-        decay = ema_decay(stage.batch_size, self.images_seen, run.ema_half_life_kimg, run.ema_ramp_up)
+        averaged = self.images_seen - (self.stage_begin if run.stage_start == "fresh" else 0)
+        decay = ema_decay(stage.batch_size, averaged, run.ema_half_life_kimg, run.ema_ramp_up)
         update_ema(self.ema, self.generator, decay)
 
     def _cut_windows(self, stage: StageConfig, micro_batches: list[dict]) -> None:
@@ -83,7 +190,7 @@ class Trainer(TrainingLoop):
             self._update_bonus(matches)
 
     def _update_bonus(self, parts: list[tuple[Tensor, Tensor | None]]) -> None:
-        """Tells the matching, once a step, what all processes' images were matched with."""
+        """Updates the matching's dual variables, once per step, over all processes."""
         matches = self.accelerator.gather(torch.cat([matched for matched, _ in parts]))
         labels = None
         if self.dataset.num_classes is not None:

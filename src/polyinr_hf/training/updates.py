@@ -5,7 +5,11 @@ from torch import Tensor, nn
 
 
 def ema_decay(batch_size: int, images_seen: int, half_life_kimg: float | None, ramp_up: float | None) -> float:
-    """Decay of one step of the weights' running mean: half after `half_life_kimg`, less early on (`ramp_up`)."""
+    """Decay of one step of the weights' running mean, as StyleGAN2-ADA's training loop has it.
+
+    `0.5 ** (batch_size / half_life)`, where the half-life is at most `ramp_up` of the images seen: a long memory of the
+    first images would be one of noise.
+    """
     half_life = 1000 * (batch_size * 10 / 32 if half_life_kimg is None else half_life_kimg)  # images
     if ramp_up is not None:
         half_life = min(half_life, images_seen * ramp_up)
@@ -14,7 +18,7 @@ def ema_decay(batch_size: int, images_seen: int, half_life_kimg: float | None, r
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * model, parameter by parameter; buffers are copied."""
+    """ema <- decay * ema + (1 - decay) * model, parameter by parameter; buffers are copied (as in StyleGAN2-ADA)."""
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
     for target, source in zip(ema.buffers(), model.buffers(), strict=True):
         target.copy_(source)
@@ -22,7 +26,9 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 @torch.no_grad()
 def update_w_mean(w_mean: Tensor, w: Tensor, class_labels: Tensor | None, decay: float) -> None:
-    """Moves the row of `w_mean` (classes or 1, w_dim) of every class in the batch towards the mean of its w (B, w_dim).
+    """w_mean[c] <- decay * w_mean[c] + (1 - decay) * mean of the w (B, w_dim) of class c; (classes or 1, w_dim).
+
+    The centre that truncation pulls towards (Karras et al., StyleGAN, 2019, appendix B), one for each class.
 
     A row that has never been moved is all zeros, and takes its first mean whole.
     """

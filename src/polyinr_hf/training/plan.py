@@ -1,0 +1,327 @@
+"""What a recipe costs before it is run: products, memory and days of each stage, counted on tensors without data.
+
+    costs = plan_recipe(recipe, num_processes=8, num_classes=1000)
+    print(format_plan(costs, num_processes=8, peak_tflops=989.0))
+
+Networks and losses are those of training, under torch's fake tensors: shapes and dtypes are right, nothing is computed,
+so that what needs eighty gigabytes is planned on a laptop, in under a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+from .augmentation import blur_sigma_at
+from .config import Recipe, StageConfig, check_division
+from .image_generator import ImageGenerator
+from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real
+from .models import build_discriminator, build_generator, build_guidance
+
+GIB = 2**30
+# Dense bfloat16 products, 1e12 multiplications and additions a second, from the makers' data sheets; the first whose
+# name is in the device's.
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0, "V100": 125.0}
+# Of that peak, what a step is assumed to reach. Not measured on a GPU: heads and resizing are bound by memory, and half
+# of what rendering alone reaches on a CPU (docs/training.md) is a cautious guess.
+ASSUMED_SHARE = 0.3
+# Attention as a CPU's fake tensors run it, which torch's counter leaves out.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop(gradient, q, k, v)
+    ),
+}
+MEMORY_MARGIN = 0.92  # of a device's memory: its context and the allocator's fragments need the rest
+
+
+class _PeakMemory(TorchDispatchMode):
+    """The most bytes of tensors alive at once, among those made while it is active."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor.untyped_storage())
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.alive -= size
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of a recipe costs.
+
+    Args:
+        stage: Its settings.
+        micro_batch: Images of one process in a forward and backward.
+        generator_gflop, discriminator_gflop: 1e9 multiplications and additions of an image, in the generator's and in
+            the discriminator's step, as the recipe chunks it.
+        weights_gib: Weights, gradients, Adam's two moments and the averaged generator, a process.
+        peak_gib: The most memory at once, weights included, of a process without compilation.
+        checkpoint_gib: A checkpoint on disk.
+    """
+
+    stage: StageConfig
+    micro_batch: int
+    generator_gflop: float
+    discriminator_gflop: float
+    weights_gib: float
+    peak_gib: float
+    checkpoint_gib: float
+
+    @property
+    def pflop(self) -> float:
+        """1e15 multiplications and additions of the whole stage, over all processes."""
+        return (self.generator_gflop + self.discriminator_gflop) * self.stage.kimg * 1000 / 1e6
+
+    def days(self, num_processes: int, peak_tflops: float, share: float = ASSUMED_SHARE) -> float:
+        """Of the whole stage on `num_processes` devices that reach `share` of `peak_tflops`."""
+        return self.pflop * 1e3 / (num_processes * peak_tflops * share) / 86_400
+
+    def images_per_second(self, num_processes: int, peak_tflops: float, share: float = ASSUMED_SHARE) -> float:
+        """What all processes' loaders must deliver together, for the devices not to wait."""
+        return self.stage.kimg * 1000 / (self.days(num_processes, peak_tflops, share) * 86_400)
+
+
+def plan_run(recipe: Recipe, accelerator: Accelerator, num_classes: int | None) -> str:
+    """The plan of a run on the devices it has, as text; on CPUs the main process's alone, on GPUs the same in all.
+
+    Raises:
+        ValueError: if a stage needs more memory than there is.
+    """
+    device, processes = accelerator.device, accelerator.num_processes
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    elif accelerator.is_main_process:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes
+    else:
+        return ""
+    costs = plan_recipe(recipe, processes, num_classes)
+    check_memory(costs, recipe.discriminator.batch_norm_group_size, memory / GIB)
+    return format_plan(costs, processes, peak_tflops_of(device, recipe.run.mixed_precision))
+
+
+def plan_recipe(recipe: Recipe, num_processes: int = 1, num_classes: int | None = None) -> list[StageCost]:
+    """The cost of each stage, alike ones counted once; arguments and errors as in [`measure_stage`]."""
+    costs: dict[tuple, StageCost] = {}
+    plan = []
+    for index, stage in enumerate(recipe.stages):
+        if stage.shapes not in costs:
+            costs[stage.shapes] = measure_stage(recipe, index, num_processes, num_classes)
+        plan.append(replace(costs[stage.shapes], stage=stage))
+    return plan
+
+
+def check_memory(costs: list[StageCost], group_size: int | None, memory_gib: float) -> None:
+    """Raises ValueError if a stage needs more memory than a device has, naming the key of the recipe to change.
+
+    Args:
+        costs: of [`plan_recipe`].
+        group_size: Images of a batch norm group, which a micro-batch cannot be smaller than.
+        memory_gib: Of a device, GiB.
+    """
+    available = memory_gib * MEMORY_MARGIN
+    for index, cost in enumerate(costs):
+        if cost.peak_gib <= available:
+            continue
+        stage = cost.stage
+        start = (
+            f"`stages.{index}`: {cost.micro_batch} images of {stage.resolution} px at once need about "
+            f"{cost.peak_gib:.0f} GiB a process, of {available:.0f} that {memory_gib:.0f} GiB leave"
+        )
+        activations = (cost.peak_gib - cost.weights_gib) / cost.micro_batch
+        fitting = int((available - cost.weights_gib) / activations)
+        smaller = [n for n in range(1, cost.micro_batch) if cost.micro_batch % n == 0 and n % (group_size or 1) == 0]
+        micro_batch = max((n for n in smaller if n <= fitting), default=None)
+        if micro_batch is not None:
+            steps = stage.gradient_accumulation_steps * cost.micro_batch // micro_batch
+            raise ValueError(f"{start}; `stages.{index}.gradient_accumulation_steps={steps}` should fit")
+        raise ValueError(f"{start}; lower `stages.{index}.pixel_chunk` ({stage.pixel_chunk}) or `model.channels`")
+
+
+def format_plan(
+    costs: list[StageCost], num_processes: int, peak_tflops: float | None = None, share: float = ASSUMED_SHARE
+) -> str:
+    """The plan as text: a row a stage, then what the run costs. Without `peak_tflops` of a device, no times."""
+    lines = ["  px  batch  at once   GFLOP an image: G      D   peak GiB"]
+    lines[0] += "    days  images/s" if peak_tflops else ""
+    for cost in costs:
+        stage = cost.stage
+        line = (
+            f"{stage.resolution:4d} {stage.batch_size:6d} {cost.micro_batch:8d} {cost.generator_gflop:19,.1f} "
+            f"{cost.discriminator_gflop:6,.1f} {cost.peak_gib:10.1f}"
+        )
+        if peak_tflops:
+            rate = cost.images_per_second(num_processes, peak_tflops, share)
+            line += f" {cost.days(num_processes, peak_tflops, share):7.2f} {rate:9,.0f}"
+        lines.append(line)
+    lines.append(
+        f"weights, gradients, Adam and averages: {costs[0].weights_gib:.2f} GiB a process; "
+        f"a checkpoint: {costs[0].checkpoint_gib:.2f} GiB"
+    )
+    if peak_tflops:
+        days = sum(cost.days(num_processes, peak_tflops, share) for cost in costs)
+        lines.append(
+            f"about {_duration(days)} on {num_processes} x {peak_tflops:,.3g} TFLOP/s, at {share:.0%} of that peak "
+            "(metrics and sample grids not counted)"
+        )
+    return "\n".join(lines)
+
+
+def _duration(days: float) -> str:
+    if days >= 2:
+        return f"{days:.1f} days"
+    return f"{24 * days:.1f} hours" if days > 1 / 12 else f"{max(1, round(1440 * days))} minutes"
+
+
+def peak_tflops_of(device: torch.device, mixed_precision: str) -> float:
+    """Products a second of `device`, in 1e12: from its data sheet, or, of an unknown one, measured in half a second."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+        if known is not None:
+            return known
+    dtype = torch.float32 if mixed_precision == "no" else torch.bfloat16
+    a, seconds = torch.randn(1024, 1024, dtype=dtype, device=device), []
+    while len(seconds) < 5 or sum(seconds) < 0.5:
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(seconds) / 1e12  # the fastest: others may be at work as well
+
+
+def measure_stage(recipe: Recipe, index: int, num_processes: int = 1, num_classes: int | None = None) -> StageCost:
+    """Counts one stage of a recipe by going through a step of both networks without computing it.
+
+    Batch norm groups cost alike, so that of a large micro-batch one group and two are gone through. Of a stage with
+    windows, a window counts as an image of its pixels.
+
+    Args:
+        recipe: The recipe.
+        index: Of the stage.
+        num_processes: Processes, one device each.
+        num_classes: Of the data; None for an unconditional model.
+
+    Raises:
+        ValueError: if the stage's batch cannot be cut for so many processes.
+    """
+    check_division(recipe, index, num_processes)
+    stage = recipe.stages[index]
+    images = stage.batch_size // stage.gradient_accumulation_steps // num_processes
+    chunk = stage.resolution**2  # pixels of an image
+    if stage.pixel_chunk is not None:
+        chunk = min(chunk, max(1, stage.pixel_chunk // images))
+    group = recipe.discriminator.batch_norm_group_size or 2
+    if images <= 2 * group:
+        count, peak = _count_step(recipe, stage, images, chunk, num_classes), None
+    else:
+        one, count = (_count_step(recipe, stage, number, chunk, num_classes) for number in (group, 2 * group))
+        peak = count.peak_gib + (count.peak_gib - one.peak_gib) / group * (images - 2 * group)
+    return replace(count, micro_batch=images, peak_gib=peak or count.peak_gib)
+
+
+def _count_step(recipe: Recipe, stage: StageConfig, images: int, chunk: int, num_classes: int | None) -> StageCost:
+    """The cost of a stage whose micro-batches are `images`, with `chunk` pixels of each in the graph at once."""
+    untrained = replace(recipe.discriminator, pretrained=False, feature_weights={})
+    model = replace(recipe.model, initialization="released")  # the other one reads numbers off its weights
+    recipe = replace(recipe, discriminator=untrained, model=model)
+    loss = recipe.loss
+    guided = loss.guidance_weight > 0 and stage.resolution >= loss.guidance_start_resolution
+    memory = _PeakMemory()
+    with torch.device("meta"):
+        discriminator = build_discriminator(recipe, num_classes, compiled=False)
+        classifier = build_guidance(recipe, num_classes) if guided else nn.Identity()
+        image_generator = ImageGenerator(build_generator(recipe, num_classes))
+    generator = image_generator.generator
+    with FakeTensorMode(allow_non_fake_inputs=True), memory:
+        for module in (discriminator, classifier, image_generator):
+            module.to_empty(device="cpu")
+        labels = None if num_classes is None else torch.zeros(images, dtype=torch.long)
+        real = torch.zeros(images, 3, stage.resolution, stage.resolution)
+        sigma = blur_sigma_at(0.0, loss.blur_initial_sigma, loss.blur_fade_kimg)
+
+        def draw() -> Tensor:
+            return image_generator(
+                torch.zeros(images, recipe.model.z_dim), labels, stage.resolution, chunk * images
+            )  # fmt: skip
+
+        def judge(kinds: list[Tensor]) -> list[dict[str, Tensor]]:
+            number = len(kinds)
+            repeated = None if labels is None else labels.repeat(number)
+            num_batches = 1 if loss.joint_batch_norm else number
+            logits = discriminator(torch.cat(kinds), repeated, sigma, num_batches=num_batches)
+            return [{name: x.chunk(number)[kind] for name, x in logits.items()} for kind in range(number)]
+
+        with _counted() as of_generator:
+            discriminator.requires_grad_(False)
+            with _autocast(recipe):
+                fake = draw()
+                total = generator_loss(judge([fake, real] if loss.joint_batch_norm else [fake])[0])
+                if guided:
+                    total = total + classifier_guidance_loss(classifier, fake, labels)
+            total.backward()
+        del fake, total
+        generator.zero_grad()
+        discriminator.requires_grad_(True)
+        with _counted() as of_discriminator:
+            with _autocast(recipe):
+                with torch.no_grad():
+                    fake = draw()
+                fake_logits, real_logits = judge([fake, real])
+                total = hinge_loss_fake(fake_logits) + hinge_loss_real(real_logits)
+            total.backward()
+        average = _bytes(generator.parameters())
+        learning = average + _bytes(discriminator.trainable_parameters())
+        saved = _bytes(generator.state_dict().values()) + _bytes(discriminator.state_dict().values())
+    kept = average + 2 * learning  # the averaged generator, and Adam's two moments, which no step makes
+    return StageCost(
+        stage=stage,
+        micro_batch=images,
+        generator_gflop=of_generator.get_total_flops() / images / 1e9,
+        discriminator_gflop=of_discriminator.get_total_flops() / images / 1e9,
+        weights_gib=(kept + 2 * learning) / GIB,
+        peak_gib=(memory.peak + kept) / GIB,
+        checkpoint_gib=(kept + saved) / GIB,
+    )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _counted() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+
+
+def _autocast(recipe: Recipe) -> AbstractContextManager:
+    """As Accelerate does for the recipe's precision; fp16 counts as bf16, which is as large."""
+    if recipe.run.mixed_precision == "no":
+        return nullcontext()
+    return torch.autocast("cpu", dtype=torch.bfloat16)
