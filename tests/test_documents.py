@@ -120,6 +120,7 @@ def run_command(words: list[str], folder: Path) -> None:
     assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_document_runs_from_top_to_bottom(document, repository, monkeypatch):
     monkeypatch.chdir(repository)

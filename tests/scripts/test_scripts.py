@@ -182,6 +182,7 @@ def test_generate_teaches_its_arguments(folders, arguments, capsys):
 
 
 # -- demo.py ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conditional", "unconditional"])
 def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     demo = load_script("demo")
@@ -223,6 +224,7 @@ def test_demo_of_chosen_classes(folders, tmp_path, monkeypatch):
         demo.main([*arguments, "--class", "7"])
 
 
+@pytest.mark.slow
 def test_demo_without_a_checkpoint(tmp_path, monkeypatch, capsys):
     demo = load_script("demo")
     monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
@@ -307,6 +309,7 @@ def inversion_arguments(folders, tmp_path):
     return [*arguments, *steps, "--output", tmp_path / "out"]
 
 
+@pytest.mark.slow
 def test_measure_inversion(inversion_arguments, tmp_path, monkeypatch, capsys):
     script = load_script("measure_inversion")
     arguments = [str(argument) for argument in inversion_arguments]
