@@ -1,10 +1,13 @@
 """Every block of README.md and docs/ runs as printed, in a copy of the repository, from top to bottom.
 
 Stand-ins take the place of what needs a network or is the reader's own: a photograph, a folder of pictures, one of the
-authors' checkpoints, the emoji drawings. What would take minutes is shortened by arguments appended here. A block that
-cannot run at all is preceded by the comment `<!-- not run: REASON -->`.
+authors' checkpoints, the emoji drawings. What would take minutes is shortened by arguments appended here; what takes
+hours, in docs/, is parsed as the script parses it, recipe and all, and not started. A block that cannot run at all is
+preceded by the comment `<!-- not run: REASON -->`.
 """
 
+import argparse
+import importlib.util
 import os
 import re
 import shlex
@@ -30,8 +33,9 @@ NOT_RUN = {
     "scripts/prepare_emoji.py": "fetches drawings from npm; tests/data/test_emoji.py",
     "space/app.py": "serves until it is stopped; tests/space",
 }
-# What is appended to, or replaced in, commands that would take minutes.
+# In docs/ the arguments of scripts are checked, in the README they run with what this appends.
 SHORTER = {
+    "scripts/train.py small": ["stages.0.kimg=0.064", "stages.1.kimg=0.032", "run.num_sample_columns=2"],
     "scripts/edit.py invert": ["--num_steps", "2", "--num_refine_steps", "2"],
     "scripts/edit.py tune": ["--num_steps", "2"],
     "scripts/evaluate.py": ["--num_samples", "330"],
@@ -64,7 +68,8 @@ def draw_pictures(folder: Path, count: int, size: int) -> None:
 def write_emoji_stand_in(folder: Path) -> None:
     """A dataset like `prepare_emoji.py`'s: for each name of the bundled checkpoint a square of some colour."""
     from polyinr_hf import PolyINRPipeline
-    from polyinr_hf.data.emoji import Emoji, build_emoji_splits, write_emoji_dataset
+    from polyinr_hf.data.emoji import Emoji
+    from polyinr_hf.data.emoji_dataset import build_emoji_splits, write_emoji_dataset
 
     labels = PolyINRPipeline.from_pretrained(ROOT / "pretrained" / "poly-inr-emoji").id2label
     square = '<path fill="hsl({},70%,50%)" d="M1 1h{}v6H1z"/>'
@@ -91,7 +96,38 @@ def repository(tmp_path_factory) -> Path:
     return folder
 
 
-def run_command(words: list[str], folder: Path) -> None:
+def check_arguments(script: Path, arguments: list[str]) -> None:
+    """Parses a command's arguments as the script does, and its recipe, without starting the work."""
+
+    class Parsed(Exception):
+        pass
+
+    def stopping(parse):
+        def parse_and_stop(self, *args, **kwargs):
+            parsed = parse(self, *args, **kwargs)
+            if self.prog == script.name:
+                raise Parsed(parsed)
+            return parsed
+
+        return parse_and_stop
+
+    specification = importlib.util.spec_from_file_location(f"documented_{script.stem}", script)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
+        patch.setattr(sys, "argv", [script.name, *arguments])
+        with pytest.raises(Parsed) as parsed:
+            module.main()
+    values = vars(parsed.value.args[0])
+    if str(values.get("recipe", "")).endswith(".yaml"):
+        from polyinr_hf.training import load_recipe
+
+        load_recipe(values["recipe"], values.get("overrides"))
+
+
+def run_command(words: list[str], folder: Path, is_readme: bool) -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     if words[0] == "pip":
@@ -103,6 +139,9 @@ def run_command(words: list[str], folder: Path) -> None:
         return
     if words[0] in NOT_RUN or words[1] in NOT_RUN:
         assert words[0] != "python" or (folder / words[1]).is_file(), f"there is no {words[1]}"
+        return
+    if not is_readme and (script := next((word for word in words if word.startswith("scripts/")), None)):
+        check_arguments(folder / script, words[words.index(script) + 1 :])
         return
     for prefix, extra in SHORTER.items():
         if prefix in " ".join(words):
@@ -125,7 +164,7 @@ def run_command(words: list[str], folder: Path) -> None:
 def test_document_runs_from_top_to_bottom(document, repository, monkeypatch):
     monkeypatch.chdir(repository)
     names: dict = {}
-    if "data/emoji-64" in document.read_text(encoding="utf-8") and not (repository / "data" / "emoji-64").exists():
+    if document.name == "README.md":
         write_emoji_stand_in(repository / "data" / "emoji-64")
     threads = torch.get_num_threads()
     for language, code, reason in blocks(document):
@@ -135,7 +174,7 @@ def test_document_runs_from_top_to_bottom(document, repository, monkeypatch):
             exec(compile(code, f"{document.name}, block {code.splitlines()[0]!r}", "exec"), names)
         else:
             for words in commands(code):
-                run_command(words, repository)
+                run_command(words, repository, is_readme=document.name == "README.md")
     torch.set_num_threads(threads)
 
 
