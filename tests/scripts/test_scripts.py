@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.benchmarks import adaptive
 from polyinr_hf.benchmarks import rendering as benchmarks
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -289,6 +290,18 @@ def test_benchmark_render(tmp_path, monkeypatch, capsys):
         assert row["limit_seconds"] > 0
         assert row["peak_mb"] > 10
     assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_benchmark_render_of_a_pipeline(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(adaptive, "in_fresh_process", lambda function, *args: function(*args))
+    arguments = ["--pipeline", folders["conditional"], "--sizes", 40, 48, "--tolerance", 0.2, "--num_images", 2]
+    files = ["--json", tmp_path / "adaptive.json", "--picture", tmp_path / "a.png", "--plot", tmp_path / "b.png"]
+    run("benchmark", "render", *arguments, *files)
+    rows = json.loads((tmp_path / "adaptive.json").read_text())["results"]
+    assert [(row["size"], row["num_images"], row["tolerance"]) for row in rows] == [(40, 2, 0.2), (48, 2, 0.2)]
+    assert capsys.readouterr().out.count("\n") == 4
+    assert Image.open(tmp_path / "a.png").size == (3 * 40, 2 * 40 + 18)
+    assert (tmp_path / "b.png").is_file()
 
 
 def test_benchmark_refuses_bad_sizes():

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, median
 
 import torch
+from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
@@ -56,7 +58,7 @@ def measure_adaptive_rendering(
         dtype: "float32" or "bfloat16", of exact and adaptive images alike.
 
     Yields:
-        `exact_seconds`, `seconds`: mean of an image, drawn once each way, in turn.
+        `exact_seconds`, `seconds`: median of the images, drawn once each way, in turn.
         `share_run`: points that the network was run at, of all pixels. `psnr`, `psnr_worst`: mean and lowest PSNR of an
         image against the exact one, in dB, clipped to [-1, 1]. `largest_error`: of any pixel of any image, of 255.
         `exact_peak_mb`, `peak_mb`: highest resident memory of a process that draws one image.
@@ -78,9 +80,9 @@ def measure_adaptive_rendering(
         images, exact_peak_mb = in_fresh_process(_measure_images, pipeline, chosen, size, tolerances, dtype, threads)
         for i, tolerance in enumerate(tolerances):
             exact_seconds, seconds, share_run, psnr, error = zip(*(image[i] for image in images), strict=True)
-            means = [sum(values) / count for values in (exact_seconds, seconds, share_run, psnr)]
-            extremes = [min(psnr), max(error), exact_peak_mb, peaks[i]]
-            yield AdaptiveResult(size, dtype, tolerance, count, *means, *extremes)
+            times = median(exact_seconds), median(seconds)  # a pause of the machine is no matter
+            quality = fmean(share_run), fmean(psnr), min(psnr), max(error)
+            yield AdaptiveResult(size, dtype, tolerance, count, *times, *quality, exact_peak_mb, peaks[i])
 
 
 def format_adaptive_table(results: list[AdaptiveResult]) -> str:
@@ -138,18 +140,22 @@ def draw_where_run(generator: PolyINRGenerator, A: Tensor, size: int, tolerance:
         ValueError: for a tolerance that is none.
     """
     check_tolerance(tolerance)
-    rows = []
+    columns = {f"tolerance {tolerance:g}": [], "error x 8": [], "where the network was run": []}
     for a in A.split(1):
         lattice = _last_lattice(generator, a, size, tolerance)
         exact = generator.render(a, size, size)[0].float().clamp(-1, 1)  # (3, H, W)
         image = lattice.values.clamp(-1, 1)
         error = ((image - exact).abs() * 8 - 1).clamp(-1, 1)
         grey = exact.mean(dim=0, keepdim=True).mul(0.3).sub(0.1).expand(3, -1, -1)  # dimmed
-        where = torch.where(lattice.ran, torch.tensor([1.0, 0.3, -1.0])[:, None, None], grey)
-        rows.append(torch.cat([image, error, where], dim=2))
-    pixels = torch.cat(rows, dim=1).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
-    words = f"tolerance {tolerance:g}      |      error x 8      |      where the network was run"
-    return caption(Image.fromarray(pixels), words)
+        orange = torch.tensor([1.0, 0.3, -1.0], device=grey.device)[:, None, None]
+        where = torch.where(lattice.ran, orange, grey)
+        for column, part in zip(columns.values(), (image, error, where), strict=True):
+            column.append(part.cpu())
+    pictures = []
+    for words, parts in columns.items():
+        pixels = torch.cat(parts, dim=1).add(1).mul(127.5).round().byte()  # (3, B * H, W)
+        pictures.append(caption(Image.fromarray(pixels.permute(1, 2, 0).numpy()), words))
+    return make_image_grid(pictures, rows=1, cols=3)
 
 
 def _last_lattice(generator: PolyINRGenerator, A: Tensor, size: int, tolerance: float) -> Lattice:
