@@ -2,9 +2,11 @@
 
     python scripts/load_space.py --pipeline pretrained/poly-inr-emoji --clients 20 --seconds 60 --json load.json
 
-Starts the server of space/app.py and prints the seconds to the first image from a cold start, then, of the load: images
-answered, refusals because the queue was full, other errors, seconds until an answer (median and 95th percentile), and
-the server's memory every ten seconds. One user in ten uploads an image and has it rebuilt.
+Starts the server of space/app.py and prints the seconds to the first image from a cold start, then, of the load, for
+each kind of request: answers, refusals because the queue was full, seconds until an answer (median and 95th
+percentile); other errors, and the server's memory every ten seconds. One user makes films and one rebuilds an image of
+its own, again and again; of what the others ask for, eight in ten are previews (64 pixels, as while a picture is
+dragged), one is a part of an image and one a mixture or a morph, both of `--size`.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import httpx
@@ -37,7 +39,9 @@ def parse_args(argv=None):
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--clients", type=int, default=20, help="users at once (default: 20)")
     parser.add_argument("--seconds", type=float, default=60, help="duration of the load in seconds (default: 60)")
-    parser.add_argument("--size", type=int, default=256, help="side in pixels of the images asked for (default: 256)")
+    parser.add_argument(
+        "--size", type=int, default=256, help="side in pixels of all images but previews (default: 256)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the results to")
     return parser.parse_args(argv)
 
@@ -66,44 +70,57 @@ class Load:
 
     def __init__(self, address: str, size: int, folder: str):
         self.address, self.size, self.folder = address, size, folder
-        self.seconds, self.outcomes, self.lock = [], Counter(), threading.Lock()
+        self.seconds, self.refused, self.errors = defaultdict(list), Counter(), Counter()
+        self.lock = threading.Lock()
         self.photo = str(Path(folder, "slope.png"))
         Image.linear_gradient("L").save(self.photo)
 
-    def be_user(self, seed: int, until: float) -> None:
-        choose = random.Random(seed)
+    def be_user(self, number: int, until: float) -> None:
+        choose = random.Random(number)
         client = None
         while time.monotonic() < until:
-            began = time.monotonic()
+            kind, settings = self.request(number, choose)
             try:
                 client = client or Client(self.address, verbose=False, download_files=self.folder)
                 began = time.monotonic()
-                self.ask(client, choose, rebuilds=seed % 10 == 0)
-                outcome = "answered"
+                client.predict(**settings, api_name=kind)
+                with self.lock:
+                    self.seconds[kind].append(time.monotonic() - began)
+                continue
             except QueueError:
-                outcome = "queue full"
+                failed, key = self.refused, kind
             except Exception as error:  # whatever it is, it is counted and shown
-                outcome = f"{type(error).__name__}: {error}"
+                failed, key = self.errors, f"{kind}: {type(error).__name__}: {error}"
             with self.lock:
-                self.outcomes[outcome] += 1
-                if outcome == "answered":
-                    self.seconds.append(time.monotonic() - began)
-            if outcome != "answered":
-                time.sleep(PAUSE)
+                failed[key] += 1
+            time.sleep(PAUSE)
 
-    def ask(self, client: Client, choose: random.Random, rebuilds: bool) -> None:
-        if rebuilds:
-            client.predict(image=handle_file(self.photo), num_steps=10, size=self.size, api_name="/rebuild")
-            return
-        name, settings = choose.choice(
-            [
-                ("/generate", {"count": 1}),
-                ("/zoom", {"zoom": choose.uniform(-1, 4)}),
-                ("/mix", {"second_seed": choose.randrange(10**6)}),
-                ("/morph", {"position": choose.random()}),
-            ]
-        )
-        client.predict(**settings, seed=choose.randrange(10**6), size=self.size, api_name=name)
+    def request(self, number: int, choose: random.Random) -> tuple[str, dict]:
+        """The endpoint, and what it is given."""
+        if number == 0:
+            return "/film", {"seed": choose.randrange(10**6), "num_frames": 12, "size": self.size}
+        if number == 1:
+            return "/rebuild", {"image": handle_file(self.photo), "num_steps": 20, "size": self.size}
+        sample = {"seed": choose.randrange(10**6)}
+        place = {"row": choose.random(), "column": choose.random(), "zoom": choose.uniform(-1, 4)}
+        die = choose.randrange(10)
+        if die < 8:
+            return "/preview", sample | place
+        if die == 8:
+            return "/zoom", sample | place | {"size": self.size}
+        second = {"second_seed": choose.randrange(10**6), "size": self.size}
+        return choose.choice([("/mix", sample | second), ("/morph", sample | second | {"position": choose.random()})])
+
+    def figures(self) -> dict:
+        """Of each kind of request: answers, refusals, seconds."""
+        figures = {}
+        for kind in sorted(self.seconds.keys() | self.refused.keys()):
+            seconds = self.seconds[kind]
+            figures[kind] = {"answered": len(seconds), "queue_full": self.refused[kind]}
+            if len(seconds) > 1:
+                quantile = statistics.quantiles(seconds, n=20)[-1]
+                figures[kind] |= {"median_seconds": statistics.median(seconds), "p95_seconds": quantile}
+        return figures
 
 
 def measure(args) -> dict:
@@ -111,7 +128,7 @@ def measure(args) -> dict:
         began = time.monotonic()
         process, address = start_server(args.pipeline, folder)
         try:
-            Client(address, verbose=False, download_files=folder).predict(count=1, size=args.size, api_name="/generate")
+            Client(address, verbose=False, download_files=folder).predict(api_name="/preview")
             cold = time.monotonic() - began
             load, until = Load(address, args.size, folder), time.monotonic() + args.seconds
             users = [threading.Thread(target=load.be_user, args=(i, until)) for i in range(args.clients)]
@@ -127,19 +144,15 @@ def measure(args) -> dict:
         finally:
             process.terminate()
             process.wait(20)
-    errors = {kind: n for kind, n in load.outcomes.items() if kind not in ("answered", "queue full")}
-    answers = sorted(load.seconds)
-    result = {"cold_start_seconds": cold, "answered": load.outcomes["answered"], "errors": errors}
-    result |= {"queue_full": load.outcomes["queue full"], "memory_mb": memory}
-    if len(answers) > 1:
-        result |= {"median_seconds": statistics.median(answers), "p95_seconds": statistics.quantiles(answers, n=20)[-1]}
-    return result
+    return {"cold_start_seconds": cold, **load.figures(), "errors": dict(load.errors), "memory_mb": memory}
 
 
 def main(argv=None):
     args = parse_args(argv)
     result = measure(args)
     for name, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {v:.2f}" if isinstance(v, float) else f"{key} {v}" for key, v in value.items())
         print(f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Uploaded images: opened with suspicion, and, once rebuilt, kept for a while as affine parameters."""
+"""Uploaded images: opened with suspicion, and, once rebuilt, kept for a while."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from settings import MAX_PHOTOS, MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from torch import Tensor
 
+from polyinr_hf import PolyINRPipeline
 from polyinr_hf.images import load_photo
 
 SCRIPT_MARKS = (b"<script", b"<!doctype html", b"<?php", b"<!entity")
@@ -48,31 +49,31 @@ def is_something_else(path: Path) -> bool:
 
 
 class RebuiltPhotos:
-    """The latest affine parameters of uploaded images, each under a code that only its own pixels give."""
+    """The latest rebuilt images, each under an ID that only its own affine parameters give."""
 
     def __init__(self, max_photos: int = MAX_PHOTOS):
         self.max_photos = max_photos
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[PolyINRPipeline, Tensor]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, A: Tensor) -> str:
-        """Keeps A (1, L, n, 3) and returns its code."""
+    def keep(self, pipe: PolyINRPipeline, A: Tensor) -> str:
+        """Keeps A (1, L, n, 3) and the pipeline that draws it, and returns their ID."""
         code = hashlib.sha256(A.contiguous().numpy().tobytes()).hexdigest()[:20]
         with self._lock:
-            self._kept[code] = A
+            self._kept[code] = pipe, A
             self._kept.move_to_end(code)
             while len(self._kept) > self.max_photos:
                 self._kept.popitem(last=False)
         return code
 
-    def find(self, code: str) -> Tensor:
-        """A (1, L, n, 3).
+    def find(self, code: str) -> tuple[PolyINRPipeline, Tensor]:
+        """The pipeline, and A (1, L, n, 3).
 
         Raises:
-            ValueError: if nothing is kept under this code.
+            ValueError: if nothing is kept under this ID.
         """
         with self._lock:
-            A = self._kept.get(code)
-        if A is None:
-            raise ValueError("The rebuilt image with this code is no longer kept here: rebuild it once more.")
-        return A
+            kept = self._kept.get(code.strip())
+        if kept is None:
+            raise ValueError("The rebuilt image with this ID is no longer kept here: rebuild it once more.")
+        return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from urllib.parse import urlencode
@@ -12,30 +12,39 @@ from polyinr_hf import PolyINRPipeline
 
 # Of one request.
 SIZES = (64, 128, 256, 512, 1024)  # pixels, of a side
+PREVIEW_SIZE = 64  # pixels: what is drawn at once, while the picture moves
+TOLERANCE = 0.1  # of a colour, of a range of 2: the network runs where there is detail, several times faster
 MAX_PIXELS = 2**22  # of all its images together: four of 1024 x 1024, or a film of 60 frames of 256 x 256
 MAX_COUNT = 9  # images
 MAX_FRAMES = 60
-MAX_STEPS = 400  # of inversion
+FILM_SIZE = 256  # pixels: a film made on the page is at most this large
+MAX_STEPS = 600  # of rebuilding
 REQUEST_SECONDS = 180.0
 MAX_UPLOAD_BYTES = 10 * 2**20
 MAX_UPLOAD_PIXELS = 2**24
-PHOTO_SIZE = 128  # pixels: an uploaded image is rebuilt from a square of at most this side
+PHOTO_SIZE = 96  # pixels: an uploaded image is rebuilt from a square of this side
 # Of the server.
-QUEUE_LENGTH = 16  # requests waiting
-MAX_PHOTOS = 200  # rebuilt images kept in memory, the latest
-MAX_ENCODED = 256  # affine parameters of samples kept in memory
-MAX_DRAWN = 32  # drawn samples kept in memory: what the page shows first, and what a mixture is made of
+QUEUE_LENGTH = 64  # requests waiting
+MAX_PHOTOS = 50  # rebuilt images kept in memory, the latest; each has its own synthesis weights, 3 MB if bundled
+MAX_ENCODED = 256  # affine parameters kept in memory
+MAX_THUMBNAILS = 1000  # kept in memory, 64 pixels wide
 CACHE_SECONDS = 3600  # files made or uploaded are deleted after this time
+WALL_COUNT = 100  # pictures that the page opens with
+WALL_SECONDS = 60.0  # to draw them in, when the server starts; a slow model gets a smaller wall
 
 MAX_SEED = 2**32 - 1
 SAMPLE = ("class_label", "seed", "truncation_psi")
-TABS = {  # what each tab's link holds
+SECOND = ("second_class_label", "second_seed")
+PLACE = ("row", "column", "zoom")
+TABS = {  # what the link to each kind of picture holds
     "generate": (*SAMPLE, "count", "size"),
-    "zoom": (*SAMPLE, "photo", "row", "column", "zoom", "border", "size"),
-    "mix": (*SAMPLE, "photo", "second_class_label", "second_seed", "levels", "size"),
-    "morph": (*SAMPLE, "second_class_label", "second_seed", "position", "num_frames", "size"),
+    "zoom": (*SAMPLE, "photo", *PLACE, "border", "size"),
+    "mix": (*SAMPLE, "photo", *SECOND, "levels", *PLACE, "border", "size"),
+    "morph": (*SAMPLE, "photo", *SECOND, "position", *PLACE, "border", "size"),
+    "film": (*SAMPLE, "photo", *SECOND, "num_frames", "size"),
     "rebuild": ("photo", "num_steps", "size"),
 }
+SHOWING = {"zoom": "the picture", "mix": "the mixture", "morph": "the picture between"}  # tab -> its name on the page
 
 
 @dataclass(frozen=True)
@@ -51,33 +60,40 @@ class Setting:
     info: str | None = None
 
     def check(self, value: object) -> object:
-        """The value, whole numbers as `int`.
+        """The value: whole numbers as `int`, and a choice that came as text as the choice itself.
 
         Raises:
             ValueError: with a sentence for the person who asked.
         """
-        several = isinstance(self.default, list)
-        if self.choices or several:
-            if not (isinstance(value, list) and all(v in self.choices for v in value) if several else self._has(value)):
-                raise ValueError(f"{self.label} must be chosen from the list, not {value!r}.")
-        elif isinstance(self.default, (bool, str)):
+        if isinstance(self.default, list):
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"{self.label} must be a list of some of {listed(self.choices)}, not {value!r}.")
+            return [self._choice(item) for item in value]
+        if self.choices:
+            return self._choice(value)
+        if isinstance(self.default, (bool, str)):
             if not isinstance(value, type(self.default)):
-                raise ValueError(f"{self.label} must be a {type(self.default).__name__}, not {value!r}.")
-        elif self.default is None:
-            return None
-        else:
-            return self._check_number(value)
-        return value
+                kind = "true or false" if isinstance(self.default, bool) else "a text"
+                raise ValueError(f"{self.label} must be {kind}, not {shortened(value)}.")
+            return value
+        return None if self.default is None else self._check_number(value)
 
-    def _has(self, value: object) -> bool:
-        return not isinstance(value, (list, dict)) and value in self.choices
+    def _choice(self, value: object) -> object:
+        if isinstance(value, (str, Real)) and not isinstance(value, bool):
+            for choice in self.choices:
+                if value in (choice, str(choice)):
+                    return choice
+        raise ValueError(f"{self.label} must be one of {listed(self.choices)}, not {shortened(value)}.")
 
     def _check_number(self, value: object) -> float:
+        legal = f"between {self.minimum:,g} and {self.maximum:,.10g}"
+        if self.step == 1:
+            legal = f"a whole number {legal}"
         is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not self.minimum <= value <= self.maximum:
-            raise ValueError(f"{self.label} must be between {self.minimum:g} and {self.maximum:g}, not {value!r}.")
-        if self.step == 1 and value != int(value):
-            raise ValueError(f"{self.label} must be a whole number, not {value!r}.")
+        is_legal = is_number and self.minimum <= value <= self.maximum and (self.step != 1 or value == int(value))
+        if not is_legal:
+            given = "it is empty" if value is None else f"not {shortened(value)}"
+            raise ValueError(f"{self.label} must be {legal}, {given}.")
         return int(value) if self.step == 1 else float(value)
 
     def parse(self, text: str) -> object:
@@ -86,16 +102,27 @@ class Setting:
         Raises:
             ValueError: if it is none.
         """
-        choices = {str(choice): choice for choice in self.choices}
         if isinstance(self.default, list):
-            return self.check([choices.get(part, part) for part in text.split(",") if part])
-        if choices:
-            return self.check(choices.get(text, text))
+            return self.check([part for part in text.split(",") if part])
         if isinstance(self.default, bool):
-            return self.check({"1": True, "0": False}.get(text))
-        if isinstance(self.default, str) or self.default is None:
+            return self.check({"1": True, "0": False}.get(text, text))
+        if isinstance(self.default, str) or self.default is None or self.choices:
             return self.check(text)
-        return self.check(float(text))
+        try:
+            return self.check(float(text))
+        except (ValueError, OverflowError):
+            return self.check(text)  # whose sentence quotes the link
+
+
+def shortened(value: object) -> str:
+    """A value as an error quotes it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def listed(choices: tuple) -> str:
+    """Choices as an error lists them, the first of many."""
+    return ", ".join(map(str, choices[:12])) + (f" and {len(choices) - 12:,} more" if len(choices) > 12 else "")
 
 
 def class_ids(pipe: PolyINRPipeline) -> dict[str, int]:
@@ -106,28 +133,29 @@ def class_ids(pipe: PolyINRPipeline) -> dict[str, int]:
 
 
 def settings_of(pipe: PolyINRPipeline) -> dict[str, Setting]:
-    """All settings of all tabs by name."""
+    """All settings of the page by name."""
     names = tuple(class_ids(pipe))
     num_levels = pipe.generator.config.num_levels
     levels = tuple(range(num_levels))
-    two = {"minimum": 0, "maximum": MAX_SEED}
+    seeds = {"minimum": 0, "maximum": MAX_SEED}
+    psi = pipe.config.get("default_truncation_psi", 1.0)  # what the model itself recommends
     return {
         "class_label": Setting("Class", names[0] if names else None, choices=names),
-        "seed": Setting("Seed", 0, **two),
-        "truncation_psi": Setting("Truncation psi", 0.7, 0, 1.2, 0.05, info="towards 0 typical, at 1 varied"),
+        "seed": Setting("Seed", 0, **seeds),
+        "truncation_psi": Setting("Truncation psi", psi, 0, 1.2, 0.05, info="towards 0 typical, at 1 varied"),
         "count": Setting("Images", 4, 1, MAX_COUNT),
-        "size": Setting("Size", 256, choices=SIZES, info="pixels"),
-        "photo": Setting("Rebuilt image", "", info="its code from the last tab; empty for class and seed"),
-        "row": Setting("Centre, down", 0.5, -1, 2, 0.0001, info="0 is the upper border, 1 the lower"),
-        "column": Setting("Centre, across", 0.5, -1, 2, 0.0001, info="0 is the left border, 1 the right"),
-        "zoom": Setting("Zoom", 0.0, -2, 8, 0.25, info="doublings; below 0 shows what lies beyond the border"),
+        "size": Setting("Size", 512, choices=SIZES, info="pixels"),
+        "photo": Setting("Rebuilt image", "", info="its ID; empty for class and seed"),
+        "row": Setting("Centre, down", 0.5, -1, 2, 1e-6, info="0 is the upper border, 1 the lower"),
+        "column": Setting("Centre, across", 0.5, -1, 2, 1e-6, info="0 is the left border, 1 the right"),
+        "zoom": Setting("Zoom", 0.0, -2, 8, 0.01, info="doublings; below 0 shows what lies beyond the border"),
         "border": Setting("Mark the border", True),
-        "second_class_label": Setting("Second class", names[-1] if names else None, choices=names),
-        "second_seed": Setting("Second seed", 1, **two),
-        "levels": Setting("Levels from the second", list(levels[num_levels // 2 :]), choices=levels),
+        "second_class_label": Setting("Second class", names[len(names) // 2] if names else None, choices=names),
+        "second_seed": Setting("Second seed", 1, **seeds),
+        "levels": Setting("Levels from the second", list(levels[round(0.7 * num_levels) :]), choices=levels),
         "position": Setting("Position", 0.5, 0, 1, 0.01, info="0 is the first image, 1 the second"),
         "num_frames": Setting("Frames of the film", 24, 2, MAX_FRAMES),
-        "num_steps": Setting("Steps", 100, 10, MAX_STEPS, info="more are slower and closer"),
+        "num_steps": Setting("Steps", 200, 20, MAX_STEPS, info="more are slower and closer"),
     }
 
 
@@ -145,16 +173,27 @@ def link(tab: str, values: Mapping[str, object]) -> str:
     return "?" + urlencode({"tab": tab, **held}, safe=",")
 
 
-def restore(query: Mapping[str, str], settings: Mapping[str, Setting]) -> tuple[str, dict[str, object]]:
-    """The tab and the values that a link holds; defaults where it holds none, or none that is legal."""
-    tab = query.get("tab")
-    tab = tab if tab in TABS else next(iter(TABS))
+def restore(
+    query: Mapping[str, str], settings: Mapping[str, Setting], names: Iterable[str] | None = None
+) -> tuple[str, dict[str, object], list[str]]:
+    """The tab and the values that a link holds, with defaults for what it leaves out.
+
+    Args:
+        names: of the values wanted; those that the tab's links hold by default.
+
+    Returns:
+        tab, values, and a sentence for each thing in the link that is not legal and was replaced by its default.
+    """
+    tab, complaints = query.get("tab", "zoom"), []
+    if tab not in TABS:
+        complaints.append(f"The link must be to one of {', '.join(TABS)}, not {shortened(tab)}.")
+        tab = "zoom"
     values = {}
-    for name in TABS[tab]:
+    for name in TABS[tab] if names is None else names:
         values[name] = settings[name].default
-        if name in query:
+        if name in TABS[tab] and name in query:
             try:
                 values[name] = settings[name].parse(query[name])
-            except (ValueError, OverflowError):
-                continue
-    return tab, values
+            except ValueError as error:
+                complaints.append(str(error))
+    return tab, values, complaints

@@ -1,22 +1,27 @@
 import numpy as np
 import pytest
 import torch
-from actions import Studio, check_pixels, move, time_limit
+from actions import STRIP_COUNT, Studio, check_pixels, contact_sheet
 from PIL import Image
-from settings import MAX_COUNT, MAX_DRAWN, MAX_ENCODED, MAX_FRAMES, SIZES
+from settings import MAX_COUNT, MAX_ENCODED, MAX_FRAMES, MAX_THUMBNAILS, PREVIEW_SIZE, SIZES, TOLERANCE
+from turns import SupersededError, time_limit, wanted_while
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing.interpolation import encode_seeds
 from polyinr_hf.editing.style_mixing import mix_levels
 
-CAT_TO_TREE = {"class_label": "cat", "seed": 3, "truncation_psi": 1.0, "second_class_label": "tree", "second_seed": 8}
+CAT_TO_TREE = {"class_label": "cat", "seed": 3, "truncation_psi": 1.0, "photo": ""} | {
+    "second_class_label": "tree",
+    "second_seed": 8,
+}
 ONE = {"class_label": "dog", "seed": 5, "truncation_psi": 0.8}
 
 
 def draw(studio, class_label, seed, psi, size, **kwargs) -> Image.Image:
     """What the pipeline draws, asked without the page."""
     generator = torch.Generator().manual_seed(seed)
-    images = studio.pipe(class_label, truncation_psi=psi, height=size, width=size, generator=generator, **kwargs).images
+    kwargs |= {"truncation_psi": psi, "height": size, "width": size, "tolerance": TOLERANCE}
+    images = studio.pipe(class_label, generator=generator, **kwargs).images
     return images[0]
 
 
@@ -27,7 +32,9 @@ def same(a: Image.Image, b: Image.Image) -> bool:
 @pytest.fixture(scope="module")
 def rebuilt(studio, photo):
     steps = []
-    image, code, report = studio.rebuild(str(photo), 30, 48, lambda *step: steps.append(step))
+    image, code, report = studio.rebuild(
+        str(photo), 30, 48, lambda step, total, draw: steps.append((step, total, draw()))
+    )
     return image, code, report, steps
 
 
@@ -62,19 +69,30 @@ def test_zoom_draws_at_its_limits(studio, zoom):
 
 
 def test_mix_takes_levels_of_the_second(studio):
-    first, second, mixed = studio.mix(**CAT_TO_TREE, photo="", levels=[4, 1], size=64)
+    first, second, mixed = studio.mix(**CAT_TO_TREE, levels=[4, 1], size=64)
     assert same(first, draw(studio, "cat", 3, 1.0, 64))
     assert same(second, draw(studio, "tree", 8, 1.0, 64))
     A, B = (encode_seeds(studio.pipe, label, seed) for label, seed in (("cat", 3), ("tree", 8)))
-    assert same(mixed, studio.pipe(affine_parameters=mix_levels(A, B, [1, 4]), height=64, width=64).images[0])
+    assert same(mixed, studio._draw(studio.pipe, mix_levels(A, B, [1, 4]), 64))
     assert not same(mixed, first)
     assert not same(mixed, second)
 
 
 def test_mix_of_no_level_is_the_first_and_of_all_the_second(studio):
-    first, second, _ = studio.mix(**CAT_TO_TREE, photo="", levels=[], size=64)
-    assert same(studio.mix(**CAT_TO_TREE, photo="", levels=[], size=64)[2], first)
-    assert same(studio.mix(**CAT_TO_TREE, photo="", levels=list(range(6)), size=64)[2], second)
+    first, second, _ = studio.mix(**CAT_TO_TREE, levels=[], size=64)
+    assert same(studio.mix(**CAT_TO_TREE, levels=[], size=64)[2], first)
+    assert same(studio.mix(**CAT_TO_TREE, levels=list(range(6)), size=64)[2], second)
+
+
+def test_morph_from_a_rebuilt_image_moves_its_affine_parameters_and_weights(studio, rebuilt):
+    image, code, _, _ = rebuilt
+    two = {**CAT_TO_TREE, "photo": code}
+    assert same(studio.morph(**two, position=0.0, size=48), image)
+    assert same(studio.morph(**two, position=1.0, size=48), draw(studio, "tree", 8, 1.0, 48))
+    frames = studio.film(**two, num_frames=3, size=48)
+    assert same(frames[0], image)
+    assert same(frames[1], studio.morph(**two, position=0.5, size=48))
+    assert not same(frames[1], image)
 
 
 def test_morph_goes_from_the_first_to_the_second(studio):
@@ -94,22 +112,32 @@ def test_the_film_goes_there_and_back(studio):
     assert all(same(frames[i], frames[-i]) for i in (1, 2, 3))
 
 
-def test_rebuild_comes_close_and_tells_its_progress(studio, photo, rebuilt):
-    image, code, report, steps = rebuilt
-    original = np.asarray(Image.open(photo).crop((16, 0, 80, 64)).resize((48, 48))).astype(float)
-    error = np.square(np.asarray(image) - original).mean()
-    assert error < 0.1 * original.var()
-    losses = [loss for _, _, loss in steps]
-    assert losses[-1] < 0.2 * losses[0]
+def test_rebuild_comes_closer_and_closer(photo, rebuilt):
+    image, _, report, steps = rebuilt
+
+    def error(image: Image.Image) -> float:
+        original = Image.open(photo).crop((16, 0, 80, 64)).resize(image.size)
+        return np.square(np.asarray(image) - np.asarray(original).astype(float)).mean()
+
+    original = np.asarray(Image.open(photo).crop((16, 0, 80, 64))).astype(float)
+    assert error(image) < 0.1 * original.var()
+    assert error(image) < 0.5 * error(steps[0][2])
     assert all(total == 30 and 0 < step <= 30 for step, total, _ in steps)
-    assert "dB PSNR" in report
-    assert same(studio.photo(code, 48), image)
+    assert [step for step, *_ in steps] == sorted({step for step, *_ in steps})
+    assert "dB PSNR after 30 steps" in report
+
+
+def test_a_rebuilt_image_shares_all_but_its_synthesis_network(studio, rebuilt):
+    pipe, _ = studio.photos.find(rebuilt[1])
+    assert pipe.generator.mapping is studio.pipe.generator.mapping
+    ours, theirs = (p.generator.synthesis_levels[1].weight for p in (studio.pipe, pipe))
+    assert not torch.equal(ours, theirs)
 
 
 def test_a_rebuilt_image_can_be_zoomed_and_mixed(studio, rebuilt):
     _, code, _, _ = rebuilt
     whole = studio.zoom(**ONE, photo=f" {code} ", row=0.5, column=0.5, zoom=0.0, border=False, size=48)
-    first, second, mixed = studio.mix(**CAT_TO_TREE, photo=code, levels=[5], size=48)
+    first, second, mixed = studio.mix(**{**CAT_TO_TREE, "photo": code}, levels=[5], size=48)
     assert same(whole, rebuilt[0])
     assert same(first, rebuilt[0])
     assert not same(mixed, first)
@@ -146,33 +174,103 @@ def test_time_runs_out_for_everything_the_model_does(studio, photo):
     studio.generate(**{**ONE, "seed": 777}, count=1, size=64)  # and not afterwards
 
 
+def test_what_nobody_wants_any_more_ends(studio):
+    wanted = iter([True, True, False])
+    with pytest.raises(SupersededError), wanted_while(lambda: next(wanted)):
+        studio.generate(**{**ONE, "seed": 778}, count=5, size=64)
+
+
 def test_what_is_kept_is_bounded(studio):
     for seed in range(300):
         studio.generate("cat", seed, 1.0, 1, 8)
     assert studio._encode.cache_info().currsize == MAX_ENCODED
-    assert studio._draw_sample.cache_info().currsize == MAX_DRAWN
+    assert studio._thumbnail.cache_info().maxsize == MAX_THUMBNAILS
 
 
-def test_moves_undo_each_other_and_stay_inside(studio):
-    place = (0.5, 0.5, 2.0)
-    assert move("right", *place, studio.settings) == (0.5, 0.5625, 2.0)
-    assert move("up", *place, studio.settings) == (0.4375, 0.5, 2.0)
-    for way, back in (("left", "right"), ("down", "up"), ("in", "out")):
-        assert move(back, *move(way, *place, studio.settings), studio.settings) == place
-    for way in ("left", "up", "out"):
-        for _ in range(50):
-            place = move(way, *place, studio.settings)
-    assert place == (-1, -1, -2)
+def test_preview_is_a_small_zoom(studio):
+    place = {**ONE, "photo": "", "row": 0.3, "column": 0.6, "zoom": 2.0}
+    assert same(studio.preview(**place), studio.zoom(**place, border=False, size=PREVIEW_SIZE))
+
+
+def scene(studio, **changes) -> dict:
+    return {name: setting.default for name, setting in studio.settings.items()} | CAT_TO_TREE | changes
+
+
+@pytest.mark.parametrize("tab", ["zoom", "mix", "morph"])
+def test_a_scene_is_what_the_endpoints_draw(tab, studio):
+    settings = scene(studio, levels=[1, 4], position=0.3)
+    first = {name: settings[name] for name in ("class_label", "seed", "truncation_psi", "photo")}
+    second = {name: settings[name] for name in ("second_class_label", "second_seed")}
+    expected = {
+        "zoom": lambda: studio.zoom(**first, row=0.5, column=0.5, zoom=0.0, border=False, size=64),
+        "mix": lambda: studio.mix(**first, **second, levels=[1, 4], size=64)[2],
+        "morph": lambda: studio.morph(**first, **second, position=0.3, size=64),
+    }[tab]()
+    assert same(studio.scene(tab, settings, 64), expected)
+    place = {"row": 0.25, "column": 0.75, "zoom": 1.0, "size": 128}
+    part = studio.scene(tab, settings | place, 128)
+    assert not same(part, studio.scene(tab, settings, 128))
+    *coarse, sharp = studio.sharper(tab, settings | place)
+    assert len(coarse) >= 1
+    assert same(sharp, part)
+
+
+def test_picks_are_what_their_thumbnails_show(studio):
+    settings = scene(studio, row=0.2, zoom=3.0)
+    for picks in studio.picks(settings):
+        sheet = studio.strip(settings, picks)
+        assert sheet.size == (len(picks) * PREVIEW_SIZE, PREVIEW_SIZE)
+        whole = settings | {"row": 0.5, "column": 0.5, "zoom": 0.0}
+        for i, pick in enumerate(picks):
+            tile = sheet.crop((i * PREVIEW_SIZE, 0, (i + 1) * PREVIEW_SIZE, PREVIEW_SIZE)).convert("RGB")
+            assert same(tile, studio.scene(pick["tab"], whole | pick, PREVIEW_SIZE))
+
+
+def test_titles_and_file_names_say_what_is_seen(studio):
+    settings = scene(studio, levels=[4, 5], position=0.25)
+    assert studio.title("zoom", settings) == "cat 3"
+    assert studio.title("mix", settings) == "cat 3 with levels 4, 5 of tree 8"
+    assert studio.title("morph", settings) == "cat 3 → tree 8, 25%"
+    assert studio.file_name("morph", settings) == "cat-3-morph-tree-8"
+    assert studio.file_name("zoom", scene(studio, photo="abc")) == "your-picture"
+
+
+def test_the_wall_has_a_picture_of_each_class_once(studio):
+    picks, sheet = studio.wall()
+    assert [pick["class_label"] for pick in picks] == ["cat", "dog", "tree"]
+    for i, pick in enumerate(picks):
+        tile = sheet.crop((i * PREVIEW_SIZE, 0, (i + 1) * PREVIEW_SIZE, PREVIEW_SIZE)).convert("RGB")
+        assert same(tile, draw(studio, **pick, psi=1.0, size=PREVIEW_SIZE))
+
+
+def test_a_slow_model_gets_a_smaller_wall(monkeypatch):
+    studio = unconditional()
+    monkeypatch.setattr("actions.WALL_SECONDS", 0.0)
+    picks, sheet = studio.wall()
+    assert len(picks) == STRIP_COUNT
+    assert sheet.size == (10 * PREVIEW_SIZE, PREVIEW_SIZE)
+
+
+def test_a_contact_sheet_goes_on_in_the_next_row():
+    images = [Image.new("RGB", (2, 2), (i, 0, 0)) for i in range(5)]
+    sheet = contact_sheet(images, columns=3)
+    assert sheet.size == (6, 4)
+    assert [sheet.getpixel((2 * (i % 3), 2 * (i // 3)))[0] for i in range(5)] == [0, 1, 2, 3, 4]
+    assert sheet.getpixel((5, 3))[3] == 0
+
+
+def unconditional() -> Studio:
+    torch.manual_seed(0)
+    return Studio(PolyINRPipeline(PolyINRGenerator(8, 16, 16, 4, num_classes=None, sample_size=16).eval()))
 
 
 def test_an_unconditional_model_does_it_all(photo):
-    torch.manual_seed(0)
-    studio = Studio(PolyINRPipeline(PolyINRGenerator(8, 16, 16, 4, num_classes=None, sample_size=16).eval()))
+    studio = unconditional()
     sample = {"class_label": None, "seed": 1, "truncation_psi": 0.7}
-    two = {**sample, "second_class_label": None, "second_seed": 2}
+    two = {**sample, "photo": "", "second_class_label": None, "second_seed": 2}
     assert studio.check({**two}) == two
     assert len(studio.generate(**sample, count=2, size=64)) == 2
-    first, second, _ = studio.mix(**two, photo="", levels=[3], size=64)
+    first, second, _ = studio.mix(**two, levels=[3], size=64)
     assert not same(first, second)
     assert same(studio.morph(**two, position=1.0, size=64), second)
-    assert studio.rebuild(str(photo), 10, 64)[0].size == (64, 64)
+    assert studio.rebuild(str(photo), 20, 64)[0].size == (64, 64)

@@ -1,6 +1,6 @@
-"""The page in headless Chromium."""
+"""The page in headless Chromium: by hand, by keyboard, by link."""
 
-import inspect
+import base64
 import io
 import shutil
 from urllib.parse import parse_qsl, urlsplit
@@ -10,26 +10,29 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from settings import TABS, link
+from settings import PREVIEW_SIZE, link
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="needs chromium and chromedriver: apt-get install chromium chromium-driver"
 )
-SECONDS = 60  # to wait at most for anything
-IMAGES = {"generate": "generate-images", "zoom": "zoom-image", "mix": "mix-mixed", "morph": "morph-image"}
+SECONDS = 30  # to wait at most for anything
 UNLABELLED = """
 const visible = element => element.getClientRects().length > 0;
 const named = element => element.ariaLabel || element.ariaLabelledByElements?.length || element.title
     || [...(element.labels || [])].some(label => label.textContent.trim()) || element.textContent.trim()
     || element.querySelector('img[alt]:not([alt=""])');
-return [...document.querySelectorAll('input, select, textarea, button')]
+return [...document.querySelectorAll('input, select, textarea, button, [tabindex="0"]')]
     .filter(element => visible(element) && !named(element)).map(element => element.outerHTML.slice(0, 200));
 """
+SHARPEST = "return [...document.querySelectorAll('#stage .pictures img')].pop()?.src"
+SMALL = "size=128"
 
 
 @pytest.fixture(scope="module")
@@ -59,39 +62,50 @@ class Visitor:
     def open(self, query: str = "") -> None:
         self.driver.get("about:blank")
         self.driver.get(f"{self.server}/{query}")
-        self.find("#link textarea, #link input")
+        self.find("#wall .tiles button")
 
-    def open_tab(self, tab: str) -> None:
-        self.find(f"#tab-{tab}-button").click()
+    def tiles(self, strip: str) -> list:
+        return self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, f"#{strip} .tiles button"), strip)
 
-    def image(self, tab: str) -> str:
-        """The address of the tab's image, once it is there."""
-        selector = f"#{IMAGES.get(tab, tab)} img"
-        found = lambda: [e.get_attribute("src") for e in self.driver.find_elements(By.CSS_SELECTOR, selector)]  # noqa: E731
-        return self.wait(lambda: next((src for src in found() if src and "/file=" in src), None), selector)
+    def pick(self, strip: str, name: str) -> None:
+        """Taps the thumbnail whose name begins so, of a row that may be drawn anew at any moment."""
+        selector = f'#{strip} .tiles button[aria-label^="{name}"]'
+        click = f"const tile = document.querySelector('{selector}'); tile?.click(); return Boolean(tile)"
+        self.wait(lambda: self.driver.execute_script(click), selector)
 
-    def pixels(self, tab: str) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(httpx.get(self.image(tab)).content)))
+    def press(self, element, key: str = Keys.ENTER) -> None:
+        """By keyboard alone."""
+        self.driver.execute_script("arguments[0].focus()", element)
+        ActionChains(self.driver).send_keys(key).perform()
 
-    def changed(self, tab: str, before: str) -> str:
-        self.wait(lambda: self.image(tab) != before, f"other image in {tab}")
-        return self.image(tab)
+    def picture(self, size: int) -> np.ndarray:
+        """What the stage shows, once it is of this size."""
+        stage = self.find("#stage .frame")
+        self.wait(lambda: stage.get_attribute("data-size") == str(size), f"picture of {size} pixels")
+        content = base64.b64decode(self.driver.execute_script(SHARPEST).split(",")[1])
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
-    def type(self, selector: str, text: str) -> None:
-        """Into a field, in place of what is there, by keyboard alone."""
-        field = self.find(selector)
-        field.send_keys(Keys.CONTROL + "a")
-        field.send_keys(text)
+    def shows(self, image: Image.Image) -> None:
+        """Waits until the stage shows this image."""
+        self.wait(lambda: np.array_equal(self.picture(image.width), image), "such picture")
 
     def value(self, name: str) -> str:
         return self.find(f"#{name} input, #{name} textarea").get_attribute("value")
 
-    def settings(self) -> dict[str, str]:
-        """Those in the address bar."""
+    def query(self) -> dict[str, str]:
+        """What the address holds."""
         return dict(parse_qsl(urlsplit(self.driver.current_url).query))
 
-    def message(self) -> str:
-        return self.wait(lambda: self.find(".toast-body").text, "message")
+    def holds(self, **expected: str) -> dict[str, str]:
+        """The address, once it holds this."""
+        self.wait(lambda: self.query() | expected == self.query(), f"address with {expected}")
+        return self.query()
+
+    def place(self, condition) -> tuple[float, float, float]:
+        """Row, column and zoom in the address, once they are such."""
+        read = lambda: tuple(float(self.query().get(name, "nan")) for name in ("row", "column", "zoom"))  # noqa: E731
+        self.wait(lambda: condition(*read()), "such place in the address")
+        return read()
 
 
 @pytest.fixture
@@ -99,135 +113,175 @@ def page(chromium, server) -> Visitor:
     return Visitor(chromium, server)
 
 
-def test_the_first_image_is_there_at_once(page, studio):
+def scene(studio, tab="zoom", size=128, **changes) -> Image.Image:
+    settings = {name: setting.default for name, setting in studio.settings.items()} | changes
+    return studio.scene(tab, settings, size)
+
+
+def test_by_hand(page, studio):
+    """The wall, a tap on it, a drag, the wheel, a tap on the picture, and back."""
     page.open()
-    assert np.array_equal(page.pixels("generate"), studio.generate("cat", 0, 0.7, 1, 256)[0][0])
-    assert page.settings() == {"tab": "generate", "class_label": "cat", "seed": "0", "truncation_psi": "0.7"} | {
-        "count": "4",
-        "size": "256",
-    }
+    wall = page.tiles("wall")
+    assert [tile.get_attribute("aria-label") for tile in wall] == ["cat 0", "dog 1", "tree 2"]
+    assert not page.driver.find_element(By.CSS_SELECTOR, "#stage").is_displayed()
+    wall[1].click()
+    page.shows(scene(studio, class_label="dog", seed=1, size=PREVIEW_SIZE))  # coarse at once
+    page.shows(scene(studio, class_label="dog", seed=1, size=512))  # then sharp
+    assert page.holds(class_label="dog", seed="1", tab="zoom")["zoom"] == "0"
+    assert page.value("class_label") == "dog"
     assert page.value("link") == page.driver.current_url
 
+    stage = page.find("#stage .frame")
+    width = stage.rect["width"]
+    ActionChains(page.driver).drag_and_drop_by_offset(stage, round(width / 4), round(width / 8)).perform()
+    row, column, _ = page.place(lambda row, *_: row < 0.45)
+    assert (row, column) == pytest.approx((0.375, 0.25), abs=0.01)
+    ActionChains(page.driver).scroll_from_origin(ScrollOrigin.from_element(stage), 0, -300).perform()
+    _, _, zoom = page.place(lambda *place: place[2] == 1)
+    ActionChains(page.driver).move_to_element_with_offset(stage, round(width / 4), 0).click().perform()
+    _, column, _ = page.place(lambda _, column, zoom: column > 0.3)
+    assert column == pytest.approx(0.25 + 0.125, abs=0.01)
 
-@pytest.mark.parametrize("tab", IMAGES)
-def test_the_image_changes_with_seed_class_and_truncation(tab, page):
+    page.find("#back").click()
+    page.wait(wall[0].is_displayed, "wall")
+    assert page.query() == {}
+    page.driver.back()
+    page.holds(class_label="dog", zoom="1")
+
+
+def test_two_pictures_are_mixed_morphed_and_filmed(page, studio):
+    page.open(f"?tab=zoom&seed=3&{SMALL}&num_frames=3")
+    page.tiles("between")  # the last to come
+    page.pick("seconds", "tree 2")
+    chosen = {"seed": 3, "second_class_label": "tree", "second_seed": 2}
+    page.wait(lambda: page.value("second_class_label") == "tree", "second class")
+    page.pick("mixtures", "cat 3 with levels 4, 5 of tree 2")
+    page.holds(tab="mix", levels="4,5", second_seed="2")
+    page.shows(scene(studio, "mix", levels=[4, 5], **chosen))
+    page.pick("between", "cat 3 → tree 2, 20%")
+    page.holds(tab="morph", position="0.2")
+    page.shows(scene(studio, "morph", position=0.2, **chosen))
+    page.find("#film-button").click()
+    page.holds(tab="film")
+    address = page.find("#film img").get_attribute("src")
+    assert address.endswith("cat-3-film-tree-2.gif")
+    film = Image.open(io.BytesIO(httpx.get(address).content))
+    assert film.format == "GIF"
+
+
+def test_by_touch_on_a_phone_where_everything_fits_and_has_a_name(page):
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    def fits() -> None:
+        widths = "return [document.scrollingElement.scrollWidth, document.documentElement.clientWidth]"
+        page.wait(lambda: page.driver.execute_script(widths) == [390, 390], "page as wide as the phone")
+        page.wait(lambda: page.driver.execute_script(UNLABELLED) == [], "name for everything")
+
+    try:
+        page.open()
+        fits()
+        page.open(f"?tab=zoom&{SMALL}")
+        page.picture(128)
+        page.tiles("between")
+        page.find("#more button").click()
+        fits()
+        page.driver.execute_script("scrollTo(0, 0)")
+        box = page.driver.execute_script("return document.querySelector('#stage .frame').getBoundingClientRect()")
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        touch("touchStart", (x - 40, y), (x + 40, y))
+        for spread in (60, 80):
+            touch("touchMove", (x - spread, y), (x + spread, y))
+        touch("touchEnd")
+        row, column, zoom = page.place(lambda *place: place[2] > 0.9)
+        assert (row, column, zoom) == pytest.approx((0.5, 0.5, 1), abs=0.03)
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_by_keyboard_alone(page, studio):
     page.open()
-    page.open_tab(tab)
-    image = page.image(tab)
-    page.type(f"#{tab}-seed input", "17")
-    image = page.changed(tab, image)
-    page.type(f"#{tab}-class_label input", "dog" + Keys.ENTER)
-    image = page.changed(tab, image)
-    page.find(f"#{tab}-truncation_psi input[type=range]").send_keys(Keys.ARROW_RIGHT)
-    page.changed(tab, image)
-    page.wait(lambda: page.settings().get("truncation_psi") == "0.75", "link")
-    assert page.settings() | {"tab": tab, "seed": "17", "class_label": "dog"} == page.settings()
+    page.press(page.tiles("wall")[2])
+    page.holds(class_label="tree", seed="2")
+    stage = page.find("#stage .frame")
+    for key, place in (("+", (0.5, 0.5, 1)), (Keys.ARROW_RIGHT, (0.5, 0.625, 1)), (Keys.ARROW_UP, (0.375, 0.625, 1))):
+        page.press(stage, key)
+        assert page.place(lambda *seen: seen == place) == place  # noqa: B023
+    page.press(stage, "0")
+    page.place(lambda *seen: seen == (0.5, 0.5, 0))
 
-
-def test_zoom_is_steered_by_buttons_from_the_keyboard(page, studio):
-    page.open("?tab=zoom&size=128")
-    image = page.image("zoom")
-    for name, place in (("In", (0.5, 0.5, 1)), ("Right", (0.5, 0.625, 1)), ("Up", (0.375, 0.625, 1))):
-        page.driver.find_element(By.XPATH, f"//button[normalize-space()='{name}']").send_keys(Keys.ENTER)
-        image = page.changed("zoom", image)
-        page.wait(lambda: page.settings().get("row") == f"{place[0]:g}", "link")  # noqa: B023
-    assert np.array_equal(page.pixels("zoom"), studio.zoom("cat", 0, 0.7, "", 0.375, 0.625, 1.0, True, 128))
-
-
-def test_levels_are_mixed_by_checkboxes(page, studio):
-    page.open("?tab=mix&size=128&levels=3,4,5")
-    image = page.image("mix")
-    boxes = page.driver.find_elements(By.CSS_SELECTOR, "#mix-levels input[type=checkbox]")
-    assert [box.is_selected() for box in boxes] == [False] * 3 + [True] * 3
-    boxes[5].send_keys(Keys.SPACE)
-    page.changed("mix", image)
-    assert np.array_equal(page.pixels("mix"), studio.mix("cat", 0, 0.7, "", "tree", 1, [3, 4], 128)[2])
-
-
-def test_morph_moves_and_makes_a_film(page):
-    page.open("?tab=morph&size=64&num_frames=4")
-    image = page.image("morph")
-    page.type("#morph-position input[type=number]", "0.1")
-    page.changed("morph", image)
-    page.find("#morph-film-button").click()
-    film = Image.open(io.BytesIO(httpx.get(page.image("morph-film")).content))
-    assert (film.format, film.n_frames) == ("GIF", 6)
+    field = page.find("#class_label input")
+    page.press(field, "dog")  # in place of what was there
+    assert field.get_attribute("value") == "dog"
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    page.holds(class_label="dog", seed="2")
+    page.press(page.find("#more button"))
+    seed = page.find("#seed input")
+    page.press(seed, Keys.BACKSPACE)
+    page.wait(lambda: "empty" in page.find("#stage .note").text, "word about the empty field")
+    assert page.driver.execute_script(SHARPEST)  # the picture stays
+    page.press(seed, "17")
+    page.holds(seed="17")
+    page.shows(scene(studio, class_label="dog", seed=17, size=512))
+    page.press(page.find("#dice-button"))
+    page.wait(lambda: page.query().get("seed") not in ("2", "17"), "other seed")
 
 
 @pytest.mark.parametrize(
     ("tab", "chosen"),
     [
-        ("generate", {"class_label": "dog", "seed": 4, "truncation_psi": 0.3, "count": 2, "size": 64}),
         ("zoom", {"class_label": "tree", "seed": 4, "row": 0.25, "column": 0.75, "zoom": 1.5, "border": False}),
         ("mix", {"class_label": "tree", "second_class_label": "dog", "second_seed": 5, "levels": [0, 4]}),
         ("morph", {"class_label": "dog", "second_class_label": "cat", "second_seed": 5, "position": 0.2}),
     ],
 )
-def test_a_link_restores_its_state(tab, chosen, page, studio):
-    values = {name: setting.default for name, setting in studio.settings.items()} | chosen
-    action = getattr(studio, tab)
-    values = {name: values[name] for name in inspect.signature(action).parameters}
+def test_a_link_restores_its_state_and_draws_once(tab, chosen, page, studio, monkeypatch):
+    drawn, draw = [], studio.sharper
+    monkeypatch.setattr(studio, "sharper", lambda *args: drawn.append(args) or draw(*args))
+    values = {name: setting.default for name, setting in studio.settings.items()} | chosen | {"size": 128}
     query = link(tab, values)
     page.open(query)
-    shown = page.pixels(tab)
-    drawn = action(**values)
-    expected = {"generate": lambda: drawn[0][0], "mix": lambda: drawn[2]}.get(tab, lambda: drawn)()
-    assert np.array_equal(shown, expected)
-    assert page.find(f"#tab-{tab}-button").get_attribute("aria-selected") == "true"
-    for name in chosen:
-        if name not in ("levels", "border"):
-            assert page.value(f"{tab}-{name}") == str(values[name])
-    assert page.settings().items() >= dict(parse_qsl(query[1:])).items()
+    page.shows(studio.scene(tab, values, 128))
+    page.tiles("between")
+    assert len(drawn) == 1
+    assert page.query().items() >= dict(parse_qsl(query[1:])).items()
+    for name in set(chosen) & {"class_label", "second_class_label"}:
+        assert page.value(name) == values[name]
 
 
-def test_an_upload_is_inverted_then_zoomed_and_its_link_restores_it(page, photo, studio):
-    page.open("?tab=rebuild&num_steps=20&size=64")
-    page.find("#rebuild-upload input[type=file]").send_keys(str(photo))
-    page.image("rebuild-upload")
-    page.find("#rebuild-button").click()
-    page.image("rebuild-image")
-    code = page.wait(lambda: page.value("rebuild-photo"), "code")
-    assert "dB PSNR after 20 steps" in page.wait(lambda: page.value("rebuild-report"), "report")
-    page.wait(lambda: page.settings().get("photo") == code, "link")
-    assert np.array_equal(page.pixels("rebuild-image"), studio.photo(code, 64))
-
-    page.find("#rebuild-to-zoom").click()
-    page.wait(lambda: page.settings().get("tab") == "zoom", "link")
-    assert page.settings()["photo"] == code == page.value("zoom-photo")
-    assert np.array_equal(page.pixels("zoom"), studio.zoom("cat", 0, 0.7, code, 0.5, 0.5, 0.0, True, 256))
-
-    page.open(f"?tab=rebuild&size=128&photo={code}")
-    assert np.array_equal(page.pixels("rebuild-image"), studio.photo(code, 128))
+def test_the_link_to_a_film_makes_it(page):
+    page.open(link("film", {"class_label": "dog", "seed": 1, "second_class_label": "cat", "num_frames": 2, "size": 64}))
+    assert page.find("#film img").get_attribute("src").endswith("dog-1-film-cat-1.gif")
 
 
-def test_a_hostile_upload_gets_a_sentence_and_the_page_goes_on(page, tmp_path):
-    path = tmp_path / "text.png"
-    path.write_text("no image")
-    page.open("?tab=rebuild")
-    page.find("#rebuild-upload input[type=file]").send_keys(str(path))
-    page.image("rebuild-upload")
-    page.find("#rebuild-button").click()
-    assert "cannot be read as an image" in page.message()
-    page.open_tab("zoom")
-    page.image("zoom")
+def test_a_link_with_something_illegal_says_so(page):
+    page.open("?tab=zoom&class_label=wolf&size=64")
+    assert "Class must be one of cat, dog, tree, not 'wolf'" in page.wait(
+        lambda: page.find("#stage .note").text, "note"
+    )
+    page.open("?tab=zoom&size=64&photo=0123456789")
+    page.wait(lambda: "rebuild it once more" in page.find("#stage .note").text, "note")
 
 
-def test_a_link_to_what_is_gone_says_so(page):
-    page.open("?tab=zoom&photo=0123456789")
-    assert "rebuild it once more" in page.message()
+def test_an_upload_is_rebuilt_and_its_link_restores_it(page, photo, studio, tmp_path):
+    page.open(f"?tab=zoom&num_steps=20&{SMALL}")
+    page.picture(128)
+    bad = tmp_path / "text.png"
+    bad.write_text("no image")
+    upload = "input[type=file]"
+    page.find(upload).send_keys(str(bad))
+    page.wait(lambda: "cannot be read as an image" in page.find("#stage .note").text, "sentence")
 
-
-@pytest.mark.parametrize("tab", TABS)
-def test_a_phone_shows_it_all_in_its_width_and_everything_has_a_name(tab, page):
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    try:
-        page.open(f"?tab={tab}")
-        if tab in IMAGES:
-            page.image(tab)
-        widths = "return [document.scrollingElement.scrollWidth, document.documentElement.clientWidth]"
-        # The page is laid out in several goes: what counts is how it ends.
-        page.wait(lambda: page.driver.execute_script(widths) == [390, 390], "page as wide as the phone")
-        page.wait(lambda: page.driver.execute_script(UNLABELLED) == [], "name for everything")
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.find(upload).send_keys(str(photo))
+    code = page.wait(lambda: page.query().get("photo"), "ID in the address")
+    page.shows(studio.photo(code, 128))
+    page.pick("mixtures", "your picture with levels 5 of")
+    page.holds(tab="mix", photo=code)
+    page.open(f"?tab=rebuild&photo={code}&{SMALL}")
+    page.shows(studio.photo(code, 128))

@@ -49,10 +49,12 @@ def test_the_largest_image_allowed_is_opened(tmp_path):
 def test_photos_are_found_by_their_code_and_the_oldest_go():
     kept = RebuiltPhotos(max_photos=2)
     A = [torch.full((1, 2, 3, 3), float(i)) for i in range(3)]
-    codes = [kept.keep(a) for a in A[:2]]
-    assert kept.keep(A[0]) == codes[0]  # the same again, which is now the latest
-    codes.append(kept.keep(A[2]))
-    assert torch.equal(kept.find(codes[0]), A[0])
-    assert torch.equal(kept.find(codes[2]), A[2])
+    codes = [kept.keep(f"pipe {i}", a) for i, a in enumerate(A[:2])]
+    assert kept.keep("pipe 0", A[0]) == codes[0]  # the same again, which is now the latest
+    codes.append(kept.keep("pipe 2", A[2]))
+    for i in (0, 2):
+        pipe, a = kept.find(f" {codes[i]} ")
+        assert pipe == f"pipe {i}"
+        assert torch.equal(a, A[i])
     with pytest.raises(ValueError, match="no longer kept"):
         kept.find(codes[1])

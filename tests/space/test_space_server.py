@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHANGES = {  # endpoint -> settings away from the defaults, one at a time; each must change what is drawn
     "/generate": {"class_label": "dog", "seed": 4, "truncation_psi": 0.3, "count": 2, "size": 128},
     "/zoom": {"class_label": "dog", "seed": 4, "row": 0.2, "column": 0.9, "zoom": 1.5, "size": 128},
+    "/preview": {"class_label": "dog", "seed": 4, "row": 0.2, "column": 0.9, "zoom": 1.5},
     "/mix": {"class_label": "dog", "second_class_label": "cat", "second_seed": 5, "levels": [0], "size": 128},
     "/morph": {"class_label": "dog", "second_class_label": "cat", "second_seed": 5, "position": 0.2, "size": 128},
     "/film": {"class_label": "dog", "second_seed": 5, "num_frames": 4, "size": 128},
@@ -45,7 +46,7 @@ def pixels(output) -> bytes:
 def sends(client: Client, path: Path) -> str:
     """The sentence that refuses a file."""
     with pytest.raises(AppError) as error:
-        client.predict(image=handle_file(path), num_steps=10, size=64, api_name="/rebuild")
+        client.predict(image=handle_file(path), num_steps=20, size=64, api_name="/rebuild")
     return str(error.value)
 
 
@@ -60,25 +61,43 @@ def test_the_endpoints_are_named_and_described(client):
 
 @pytest.mark.parametrize("endpoint", CHANGES)
 def test_every_setting_changes_the_image_and_the_link(endpoint, client, studio):
-    small = {"num_frames": 3} if endpoint == "/film" else {}
+    small = {} if endpoint == "/preview" else {"size": 64}
+    small |= {"num_frames": 3} if endpoint == "/film" else {}
     before = client.predict(**small, api_name=endpoint)
     for name, value in CHANGES[endpoint].items():
         after = client.predict(**{**small, name: value}, api_name=endpoint)
         assert pixels(after) != pixels(before), name
-        tab, values = restore(dict(parse_qsl(after[-1][1:])), studio.settings)
-        assert (tab, values[name]) == (endpoint[1:].replace("film", "morph"), value)
+        tab, values, _ = restore(dict(parse_qsl(after[-1][1:])), studio.settings)
+        assert (tab, values[name]) == (endpoint[1:].replace("preview", "zoom"), value)
 
 
 def test_images_are_png_files_of_the_size_asked_for(client):
-    images, _ = client.predict(count=2, size=512, api_name="/generate")
+    images, _ = client.predict(count=2, size=256, api_name="/generate")
     assert [image["caption"] for image in images] == ["seed 0", "seed 1"]
-    for path in (*(image["image"] for image in images), client.predict(size=512, api_name="/zoom")[0]):
+    for path in (*(image["image"] for image in images), client.predict(size=256, api_name="/zoom")[0]):
         with Image.open(path) as image:
-            assert (image.format, image.size) == ("PNG", (512, 512))
+            assert (image.format, image.size) == ("PNG", (256, 256))
+
+
+def test_files_are_named_after_what_they_show(client):
+    images, _ = client.predict(class_label="dog", seed=3, count=2, size=64, api_name="/generate")
+    assert [Path(image["image"]).name for image in images] == ["dog-3.png", "dog-4.png"]
+    assert Path(client.predict(class_label="dog", seed=3, api_name="/preview")[0]).name == "dog-3.png"
+    files = client.predict(second_class_label="tree", second_seed=2, size=64, api_name="/mix")[:3]
+    name = "cat-0-mix-tree-2"
+    assert [Path(path).name for path in files] == [f"{name}-first.png", f"{name}-second.png", f"{name}.png"]
+
+
+def test_sizes_and_levels_may_be_texts_and_class_names_in_any_case(client):
+    given = {"size": "64", "levels": ["4", 5], "class_label": "Dog"}
+    as_text, as_number = (client.predict(**x, api_name="/mix") for x in (given, {"size": 64, "levels": [4, 5]}))
+    assert Image.open(as_text[2]).size == Image.open(as_number[2]).size == (64, 64)
+    assert "class_label=dog" in as_text[-1]
 
 
 def test_the_film_is_an_animation(client):
     film, _ = client.predict(num_frames=5, size=64, api_name="/film")
+    assert Path(film).suffix == ".gif"
     with Image.open(film) as image:
         assert (image.format, image.n_frames, image.size) == ("GIF", 8, (64, 64))
 
@@ -101,13 +120,22 @@ def test_an_upload_is_rebuilt_then_mixed_and_zoomed(client, photo):
     ("endpoint", "settings", "sentence"),
     [
         ("/generate", {"count": 9, "size": 1024}, "too many at once"),
-        ("/generate", {"count": 1000}, "maximum"),
-        ("/generate", {"seed": -1}, "minimum"),
-        ("/generate", {"class_label": "wolf"}, "choices"),
-        ("/generate", {"size": 4096}, "choices"),
-        ("/zoom", {"zoom": 60}, "maximum"),
+        ("/generate", {"count": 1000}, "Images must be a whole number between 1 and 9, not 1000"),
+        ("/generate", {"seed": -1}, "Seed must be a whole number between 0 and 4,?294,?967,?295, not -1"),
+        ("/generate", {"seed": "abc"}, "Seed must be a whole number .*, not 'abc'"),
+        ("/generate", {"seed": 1.5}, "Seed must be a whole number .*, not 1.5"),
+        ("/generate", {"seed": None}, "Seed must be .*, it is empty"),
+        ("/generate", {"truncation_psi": None}, "Truncation psi must be .*, it is empty"),
+        ("/generate", {"class_label": "wolf"}, "unknown class name 'wolf'"),
+        ("/generate", {"class_label": "dogg"}, "Did you mean 'dog'"),
+        ("/generate", {"size": 4096}, "Size must be one of 64, 128, 256, 512, 1024, not 4096"),
+        ("/zoom", {"zoom": 60}, "Zoom must be between -2 and 8, not 60"),
+        ("/zoom", {"zoom": None}, "Zoom must be .*, it is empty"),
         ("/zoom", {"photo": "no-such-code"}, "rebuild it once more"),
-        ("/mix", {"levels": [99]}, "choices"),
+        ("/photo", {}, "Give the ID of a rebuilt image"),
+        ("/mix", {"levels": [99]}, "Levels from the second must be one of 0, 1, 2, 3, 4, 5, not 99"),
+        ("/mix", {"levels": "fine"}, "must be a list"),
+        ("/morph", {"position": None}, "Position must be .*, it is empty"),
         ("/film", {"num_frames": 60, "size": 512}, "too many at once"),
         ("/rebuild", {"image": None, "num_steps": 20}, "Choose an image first"),
     ],
@@ -123,6 +151,12 @@ def test_a_hostile_upload_is_refused_with_a_sentence_and_the_server_answers(host
     assert len(client.predict(count=1, size=64, api_name="/generate")[0]) == 1
 
 
+@pytest.mark.parametrize("url", ["data:image/png;base64,iVBORw0KGgo=", "data:text/plain,hello"])
+def test_an_image_as_base64_gets_a_sentence(url, client):
+    with pytest.raises(AppError, match="as a file"):
+        client.predict(image={"url": url, "meta": {"_type": "gradio.FileData"}}, num_steps=20, api_name="/rebuild")
+
+
 def test_an_upload_of_too_many_bytes_is_not_taken(server):
     files = {"files": ("large.png", bytes(MAX_UPLOAD_BYTES + 1))}
     assert httpx.post(f"{server}/gradio_api/upload", files=files).status_code == 413
@@ -131,7 +165,7 @@ def test_an_upload_of_too_many_bytes_is_not_taken(server):
 @pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:9/x.png", "https://example.com/x.png"])
 def test_nothing_but_uploads_is_read(path, client):
     with pytest.raises((AppError, ValueError)) as error:
-        client.predict(image={"path": path, "meta": {"_type": "gradio.FileData"}}, num_steps=10, api_name="/rebuild")
+        client.predict(image={"path": path, "meta": {"_type": "gradio.FileData"}}, num_steps=20, api_name="/rebuild")
     assert "rebuilt" not in str(error.value).lower()
     assert len(client.predict(count=1, size=64, api_name="/generate")[0]) == 1
 
@@ -169,11 +203,22 @@ def test_without_a_model_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("POLYINR_MODEL", raising=False)
     monkeypatch.setattr(app, "HERE", tmp_path / "space")
     with pytest.raises(SystemExit, match="POLYINR_MODEL"):
-        app.load_studio()
+        app.find_model()
 
 
 def test_the_model_beside_the_page_is_found(tiny_model, tmp_path, monkeypatch):
     monkeypatch.delenv("POLYINR_MODEL", raising=False)
     monkeypatch.setattr(app, "HERE", tmp_path / "space")
     shutil.copytree(tiny_model, tmp_path / app.BUNDLED)
-    assert list(app.load_studio().class_ids) == ["cat", "dog", "tree"]
+    assert app.find_model() == tmp_path / app.BUNDLED
+
+
+def test_the_page_shows_the_models_card_and_links_to_paper_and_code(tiny_model, monkeypatch):
+    (tiny_model / "README.md").write_text("---\nlicense: mit\n---\nCredits: Jane.\n![samples](samples.png)\n")
+    monkeypatch.setenv("SPACE_ID", "jane/poly-inr")
+    studio = app.load_studio(tiny_model)
+    (tiny_model / "README.md").unlink()
+    page = "\n".join(str(component["props"].get("value")) for component in app.build(studio).config["components"])
+    for expected in ("Credits: Jane.", "thecvf.com", "huggingface.co/spaces/jane/poly-inr/tree/main"):
+        assert expected in page
+    assert "samples.png" not in page

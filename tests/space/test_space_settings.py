@@ -16,7 +16,7 @@ CHOSEN = {  # all away from their defaults
     "seed": 4_000_000_000,
     "truncation_psi": 0.35,
     "count": 3,
-    "size": 512,
+    "size": 256,
     "photo": "0123456789abcdef0123",
     "row": 0.1234,
     "column": -0.75,
@@ -29,6 +29,7 @@ CHOSEN = {  # all away from their defaults
     "num_frames": 11,
     "num_steps": 37,
 }
+NUMBERS = ("seed", "count", "zoom", "num_frames")
 
 
 def tiny_pipeline(num_classes: int | None, id2label: dict | None = None) -> PolyINRPipeline:
@@ -40,20 +41,25 @@ def tiny_pipeline(num_classes: int | None, id2label: dict | None = None) -> Poly
 @pytest.mark.parametrize("tab", TABS)
 def test_a_link_restores_its_tab_and_settings(tab, studio):
     assert not [name for name in TABS[tab] if CHOSEN[name] == studio.settings[name].default]
-    restored, values = restore(dict(parse_qsl(link(tab, CHOSEN)[1:])), studio.settings)
-    assert restored == tab
+    restored, values, complaints = restore(dict(parse_qsl(link(tab, CHOSEN)[1:])), studio.settings)
+    assert (restored, complaints) == (tab, [])
     assert values == {name: CHOSEN[name] for name in TABS[tab]}
 
 
 @pytest.mark.parametrize("tab", TABS)
 def test_a_link_of_defaults_restores_them(tab, studio):
     defaults = {name: setting.default for name, setting in studio.settings.items()}
-    _, values = restore(dict(parse_qsl(link(tab, defaults)[1:])), studio.settings)
+    _, values, _ = restore(dict(parse_qsl(link(tab, defaults)[1:])), studio.settings)
     assert values == {name: defaults[name] for name in TABS[tab]}
 
 
+def test_a_link_gives_the_other_settings_their_defaults_if_asked(studio):
+    _, values, _ = restore({"tab": "generate", "seed": "3", "zoom": "5"}, studio.settings, ["seed", "zoom"])
+    assert values == {"seed": 3, "zoom": 0.0}
+
+
 def test_no_level_is_a_choice_that_a_link_holds(studio):
-    _, values = restore({"tab": "mix", "levels": ""}, studio.settings)
+    _, values, _ = restore({"tab": "mix", "levels": ""}, studio.settings)
     assert values["levels"] == []
 
 
@@ -74,18 +80,21 @@ def test_no_level_is_a_choice_that_a_link_holds(studio):
         ("border", "maybe"),
     ],
 )
-def test_a_link_with_a_bad_value_keeps_the_default_and_the_rest(name, text, studio):
+def test_a_link_with_a_bad_value_says_so_and_keeps_the_default_and_the_rest(name, text, studio):
     tab = next(tab for tab in TABS if name in TABS[tab])
     other = next(n for n in TABS[tab] if n not in (name, "class_label"))
     query = dict(parse_qsl(link(tab, CHOSEN)[1:])) | {name: text}
-    _, values = restore(query, studio.settings)
+    _, values, complaints = restore(query, studio.settings)
     assert values[name] == studio.settings[name].default
     assert values[other] == CHOSEN[other]
+    assert len(complaints) == 1
+    assert complaints[0].startswith(f"{studio.settings[name].label} must be")
 
 
-def test_an_unknown_tab_is_the_first(studio):
-    tab, values = restore({"tab": "../../etc", "seed": "5"}, studio.settings)
-    assert (tab, values["seed"]) == ("generate", 5)
+def test_an_unknown_tab_is_said(studio):
+    tab, values, complaints = restore({"tab": "../../etc", "seed": "5"}, studio.settings)
+    assert (tab, values["seed"]) == ("zoom", 5)
+    assert "../../etc" in complaints[0]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +124,23 @@ def test_check_refuses_with_the_label(name, value, studio):
         studio.check({name: value})
 
 
+def test_choices_are_legal_as_texts(studio):
+    assert studio.check({"size": "256", "levels": ["0", 5]}) == {"size": 256, "levels": [0, 5]}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_empty_number_gets_a_sentence_with_the_limits_in_full(name, studio):
+    setting = studio.settings[name]
+    with pytest.raises(ValueError, match=f"{setting.label} must be .*between .* and .*, it is empty") as error:
+        setting.check(None)
+    assert "e+" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dog", "Dog", "TABBY"])
+def test_a_class_is_found_by_any_of_its_names(name, studio):
+    assert studio.check({"class_label": name})["class_label"] == {"dog": "dog", "tabby": "cat"}[name.lower()]
+
+
 def test_whole_numbers_come_back_as_such(studio):
     checked = studio.check({"count": 3.0, "seed": 7.0, "zoom": 2})
     assert [(type(v), v) for v in checked.values()] == [(int, 3), (int, 7), (float, 2.0)]
@@ -130,6 +156,13 @@ def test_an_unconditional_model_has_no_class_to_choose():
     assert class_ids(tiny_pipeline(None)) == {}
     assert settings["class_label"].check(None) is None
     assert restore({"tab": "generate", "class_label": "dog"}, settings)[1]["class_label"] is None
+
+
+def test_psi_is_what_the_pipeline_recommends():
+    pipe = tiny_pipeline(3)
+    assert settings_of(pipe)["truncation_psi"].default == 1.0
+    pipe.register_to_config(default_truncation_psi=0.6)
+    assert settings_of(pipe)["truncation_psi"].default == 0.6
 
 
 def test_the_front_matter_is_a_space_of_the_version_tested_here():

@@ -1,0 +1,137 @@
+"""The named endpoints: what the page does, for scripts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+from actions import Studio
+from components import Upload, parameter
+from PIL import Image
+from settings import REQUEST_SECONDS, link
+from turns import time_limit
+
+from polyinr_hf.editing import save_film
+
+FILM_FPS = 12
+PROGRESS = gr.Progress()  # what Gradio looks for among the defaults
+# Each group has a queue of its own: what takes seconds never waits behind what takes minutes.
+PREVIEW = {"concurrency_id": "preview", "concurrency_limit": 1}
+DRAWING = {"concurrency_id": "drawing", "concurrency_limit": 1}
+HEAVY = {"concurrency_id": "heavy", "concurrency_limit": 1}
+WENT_WRONG = "Something went wrong here, on the server. It is in its log."
+
+
+def answer(studio: Studio, action: Callable, tab: str | None, values: tuple, **extra) -> tuple:
+    """What an action gives for settings in the order of its parameters, and the link to it; errors as sentences."""
+    names = [name for name in inspect.signature(action).parameters if name in studio.settings]
+    try:
+        settings = studio.check(dict(zip(names, values, strict=True)))
+        with time_limit(REQUEST_SECONDS):
+            result = action(**settings, **extra)
+    except (ValueError, TimeoutError) as error:
+        raise gr.Error(str(error), title="Sorry", print_exception=False) from error
+    except Exception as error:
+        logging.exception("%s failed", action.__name__)
+        raise gr.Error(WENT_WRONG, print_exception=False) from error
+    result = result if isinstance(result, tuple) else (result,)
+    return result if tab is None else (*result, link(tab, settings))
+
+
+def save_image(image: Image.Image, name: str, folder: str) -> str:
+    """Writes a PNG file of this name where Gradio deletes what has grown old; returns its path."""
+    return _in_new_folder(folder, f"{name}.png", image.save)
+
+
+def save_frames(frames: list[Image.Image], name: str, folder: str) -> str:
+    """Writes a GIF file of this name where Gradio deletes what has grown old; returns its path."""
+    return _in_new_folder(folder, f"{name}.gif", lambda path: save_film(frames, path, fps=FILM_FPS))
+
+
+def _in_new_folder(folder: str, name: str, save: Callable[[Path], None]) -> str:
+    path = Path(folder, uuid.uuid4().hex, name)
+    path.parent.mkdir(parents=True)
+    save(path)
+    return str(path)
+
+
+class Endpoints:
+    """Adds the endpoints to the Blocks that are being built; nothing of them is to be seen on the page."""
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+        self.link = gr.Textbox(label="Link", visible=False)
+        self.image = gr.Image(label="Image", type="filepath", format="png", visible=False)
+        self._add("generate", "generate", studio.generate, [gr.Gallery(label="Images", format="png", visible=False)])
+        self._add("zoom", "zoom", studio.zoom, [self.image])
+        self._add("preview", "zoom", studio.preview, [self.image], **PREVIEW)
+        first, second = (
+            gr.Image(label=label, type="filepath", format="png", visible=False) for label in ("First", "Second")
+        )
+        self._add("mix", "mix", studio.mix, [first, second, self.image])
+        self._add("morph", "morph", studio.morph, [self.image])
+        film = gr.Image(label="Film", type="filepath", format="gif", visible=False)
+        self._add("film", "film", studio.film, [film], **HEAVY)
+        self._add("photo", "rebuild", studio.photo, [self.image])
+        self._add_rebuild()
+
+    def _add(self, name: str, tab: str, action: Callable, outputs: list, **how) -> None:
+        names = list(inspect.signature(action).parameters)
+
+        @functools.wraps(action)
+        def run(*values):
+            *drawn, query = answer(self.studio, action, tab, values)
+            settings = {key: setting.default for key, setting in self.studio.settings.items()}
+            settings |= self.studio.check(dict(zip(names, values, strict=True)))
+            title = self.studio.file_name(tab, settings)
+            return (
+                *(self._files(value, f"{title}{suffix}") for value, suffix in zip(drawn, suffixes, strict=True)),
+                query,
+            )
+
+        suffixes = ["-first", "-second", ""] if len(outputs) == 3 else [""]
+        inputs = [parameter(self.studio.settings[key]) for key in names]
+        trigger = gr.Button(visible=False)
+        trigger.click(run, inputs, [*outputs, self.link], api_name=name, **(DRAWING | how))
+
+    def _files(self, drawn, name: str):
+        """Images as files whose names say what they show."""
+        folder = self.image.GRADIO_CACHE
+        if isinstance(drawn, Image.Image):
+            return save_image(drawn, name, folder)
+        if isinstance(drawn[0], Image.Image):
+            return save_frames(drawn, name, folder)
+        first = name.rsplit("-", 1)[0]  # without the seed, of which each has its own
+        return [(save_image(image, f"{first}-{caption.split()[-1]}", folder), caption) for image, caption in drawn]
+
+    def _add_rebuild(self) -> None:
+        settings = self.studio.settings
+        inputs = [Upload(label="Image", type="filepath", visible=False)]
+        inputs += [parameter(settings[name]) for name in ("num_steps", "size")]
+        outputs = [gr.Textbox(label=label, visible=False) for label in ("Image ID", "PSNR")]
+        trigger = gr.Button(visible=False)
+        trigger.click(self._rebuild, inputs, [self.image, *outputs, self.link], api_name="rebuild", **HEAVY)
+
+    def _rebuild(self, image, num_steps, size, progress=PROGRESS):
+        """Rebuilds an image: the rebuilt one, its ID for the other actions, how close it is, and a link.
+
+        Args:
+            image: a file, PNG, JPEG, WebP or the like; its middle square is used.
+            num_steps: more are slower and closer.
+            size: of the rebuilt image, in pixels.
+        """
+        if image is None:
+            raise gr.Error("Choose an image first.", title="Sorry", print_exception=False)
+
+        def callback(step: int, total: int, _) -> None:
+            progress((step, total), unit="steps")
+
+        extra = {"path": image, "callback": callback}
+        drawn, code, report = answer(self.studio, self.studio.rebuild, None, (num_steps, size), **extra)
+        query = link("rebuild", self.studio.check({"photo": code, "num_steps": num_steps, "size": size}))
+        return save_image(drawn, "rebuilt", self.image.GRADIO_CACHE), code, report, query
