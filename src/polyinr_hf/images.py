@@ -2,14 +2,14 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
 from .modeling_poly_inr import PolyINRGenerator
@@ -20,51 +20,93 @@ CAPTION_HEIGHT = 18  # pixels
 PHOTO_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "TGA")
 
 
+_TURNS = {  # EXIF's orientation: what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def load_photo(path: str | Path, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
     """Opens an image file as upright 8-bit RGB: transparency over white, 16 bits, grey, palettes and CMYK converted.
 
-    Of several frames, the first is taken.
+    Of several frames, the first is taken. The result carries no metadata.
 
     Args:
         max_pixels: larger images are refused before they are decoded.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, damaged, of a format or mode that is not read (SVG, PDF, floating-point), or too
-            large.
+        ValueError: if it is no image, damaged, of a format or mode that is not read (SVG, PDF, floating-point, 32-bit
+            greyscale), or too large.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
-    Image.init()
-    formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is what counts
-            with Image.open(path, formats=formats) as image:
-                if image.width * image.height > max_pixels:
-                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
-                return to_rgb(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"`path` {str(path)!r} is not an image of a known format ({', '.join(formats)}).") from error
+            warnings.simplefilter("ignore")  # of damaged metadata, and of a size that `max_pixels` is about
+            return read_image(path, max_pixels)
     except Exception as error:  # decoders raise anything from OSError to SyntaxError
         raise ValueError(f"`path` {str(path)!r} cannot be read as an image: {error}.") from error
 
 
-def to_rgb(image):
-    """Make any PIL image upright (EXIF orientation) 8-bit RGB; transparency becomes white, 16 bits become 8."""
-    image = PIL.ImageOps.exif_transpose(image)
+def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
+    """`load_photo` of a path or an open file, raising whatever Pillow's decoders raise."""
+    Image.init()
+    formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
+    try:
+        image = Image.open(source, formats=formats)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is not an image of a known format ({', '.join(formats)})") from error
+    with image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as upright (EXIF orientation) 8-bit RGB without metadata; transparency becomes white.
+
+    16-bit (and, in TIFF files, 12-bit) greyscale is scaled to 8 bits.
+
+    Raises:
+        ValueError: for floating-point and 32-bit greyscale, whose range is unknown.
+    """
+    sixteen_bit_colours = image.mode == "RGB" and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if sixteen_bit_colours and isinstance(image.info.get("transparency"), tuple):
+        raise ValueError("colours of 16 bits with a transparent one among them are not read")
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged EXIF raises anything; the pixels are none the worse
+        turn = None
     if image.mode.startswith("I"):
-        # 16-bit greyscale; Pillow's own conversion clips at 255 instead of scaling.
-        values = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        return PIL.Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
+        image = _grey_to_rgb(image)
+    elif image.mode == "F":
         raise ValueError("floating-point images have no known range")
-    if image.has_transparency_data:
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, "white")
-        image = PIL.Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB") if turn is None else image.convert("RGB").transpose(turn)
+    image.info = {}  # damaged metadata would break the next one who looks at them
+    return image
+
+
+def _grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Greyscale of more than 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
+    values = np.asarray(image).astype(np.int64)
+    bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0] if image.format == "TIFF" else 16
+    if image.mode == "I" and (bits != 16 or image.format == "TIFF" or values.min() < 0 or values.max() > 65535):
+        raise ValueError("greyscale of 32 bits, or signed, has no known range")
+    grey = np.round(np.clip(values / (2**bits - 1), 0, 1) * 255).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def preprocess_image(image, resolution):

@@ -26,12 +26,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .adaptive_rendering import check_tolerance
+from .integrity import check_id2label, check_index, check_json_object
 from .modeling_poly_inr import PolyINRGenerator, check_extent, check_size
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
 CODE_FILES = {  # where diffusers looks for the code in a pipeline folder: the model's are siblings of both
     "pipeline_poly_inr.py": ("",),
+    "integrity.py": ("", "generator"),
     "modeling_poly_inr.py": ("", "generator"),
     "adaptive_rendering.py": ("", "generator"),
 }
@@ -77,6 +79,9 @@ class PolyINRPipeline(DiffusionPipeline):
         generator ([`PolyINRGenerator`]): The network.
         id2label (`dict[int, str]`, *optional*): Name of each class id; synonyms are separated by commas. Ids may be
             strings, as JSON has them.
+
+    Raises:
+        ValueError: for an `id2label` that does not map class ids of the network to names.
     """
 
     model_cpu_offload_seq = "generator"
@@ -84,6 +89,7 @@ class PolyINRPipeline(DiffusionPipeline):
     # ModelMixin: where the class itself comes with a repository, diffusers executes its file twice and would warn.
     def __init__(self, generator: ModelMixin, id2label: dict[int, str] | dict[str, str] | None = None):
         super().__init__()
+        check_id2label(id2label, generator.config.num_classes or 0)
         self.register_modules(generator=generator)
         # JSON has no integer keys, and the configuration is written as it is registered.
         self.register_to_config(id2label=id2label and {str(key): name for key, name in id2label.items()})
@@ -131,12 +137,15 @@ class PolyINRPipeline(DiffusionPipeline):
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
         """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
-        index = super()._dict_from_json_file(json_file)
-        if isinstance(index, dict):
-            if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
-                index["_class_name"] = cls.__name__
-            if cls._is_our_generator(index):
-                index["generator"] = ["diffusers", PolyINRGenerator.__name__]
+        try:
+            index = check_json_object(super()._dict_from_json_file(json_file), json_file)
+        except RecursionError as error:
+            raise OSError(f"{json_file} is nested too deep to be read.") from error
+        check_index(index, json_file)
+        if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
+            index["_class_name"] = cls.__name__
+        if cls._is_our_generator(index):
+            index["generator"] = ["diffusers", PolyINRGenerator.__name__]
         return index
 
     @classmethod
