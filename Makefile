@@ -1,6 +1,7 @@
 # make demo    images into out/
 # make test    the whole test suite
 # make lint    ruff
+# make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
 # (CONSTRAINTS=/dev/null leaves the versions to pip, within the ranges of setup.py).
 
@@ -9,12 +10,15 @@ CONSTRAINTS ?= requirements/constraints.txt
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable
 
-.PHONY: demo test lint browser
+PIPELINE ?= pretrained/poly-inr-emoji
+RUNTIME := space_static/node_modules/.package-lock.json
+
+.PHONY: demo test lint browser page static_space
 
 demo: .venv/installed-core
 	$(BIN)/python scripts/demo.py --output out
 
-test: .venv/installed-test browser
+test: .venv/installed-test browser page
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 # Tests drive the Space's page in it; where it cannot be had, they are skipped.
@@ -23,6 +27,20 @@ browser:
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
 	  && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
 	} || echo "There is no chromium: tests in a browser will be skipped." >&2
+
+# onnxruntime-web and, for the tests, axe-core.
+$(RUNTIME): space_static/package.json space_static/package-lock.json
+	npm ci --silent --prefix space_static
+	touch $@
+
+page:
+	@command -v npm >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; \
+	} && $(MAKE) --silent $(RUNTIME) || echo "There is no npm: tests of the static page will be skipped." >&2
+
+static_space: .venv/installed-onnx $(RUNTIME)
+	$(BIN)/python scripts/build_static_space.py --pipeline $(PIPELINE) --output out/static_space
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -34,6 +52,10 @@ $(BIN)/python:
 .venv/installed-core: setup.py requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) .
 	touch $@
+
+.venv/installed-onnx: setup.py requirements/constraints.txt | $(BIN)/python
+	$(INSTALL) ".[onnx]"
+	touch $@ .venv/installed-core
 
 .venv/installed-test: setup.py requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) ".[test]"

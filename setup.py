@@ -32,6 +32,7 @@ EVAL = [
 ]
 FILM = ["imageio>=2.31", "imageio-ffmpeg>=0.5"]
 SPACE = ["gradio>=6.0"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5.6"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "selenium>=4.20"]
 
 setup(
@@ -79,6 +80,7 @@ setup(
         "eval": EVAL,
         "film": FILM,
         "space": SPACE,
-        "test": sorted({*TRAIN, *EMOJI, *EVAL, *FILM, *SPACE, *TEST}),
+        "onnx": ONNX,
+        "test": sorted({*TRAIN, *EMOJI, *EVAL, *FILM, *SPACE, *ONNX, *TEST}),
     },
 )

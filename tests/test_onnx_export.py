@@ -1,0 +1,245 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.conversion import convert_original_checkpoint
+from polyinr_hf.modeling_poly_inr import pixel_coordinates
+from polyinr_hf.onnx_export import export_onnx, measure_onnx, read_license
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+PRETRAINED = ROOT / "pretrained" / "poly-inr-emoji"
+SCRIPT = ROOT / "scripts" / "export_onnx.py"
+SIZES = {"z_dim": 8, "w_dim": 24, "channels": 16, "num_levels": 3, "class_embed_dim": 12, "sample_size": 32}
+EQUATION_3 = {"modulation_activation": "none", "compose_coordinates": False}
+CONFIGS = {
+    "released": {"num_classes": 5},
+    "equation_3": {"num_classes": None, "num_mapping_layers": 3, **EQUATION_3},
+}
+LICENSE = {"license": "other", "license_name": "emoji-sets"}
+
+
+class Graphs:
+    """Both graphs, run by onnxruntime."""
+
+    def __init__(self, folder):
+        providers = ["CPUExecutionProvider"]
+        self.mapping = onnxruntime.InferenceSession(Path(folder, "mapping.onnx"), providers=providers)
+        self.synthesis = onnxruntime.InferenceSession(Path(folder, "synthesis.onnx"), providers=providers)
+
+    def map(self, z, labels, psi):
+        inputs = {"z": z, "class_labels": labels, "truncation_psi": np.float32(psi)}
+        inputs = {name: np.asarray(value) for name, value in inputs.items() if value is not None}
+        return torch.from_numpy(self.mapping.run(None, inputs)[0])
+
+    def synthesize(self, A, coordinates):
+        inputs = {"affine_parameters": np.asarray(A), "coordinates": np.asarray(coordinates)}
+        return torch.from_numpy(self.synthesis.run(None, inputs)[0])
+
+
+def build(num_classes=5, **options) -> PolyINRPipeline:
+    torch.manual_seed(0)
+    model = PolyINRGenerator(num_classes=num_classes, **SIZES, **options).eval()
+    model.w_mean.normal_()
+    names = {key: f"class {key}, name {key}" for key in range(num_classes or 0)}
+    return PolyINRPipeline(model, names or None)
+
+
+def error(found, expected) -> float:
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def draw_inputs(generator, count, num_points):
+    """z, class labels, and coordinates inside and outside the border."""
+    rng = torch.Generator().manual_seed(1)
+    num_classes = generator.config.num_classes
+    z = torch.randn(count, generator.config.z_dim, generator=rng)
+    labels = torch.randint(num_classes, (count,), generator=rng) if num_classes else None
+    return z, labels, torch.rand(num_points, 2, generator=rng) * 3 - 1
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(pipeline, folder of its graphs) by a configuration's name and a dtype, each exported once."""
+    made = {}
+
+    def get(name="released", dtype="float32"):
+        if (name, dtype) not in made:
+            pipe, folder = build(**CONFIGS[name]), tmp_path_factory.mktemp("onnx") / name
+            export_onnx(pipe, folder, dtype, LICENSE)
+            made[name, dtype] = pipe, folder
+        return made[name, dtype]
+
+    return get
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("psi", [0.0, 0.7, 1.0])
+def test_every_configuration_is_the_pipeline(name, psi, exported):
+    pipe, folder = exported(name)
+    g, graphs = pipe.generator, Graphs(folder)
+    for count, num_points in ((1, 1), (3, 257)):
+        z, labels, coordinates = draw_inputs(g, count, num_points)
+        with torch.no_grad():
+            A = g.affine(g.map(z, labels, psi))
+            rgb = g.synthesize(A, coordinates)
+        found = graphs.map(z, labels, psi)
+        assert error(found, A) < 1e-5
+        for i in range(count):
+            assert error(graphs.synthesize(found[i], coordinates), rgb[i]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["official_conditional_n64", "official_unconditional_superres_n32"])
+def test_converted_checkpoints_draw_the_authors_images(name, reference_values, tmp_path):
+    expected = np.load(reference_values / f"{name}.npz")
+    pipe = convert_original_checkpoint(reference_values / f"{name}.pkl")
+    export_onnx(pipe, tmp_path / "onnx")
+    graphs, g = Graphs(tmp_path / "onnx"), pipe.generator
+    labels = torch.from_numpy(expected["labels"]).long() if len(expected["labels"]) else None
+    for key, psi, extent in (
+        ("image_native", 1.0, (0, 0, 1, 1)),
+        ("image_psi07", 0.7, (0, 0, 1, 1)),
+        ("image_extrapolated_33", 1.0, (-0.25, -0.25, 1.25, 1.25)),
+    ):
+        images = torch.from_numpy(expected[key])
+        A = graphs.map(expected["z"], labels, psi)
+        coordinates = pixel_coordinates(*images.shape[2:], extent)
+        for i, image in enumerate(images):
+            rgb = graphs.synthesize(A[i], coordinates)
+            assert error(rgb.T.reshape(image.shape), image) < 1e-5, (key, i)
+
+    z, _, coordinates = draw_inputs(g, len(expected["z"]), 1000)
+    with torch.no_grad():
+        A = g.affine(g.map(z, labels))
+        rgb = g.synthesize(A, coordinates)
+    found = graphs.map(z, labels, 1.0)
+    assert max(error(graphs.synthesize(a, coordinates), colours) for a, colours in zip(found, rgb, strict=True)) < 1e-5
+
+
+def test_the_bundled_checkpoint_is_as_exact_as_float32_allows(bundled_onnx):
+    """Its images amplify the last digit of A some fifty times: torch's own are 1e-5 to 4e-5 from float64."""
+    pipe = PolyINRPipeline.from_pretrained(PRETRAINED)
+    graphs, g = Graphs(bundled_onnx), pipe.generator
+    z, labels, coordinates = draw_inputs(g, 3, 1000)
+    with torch.no_grad():
+        A = g.affine(g.map(z, labels))
+        rgb = g.synthesize(A, coordinates)
+        found = graphs.map(z, labels, 1.0)
+        assert error(found, A) < 2e-6
+        for i in range(3):
+            assert error(graphs.synthesize(A[i], coordinates), rgb[i]) < 4e-5
+            assert error(graphs.synthesize(found[i], coordinates), rgb[i]) < 1e-4  # 0.013 steps of 255
+
+
+def test_half_precision_halves_the_files_and_stays_close(exported):
+    pipe, single = exported(dtype="float32")
+    _, half = exported(dtype="float16")
+    for name in ("mapping.onnx", "synthesis.onnx"):
+        weights = sum(tensor_size(tensor) for tensor in onnx.load(single / name).graph.initializer)
+        halved = sum(tensor_size(tensor) for tensor in onnx.load(half / name).graph.initializer)
+        assert 0.5 * weights <= halved < 0.52 * weights
+        graph = onnx.load(half / name).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+        assert set(types.values()) - {onnx.TensorProto.INT64} == {onnx.TensorProto.FLOAT}
+    assert measure_onnx(pipe, single)["relative_error"] < 1e-5
+    measured = measure_onnx(pipe, half)
+    assert 1e-5 < measured["relative_error"] < 1e-2
+    assert 55 < measured["psnr"] < 120
+
+
+def tensor_size(tensor) -> int:
+    return onnx.numpy_helper.to_array(tensor).nbytes
+
+
+def test_graphs_name_their_axes_and_carry_their_metadata(exported):
+    _, folder = exported()
+    axes = {}
+    expected = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    for name in ("mapping", "synthesis"):
+        model = onnx.load(folder / f"{name}.onnx")
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+        for value in (*model.graph.input, *model.graph.output):
+            axes.setdefault(value.name, []).append(
+                [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            )
+        found = {entry.key: entry.value for entry in model.metadata_props}
+        assert found.items() >= LICENSE.items()
+        assert json.loads(found["class_names"]) == expected["class_names"]
+        assert json.loads(found["config"]) == expected["config"]
+    assert axes == {
+        "z": [["batch", 8]],
+        "class_labels": [["batch"]],
+        "truncation_psi": [[]],
+        "affine_parameters": [["batch", 3, 16, 3], [3, 16, 3]],
+        "coordinates": [["num_points", 2]],
+        "rgb": [["num_points", 3]],
+    }
+    assert expected["class_names"]["4"] == "class 4, name 4"
+    sizes = {name: size for name, size in SIZES.items() if name != "class_embed_dim"}
+    assert expected["config"] == {**sizes, "num_classes": 5}
+
+
+def test_a_pipeline_in_bfloat16_is_exported_in_float32_and_left_as_it_is(tmp_path):
+    pipe = build().to(torch.bfloat16)
+    export_onnx(pipe, tmp_path / "onnx")
+    assert pipe.generator.dtype == torch.bfloat16
+    assert measure_onnx(pipe, tmp_path / "onnx")["relative_error"] < 1e-5
+
+
+def test_bad_arguments_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match=r"`dtype` must be one of .*'int8'"):
+        export_onnx(build(), tmp_path / "onnx", "int8")
+    with pytest.raises(ValueError, match=r"`license` has unknown keys \['name'\]"):
+        export_onnx(build(), tmp_path / "onnx", license={"name": "mit"})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="`path` must be a folder"):
+        export_onnx(build(), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_the_extra_it_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r'onnxscript, which is not installed: pip install "polyinr-hf\[onnx\]"'):
+        export_onnx(build(), tmp_path / "onnx")
+
+
+def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "mapping.onnx").write_text("earlier")
+
+    def fail(name):
+        raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError, match="mapping.onnx"):
+        export_onnx(build(), tmp_path / "onnx", callback=fail)
+    assert [path.read_text() for path in tmp_path.glob("**/*.onnx")] == ["earlier"]
+
+
+def test_the_licence_is_the_cards(tmp_path):
+    assert read_license(PRETRAINED) == {"license": "other", "license_name": "emoji-sets"}
+    assert read_license(tmp_path) == {}
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Model\n")
+    assert read_license(tmp_path) == {"license": "mit"}
+
+
+def test_the_script_exports_a_folder(tmp_path, capsys):
+    build().save_pretrained(tmp_path / "pipeline")
+    main = runpy.run_path(str(SCRIPT))["main"]
+    output = tmp_path / "onnx"
+    main(["--pipeline", str(tmp_path / "pipeline"), "--output", str(output), "--dtype", "float16"])
+    captured = capsys.readouterr()
+    assert captured.out.split() == [str(output / name) for name in ("mapping.onnx", "synthesis.onnx", "model.json")]
+    assert "of the largest value; PSNR" in captured.err
+    with pytest.raises(SystemExit, match="`output` must be a new or empty folder"):
+        main(["--pipeline", str(tmp_path / "pipeline"), "--output", str(output)])
+    with pytest.raises(SystemExit, match="error: "):
+        main(["--pipeline", str(tmp_path / "nowhere"), "--output", str(tmp_path / "other")])
