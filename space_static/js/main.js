@@ -12,7 +12,7 @@ const MESSAGE_MS = 6000;
 const find = (id) => document.getElementById(id);
 const canvas = find("canvas");
 const stage = new Stage(canvas);
-const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+const worker = new Worker(new URL("./painter.js", import.meta.url), { type: "module" });
 const boxes = {};
 
 let metadata, classes, state, backend;
