@@ -1,12 +1,18 @@
 """Measure what this machine needs for an image or a training step, all ways in one run.
 
     python scripts/benchmark.py render --sizes 256 512 --json render.json
+    python scripts/benchmark.py render --pipeline pretrained/poly-inr-emoji --tolerance 0.1 0.2 --sizes 256 512
     python scripts/benchmark.py train --recipe configs/emoji.yaml --set data.dataset=data/emoji-64 --json train.json
 
 `render`: an untrained model of the ImageNet size draws square images, batch 1, on the CPU. Columns: seconds of the
 plain way (every level on the whole pixel grid, nothing folded) in float32, of ours, and of the matrix products alone in
 the same dtype; how many times faster than the plain way; our share of the limit; PSNR of bfloat16 against float32; peak
 memory of a process that renders the image. A 256 x 256 image takes seconds; four times that per doubling.
+
+`render --pipeline`: images of a trained model, exact and adaptive (`render(tolerance=...)`) in turn. Columns: seconds
+of both, how many times faster, the share of pixels that the network was run at, PSNR against the exact image, mean and
+worst, the largest error of a pixel, and peak memory. Classes are spread evenly over the model's; `--parameters` are
+files of affine parameters, as `edit.py invert` writes them, instead.
 
 `plan`: what each stage of a recipe costs, counted without computing it or having the device: products of an image in a
 step of generator and discriminator, peak memory of a process, days, images a second to load. It ends with an error that
@@ -25,8 +31,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from arguments import one_line_errors
-from polyinr_hf import benchmarks, training
+from polyinr_hf import PolyINRPipeline, benchmarks, training
 from polyinr_hf.checks import check_count, check_number
 
 
@@ -43,6 +51,14 @@ def parse_args(argv=None):
         default=256,
         help="largest size drawn the plain way too; its memory grows with the image (default: 256)",
     )
+    adaptive = render.add_argument_group("adaptive rendering of a trained model")
+    adaptive.add_argument("--pipeline", help="pipeline folder or Hub id: measure adaptive rendering")
+    adaptive.add_argument("--tolerance", type=float, nargs="+", default=[0.1, 0.2], help="(default: 0.1 0.2)")
+    adaptive.add_argument("--num_images", type=int, nargs="+", default=[32], help="for each size, or one for all (32)")
+    adaptive.add_argument("--parameters", nargs="+", metavar="FILE", help="images from files of affine parameters")
+    adaptive.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default: float32)")
+    adaptive.add_argument("--picture", type=Path, help="PNG to draw, of where the network runs at the first size")
+    adaptive.add_argument("--plot", type=Path, help="PNG to draw, of seconds against size")
     render.add_argument("--json", type=Path, help="file to write the results to")
     render.set_defaults(run=run_render)
 
@@ -75,6 +91,8 @@ def parse_args(argv=None):
 
 
 def run_render(args) -> dict:
+    if args.pipeline:
+        return run_adaptive(args)
     results = []
     for row in benchmarks.measure_rendering(args.sizes, args.channels, args.threads, args.plain_max_size):
         print(f"measured {row.size} x {row.size} {row.dtype}: {row.seconds:.2f} s", file=sys.stderr)
@@ -97,6 +115,42 @@ def run_plan(args) -> dict:
     print(training.format_plan(costs, args.processes, peak, args.share))
     training.check_memory(costs, recipe.discriminator.batch_norm_group_size, args.memory_gb)
     return {"processes": args.processes, "stages": [asdict(cost) for cost in costs]}
+
+
+def run_adaptive(args) -> dict:
+    pipe = PolyINRPipeline.from_pretrained(args.pipeline)
+    if args.parameters:
+        from polyinr_hf.inversion import load_affine_parameters
+
+        A = torch.cat([load_affine_parameters(path) for path in args.parameters])
+    else:
+        A = encode_evenly(pipe, max(args.num_images))
+    counts = args.num_images * len(args.sizes) if len(args.num_images) == 1 else args.num_images
+    counts = [min(count, len(A)) for count in counts]
+    results = []
+    options = {"dtype": args.dtype, "threads": args.threads}
+    for row in benchmarks.measure_adaptive_rendering(args.pipeline, A, args.sizes, args.tolerance, counts, **options):
+        print(f"measured {row.size} x {row.size}, {row.tolerance:g}: {row.seconds:.2f} s", file=sys.stderr)
+        results.append(row)
+    print(benchmarks.format_adaptive_table(results))
+    if args.picture:
+        picture = benchmarks.draw_where_run(
+            pipe.generator, A[:: max(1, len(A) // 3)][:3], args.sizes[0], args.tolerance[0]
+        )
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(args.picture)
+    if args.plot:
+        benchmarks.plot_costs(results, args.plot)
+    return benchmarks.adaptive_as_json(results)
+
+
+def encode_evenly(pipe: PolyINRPipeline, count: int) -> torch.Tensor:
+    """Affine parameters of `count` images, seeds 0, 1, ..., classes spread evenly over the model's."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    num_classes = pipe.generator.config.num_classes
+    if num_classes is None:
+        return pipe.encode(num_images_per_label=count, generator=generators)
+    return pipe.encode([i * num_classes // count for i in range(count)], generator=generators)
 
 
 def run_train(args) -> dict:

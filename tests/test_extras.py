@@ -121,6 +121,7 @@ except ImportError as error:
     assert re.search(r'^`backbone` needs the package \w+, .*"polyinr-hf\[eval\]"', result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
 def test_help_of_every_script_opens_after_a_core_install(path):
     if path.name in ("arguments.py", "load_space.py"):  # what the others share; a load test, which is all client

@@ -13,6 +13,8 @@ from polyinr_hf.evaluation.extractors import load_extractor
 from polyinr_hf.evaluation.features import Extraction
 from polyinr_hf.evaluation.metrics import FeatureSet, frechet_distance
 
+pytestmark = pytest.mark.slow
+
 COUNT = 64
 
 

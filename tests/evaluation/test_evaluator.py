@@ -125,6 +125,7 @@ def test_nan_images_give_no_figure(rows, options):
         evaluate(broken, ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
 
 
+@pytest.mark.slow
 def test_perceptual_path_length(pipeline, tmp_path):
     """E LPIPS(G(z), G(slerp(z, z', e))) / e^2 without the outer percentiles; latents as torch-fidelity draws them."""
     torch.manual_seed(0)
@@ -184,6 +185,7 @@ def test_script(pipeline, rows, tmp_path, capsys):
             script.main([*common, *wrong])
 
 
+@pytest.mark.slow
 def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     script = load_script("inspect_samples")

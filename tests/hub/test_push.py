@@ -106,6 +106,7 @@ def pull_error(repo_id: str, **kwargs) -> str:
 
 
 # -- push -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_pushed_pipeline_comes_back_to_the_bit_in_a_fresh_process(hub, pipe, tmp_path):
     pipe.push_to_hub("ann/inr", tag="v1")
     pipe.push_to_hub("ann/inr", subfolder="older", revision="branch")
@@ -335,6 +336,7 @@ def test_fine_tuning_and_training_data_come_from_the_hub(hub, folder, pipe, tmp_
     assert len(dataset) == 4 and dataset.id2label == {0: "a", 1: "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [{"status": 429}, {"cut_after": 60_000}, {"cut_after": 0}])
 def test_download_is_taken_up_again(hub, folder, pipe, fault):
     push_folder(folder, "ann/inr")
@@ -343,6 +345,7 @@ def test_download_is_taken_up_again(hub, folder, pipe, fault):
     assert hub.count("GET", "/cdn/") == 2
 
 
+@pytest.mark.slow
 def test_download_that_breaks_for_good_leaves_nothing_half_written(hub, folder, pipe, tmp_path):
     push_folder(folder, "ann/inr")
     hub.fail("GET", "/cdn/", times=100, cut_after=10)
@@ -439,6 +442,7 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
+@pytest.mark.slow
 def test_without_the_package_the_repository_brings_its_code(hub, pipe, tmp_path):
     pipe.push_to_hub("ann/inr")
     marker, pixels = tmp_path / "executed", tmp_path / "pixels.npy"

@@ -90,6 +90,7 @@ def test_the_latent_gives_the_affine_parameters(pipe, image, space):
         torch.testing.assert_close(g.affine(w), result.affine_parameters)
 
 
+@pytest.mark.slow
 def test_a_sample_is_found_again_from_its_class(pipe):
     """The best start of many is nearer than the first; a class asked for is kept."""
     few = invert(pipe, pipe("dog").images[0], "z", class_label="dog", **FAST | {"num_starts": 1, "num_steps": 0})
@@ -340,6 +341,7 @@ def test_known_pixels_are_fitted(pipe, image):
     assert -1 <= result.ssim <= 1 and result.ssim > 0.8
 
 
+@pytest.mark.slow
 def test_a_mask_of_a_large_image_stays_unread(pipe, network):
     """Shrunk for features and start, unknown pixels do not bleed into known ones."""
     torch.manual_seed(0)

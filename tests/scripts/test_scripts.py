@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.benchmarks import adaptive
 from polyinr_hf.benchmarks import rendering as benchmarks
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -182,6 +183,7 @@ def test_generate_teaches_its_arguments(folders, arguments, capsys):
 
 
 # -- demo.py ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conditional", "unconditional"])
 def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     demo = load_script("demo")
@@ -223,6 +225,7 @@ def test_demo_of_chosen_classes(folders, tmp_path, monkeypatch):
         demo.main([*arguments, "--class", "7"])
 
 
+@pytest.mark.slow
 def test_demo_without_a_checkpoint(tmp_path, monkeypatch, capsys):
     demo = load_script("demo")
     monkeypatch.setattr(demo, "PRETRAINED", tmp_path / "pretrained" / "poly-inr-emoji")
@@ -289,6 +292,18 @@ def test_benchmark_render(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+def test_benchmark_render_of_a_pipeline(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(adaptive, "in_fresh_process", lambda function, *args: function(*args))
+    arguments = ["--pipeline", folders["conditional"], "--sizes", 40, 48, "--tolerance", 0.2, "--num_images", 2]
+    files = ["--json", tmp_path / "adaptive.json", "--picture", tmp_path / "a.png", "--plot", tmp_path / "b.png"]
+    run("benchmark", "render", *arguments, *files)
+    rows = json.loads((tmp_path / "adaptive.json").read_text())["results"]
+    assert [(row["size"], row["num_images"], row["tolerance"]) for row in rows] == [(40, 2, 0.2), (48, 2, 0.2)]
+    assert capsys.readouterr().out.count("\n") == 4
+    assert Image.open(tmp_path / "a.png").size == (3 * 40, 2 * 40 + 18)
+    assert (tmp_path / "b.png").is_file()
+
+
 def test_benchmark_refuses_bad_sizes():
     assert "`sizes` must be at least 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
 
@@ -307,6 +322,7 @@ def inversion_arguments(folders, tmp_path):
     return [*arguments, *steps, "--output", tmp_path / "out"]
 
 
+@pytest.mark.slow
 def test_measure_inversion(inversion_arguments, tmp_path, monkeypatch, capsys):
     script = load_script("measure_inversion")
     arguments = [str(argument) for argument in inversion_arguments]

@@ -16,6 +16,8 @@ from polyinr_hf import PolyINRPipeline
 from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "train.py"
 

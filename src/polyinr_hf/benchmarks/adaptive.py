@@ -1,0 +1,204 @@
+"""What adaptive rendering saves and what it costs in quality, exact and adaptive image by image in one run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
+from torch import Tensor
+
+from ..adaptive_rendering import Lattice, check_tolerance, first_pitch, refine
+from ..checks import check_count, check_number
+from ..files import replace_file
+from ..images import caption
+from ..modeling_poly_inr import PolyINRGenerator, coordinate_axes
+from ..pipeline_poly_inr import PolyINRPipeline
+from ..training.reporting import peak_memory_mb
+from .rendering import DTYPES, _best_of, _psnr, _set_threads, in_fresh_process
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass
+class AdaptiveResult:
+    """One row of the table; see `measure_adaptive_rendering` for the quantities."""
+
+    size: int
+    dtype: str
+    tolerance: float
+    num_images: int
+    exact_seconds: float
+    seconds: float
+    share_run: float
+    psnr: float
+    psnr_worst: float
+    largest_error: float
+    exact_peak_mb: float
+    peak_mb: float
+
+
+def measure_adaptive_rendering(
+    pipeline: str | Path,
+    A: Tensor,
+    sizes: Sequence[int],
+    tolerances: Sequence[float],
+    num_images: Sequence[int],
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> Iterator[AdaptiveResult]:
+    """Draws square images with `render`, exactly and with each tolerance, one at a time; yields a row for each.
+
+    Args:
+        pipeline: Folder or Hub id.
+        A: Affine parameters (B, L, n, 3) of the images.
+        num_images: How many of them, spread evenly over A, are drawn at each size.
+        dtype: "float32" or "bfloat16", of exact and adaptive images alike.
+
+    Yields:
+        `exact_seconds`, `seconds`: median of the images, drawn once each way, in turn.
+        `share_run`: points that the network was run at, of all pixels. `psnr`, `psnr_worst`: mean and lowest PSNR of an
+        image against the exact one, in dB, clipped to [-1, 1]. `largest_error`: of any pixel of any image, of 255.
+        `exact_peak_mb`, `peak_mb`: highest resident memory of a process that draws one image.
+
+    Raises:
+        ValueError: for a size, tolerance, number of images or dtype out of range, or numbers that are not one per size.
+    """
+    for size in sizes:
+        check_count("sizes", size)
+    for tolerance in tolerances:
+        check_number("tolerances", tolerance, positive=True)
+    if len(num_images) != len(sizes) or not all(1 <= count <= len(A) for count in num_images):
+        raise ValueError(f"`num_images` must be one number in 1..{len(A)} for each size, got {list(num_images)}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {tuple(DTYPES)}, got {dtype!r}.")
+    for size, count in zip(sizes, num_images, strict=True):
+        chosen = A[[i * len(A) // count for i in range(count)]]
+        peaks = [in_fresh_process(_measure_peak, pipeline, chosen[:1], size, t, dtype, threads) for t in tolerances]
+        images, exact_peak_mb = in_fresh_process(_measure_images, pipeline, chosen, size, tolerances, dtype, threads)
+        for i, tolerance in enumerate(tolerances):
+            exact_seconds, seconds, share_run, psnr, error = zip(*(image[i] for image in images), strict=True)
+            times = median(exact_seconds), median(seconds)  # a pause of the machine is no matter
+            quality = fmean(share_run), fmean(psnr), min(psnr), max(error)
+            yield AdaptiveResult(size, dtype, tolerance, count, *times, *quality, exact_peak_mb, peaks[i])
+
+
+def format_adaptive_table(results: list[AdaptiveResult]) -> str:
+    """Rows of `measure_adaptive_rendering` as a Markdown table, ratios included."""
+    lines = [
+        "| size | images | tolerance | exact, s | adaptive, s | times faster | share run | PSNR, dB: mean | worst |"
+        " largest error, of 255 | memory, MB: exact | adaptive |",
+        "|---" * 12 + "|",
+    ]
+    for row in results:
+        lines.append(
+            f"| {row.size} | {row.num_images} | {row.tolerance:g} | {row.exact_seconds:.3f} | {row.seconds:.3f}"
+            f" | {row.exact_seconds / row.seconds:.1f} | {row.share_run:.4f} | {row.psnr:.1f} | {row.psnr_worst:.1f}"
+            f" | {row.largest_error:.0f} | {row.exact_peak_mb:.0f} | {row.peak_mb:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def adaptive_as_json(results: list[AdaptiveResult]) -> dict:
+    """`{"results": [...]}`, a dictionary for each row."""
+    return {"results": [asdict(row) for row in results]}
+
+
+def plot_costs(results: list[AdaptiveResult], path: str | Path) -> None:
+    """Draws seconds of an image against its size on log axes, exact and for each tolerance, as PNG.
+
+    Dashed lines grow with the area and with the length of the edges from the smallest image on.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    sizes = sorted({row.size for row in results})
+    exact = [next(row.exact_seconds for row in results if row.size == size) for size in sizes]
+    axes.loglog(sizes, exact, "-o", color="C0", label="exact")
+    axes.loglog(sizes, [exact[0] * (size / sizes[0]) ** 2 for size in sizes], "--", color="0.6", label="as the area")
+    for i, tolerance in enumerate(sorted({row.tolerance for row in results}), start=1):
+        rows = sorted((row for row in results if row.tolerance == tolerance), key=lambda row: row.size)
+        axes.loglog([r.size for r in rows], [r.seconds for r in rows], "-o", color=f"C{i}", label=f"{tolerance:g}")
+    edges = [rows[0].seconds * size / rows[0].size for size in sizes]
+    axes.loglog(sizes, edges, ":", color="0.6", label="as the length of edges")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="height and width in pixels", ylabel="seconds for an image")
+    axes.legend(title="tolerance", fontsize="small")
+    with replace_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
+
+
+@torch.no_grad()
+def draw_where_run(generator: PolyINRGenerator, A: Tensor, size: int, tolerance: float) -> Image.Image:
+    """A row for each image A (B, L, n, 3): adaptive, its error times 8, and in orange the pixels that were run.
+
+    Raises:
+        ValueError: for a tolerance that is none.
+    """
+    check_tolerance(tolerance)
+    columns = {f"tolerance {tolerance:g}": [], "error x 8": [], "where the network was run": []}
+    for a in A.split(1):
+        lattice = _last_lattice(generator, a, size, tolerance)
+        exact = generator.render(a, size, size)[0].float().clamp(-1, 1)  # (3, H, W)
+        image = lattice.values.clamp(-1, 1)
+        error = ((image - exact).abs() * 8 - 1).clamp(-1, 1)
+        grey = exact.mean(dim=0, keepdim=True).mul(0.3).sub(0.1).expand(3, -1, -1)  # dimmed
+        orange = torch.tensor([1.0, 0.3, -1.0], device=grey.device)[:, None, None]
+        where = torch.where(lattice.ran, orange, grey)
+        for column, part in zip(columns.values(), (image, error, where), strict=True):
+            column.append(part.cpu())
+    pictures = []
+    for words, parts in columns.items():
+        pixels = torch.cat(parts, dim=1).add(1).mul(127.5).round().byte()  # (3, B * H, W)
+        pictures.append(caption(Image.fromarray(pixels.permute(1, 2, 0).numpy()), words))
+    return make_image_grid(pictures, rows=1, cols=3)
+
+
+def _last_lattice(generator: PolyINRGenerator, A: Tensor, size: int, tolerance: float) -> Lattice:
+    axes, pitch = coordinate_axes(size, size), first_pitch(size, size, WHOLE, generator.config.sample_size)
+    chunk_size = generator._default_chunk_size(A.device)
+    *_, lattice = refine(generator._network(A), *axes, pitch, tolerance, chunk_size)
+    return lattice
+
+
+def _open(pipeline: str | Path, dtype: str, threads: int | None) -> PolyINRGenerator:
+    _set_threads(threads)
+    generator = PolyINRPipeline.from_pretrained(pipeline, dtype=DTYPES[dtype]).generator
+    generator.render(torch.zeros(1, generator.config.num_levels, generator.config.channels, 3), 64, 64)
+    return generator
+
+
+def _measure_peak(pipeline, A: Tensor, size: int, tolerance: float, dtype: str, threads: int | None) -> float:
+    _open(pipeline, dtype, threads).render(A, size, size, tolerance=tolerance)
+    return peak_memory_mb(A.device)
+
+
+def _measure_images(pipeline, A: Tensor, size: int, tolerances, dtype: str, threads: int | None):
+    """For each image and tolerance, exact and adaptive seconds, share run, PSNR, error; peak memory of an exact one."""
+    generator = _open(pipeline, dtype, threads)
+    points, network = 0, generator._colours
+
+    def counted(level_0: Tensor, a: Tensor, X: Tensor) -> Tensor:
+        nonlocal points
+        points += len(X)
+        return network(level_0, a, X)
+
+    generator._colours = counted
+    results, peak_mb = [], None
+    for a in A.split(1):
+        image, exact_seconds = _best_of(lambda a=a: generator.render(a, size, size), repeats=1)
+        exact = image.float().clamp(-1, 1)
+        peak_mb = peak_memory_mb(A.device) if peak_mb is None else peak_mb
+        row = []
+        for tolerance in tolerances:
+            points = 0
+            image, seconds = _best_of(lambda a=a, t=tolerance: generator.render(a, size, size, tolerance=t), repeats=1)
+            image = image.float().clamp(-1, 1)
+            error = (image - exact).abs().max().item() * 127.5
+            row.append((exact_seconds, seconds, points / size**2, _psnr(image, exact), error))
+        results.append(row)
+    return results, peak_mb
