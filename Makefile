@@ -2,24 +2,29 @@
 # make test    the whole test suite
 # make lint    ruff
 # make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
+# make test-minima    the test suite at the oldest versions that setup.py allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
 # (CONSTRAINTS=/dev/null leaves the versions to pip, within the ranges of setup.py).
 
 PYTHON ?= python3
 CONSTRAINTS ?= requirements/constraints.txt
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable
 
 PIPELINE ?= pretrained/poly-inr-emoji
 RUNTIME := space_static/node_modules/.package-lock.json
 
-.PHONY: demo test lint browser page static_space
+.PHONY: demo test test-minima lint browser page static_space
 
-demo: .venv/installed-core
+demo: $(VENV)/installed-core
 	$(BIN)/python scripts/demo.py --output out
 
-test: .venv/installed-test browser page
+test: $(VENV)/installed-test browser page
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+test-minima:
+	$(MAKE) test VENV=.venv-minima CONSTRAINTS=requirements/minima.txt
 
 # Tests drive the Space's page in it; where it cannot be had, they are skipped.
 browser:
@@ -39,24 +44,24 @@ page:
 	  && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; \
 	} && $(MAKE) --silent $(RUNTIME) || echo "There is no npm: tests of the static page will be skipped." >&2
 
-static_space: .venv/installed-onnx $(RUNTIME)
+static_space: $(VENV)/installed-onnx $(RUNTIME)
 	$(BIN)/python scripts/build_static_space.py --pipeline $(PIPELINE) --output out/static_space
 
-lint: .venv/installed-test
+lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 $(BIN)/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 
-.venv/installed-core: setup.py requirements/constraints.txt | $(BIN)/python
+$(VENV)/installed-core: setup.py requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) .
 	touch $@
 
-.venv/installed-onnx: setup.py requirements/constraints.txt | $(BIN)/python
+$(VENV)/installed-onnx: setup.py requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) ".[onnx]"
-	touch $@ .venv/installed-core
+	touch $@ $(VENV)/installed-core
 
-.venv/installed-test: setup.py requirements/constraints.txt | $(BIN)/python
+$(VENV)/installed-test: setup.py requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) ".[test]"
-	touch $@ .venv/installed-core
+	touch $@ $(VENV)/installed-core

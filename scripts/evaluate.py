@@ -68,6 +68,7 @@ def parse_args(argv=None):
     parser.add_argument("--upsample_to", type=int, help="table 3: side at which to compare with interpolation")
     parser.add_argument(
         "--weights",
+        type=name_and_file,
         nargs="+",
         default=[],
         metavar="NAME=FILE",

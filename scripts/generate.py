@@ -10,6 +10,7 @@ The same class and seed give the same image at every size and extent. Prints the
 import argparse
 import math
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -23,7 +24,6 @@ from arguments import (
     class_name,
     load_pipeline,
     one_line_errors,
-    parse_class,
     parse_seeds,
 )
 from polyinr_hf import PolyINRPipeline
@@ -39,18 +39,19 @@ def parse_args(argv=None):
     parser.add_argument(
         "--class",
         dest="class_labels",
-        type=parse_class,
         nargs="+",
         action="extend",
         metavar="CLASS",
         help="class names or ids; leave out for an unconditional model",
     )
     parser.add_argument(
-        "--truncation_psi", type=float, default=1.0, help="truncation; below 1, images are more typical and less varied"
+        "--truncation_psi",
+        type=float,
+        help="truncation; below 1, images are more typical and less varied (default: the pipeline's own)",
     )
     parser.add_argument("--truncation_cutoff", type=int, help="truncate only the levels below this one")
-    parser.add_argument("--height", type=int, help="pixels (default: the model's own size)")
-    parser.add_argument("--width", type=int, help="pixels (default: the model's own size)")
+    parser.add_argument("--height", type=int, help="pixels (default: the pipeline's own)")
+    parser.add_argument("--width", type=int, help="pixels (default: the pipeline's own)")
     parser.add_argument(
         "--extent",
         type=float,
@@ -65,7 +66,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def file_name(pipe: PolyINRPipeline, label: int | str | None, seed: int) -> str:
+def file_name(pipe: PolyINRPipeline, label: str | None, seed: int) -> str:
     """goldfish-seed0007.png, from the class's first name; seed0007.png for an unconditional model."""
     if label is None:
         return f"seed{seed:04d}.png"
@@ -86,6 +87,9 @@ def generate(args) -> None:
     pipe = load_pipeline(args)
     labels = args.class_labels or [None]
     rows = [[] for _ in labels]
+    for label in args.class_labels or []:
+        if label.isdecimal() and pipe.generator.config.num_classes:
+            print(f"class {label}: {class_name(pipe, label)}", file=sys.stderr)
     progress = tqdm(total=len(labels) * len(args.seeds), unit="image")
     for seed in args.seeds:
         images = pipe(

@@ -23,7 +23,7 @@ from polyinr_hf.hub import check_pipeline_folder, check_repo_id, push_folder, sh
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, type=Path, help="folder of save_pretrained or of a run's exports/")
-    parser.add_argument("--repo", required=True, help="org/name; created if there is none")
+    parser.add_argument("--repo", required=True, help="org/name, or a name of your own; created if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="if the repository is created")
     parser.add_argument("--revision", help="branch to commit to; created if there is none (default: main)")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")

@@ -1,9 +1,11 @@
+import copy
 import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from accelerate import disk_offload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polyinr_hf import NAMED_SIZES, PolyINRGenerator
@@ -413,6 +415,90 @@ def test_compiles_without_graph_breaks():
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_compiles_once_for_any_size():
+    torch.compiler.reset()
+    generator = make_generator(num_levels=2)
+    z, labels = draw_inputs(generator)
+    compiled = torch.compile(generator, fullgraph=True, dynamic=True, backend="eager")
+    compiled(z, labels, 5, 8, truncation_psi=0.7)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        image = compiled(z, labels, 9, 7, truncation_psi=0.6).sample
+    assert relative_difference(image, generator(z, labels, 9, 7, truncation_psi=0.6).sample) <= TOLERANCE
+
+
+@pytest.mark.parametrize("how", ["compile", "compile_repeated_blocks"])
+def test_render_is_compiled_with_the_model(how):
+    torch.compiler.reset()
+    calls = []
+
+    def backend(graph, inputs):
+        return lambda *args: calls.append(1) or graph(*args)
+
+    generator = make_generator(num_levels=3)
+    A = draw_affine_parameters(generator)
+    expected = generator.render(A, 6, 7)
+    getattr(generator, how)(fullgraph=True, backend=backend)
+    assert torch.equal(generator.render(A, 6, 7), expected)
+    assert len(calls) == 2  # levels 1 and 2
+    other = copy.deepcopy(generator)
+    other.synthesis_levels[1].bias.data += 1
+    assert not torch.equal(other.render(A, 6, 7), expected)
+
+
+# --- where weights are and what they are stored in ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_weights_may_be_elsewhere_until_they_are_needed(tmp_path):
+    """As in sequential offload, whose hooks load a module's weights for its forward and drop them afterwards."""
+    generator = make_generator()
+    z, labels = draw_inputs(generator)
+    expected = generator.render(generator.affine(generator.map(z, labels, truncation_psi=0.5)), 6, 7)
+    disk_offload(generator, tmp_path, execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in generator.parameters())
+    found = generator.render(generator.affine(generator.map(z, labels, truncation_psi=0.5)), 6, 7)
+    assert torch.equal(found, expected)
+
+
+def test_group_offloading_is_refused():
+    with pytest.raises(ValueError, match="PolyINRGenerator"):
+        make_generator().enable_group_offload(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_layerwise_casting(compute_dtype):
+    generator = make_generator().to(compute_dtype)
+    z, labels = draw_inputs(generator)
+    expected = generator(z, labels, 6, 7).sample.float()
+    generator.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype)
+    assert generator.synthesis_levels[0].weight.dtype == generator.to_rgb.weight.dtype == torch.float8_e4m3fn
+    A = generator.affine(generator.map(z, labels))
+    for image in (generator(z, labels, 6, 7).sample, generator.render(A, 6, 7)):
+        assert image.dtype == compute_dtype
+        assert 0 < relative_error(image, expected) < 0.2  # three bits of mantissa
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", [np.array, torch.tensor, np.float32], ids=["numpy", "torch", "float32"])
+def test_numbers_of_any_library(number):
+    generator = make_generator()
+    z, labels = draw_inputs(generator)
+    whole = np.int64 if number is np.float32 else number
+    extent, sizes = (0.0, -0.5, 1.0, 1.5), (whole(6), whole(7))
+    A = generator.affine(generator.map(z, labels, 0.5, 2))
+    assert torch.equal(generator.affine(generator.map(z, labels, number(0.5), whole(2))), A)
+    expected = generator.render(A, 6, 7, extent, antialias=2, chunk_size=5)
+    found = generator.render(A, *sizes, number(extent), antialias=whole(2), chunk_size=whole(5))
+    assert torch.equal(found, expected)
+    expected = generator(z, labels, 6, 7, extent).sample
+    assert torch.equal(generator(z, labels, *sizes, [number(side) for side in extent]).sample, expected)
+
+
 # --- bad input ----------------------------------------------------------------------------------------------------
 
 CALLS = {
@@ -424,12 +510,24 @@ CALLS = {
     "affine parameters": lambda g, z, y, A: g.synthesize(A[:, 1:], pixel_coordinates(2, 2)),
     "affine parameters ": lambda g, z, y, A: g.render(A[0]),
     "coordinates": lambda g, z, y, A: g.synthesize(A, torch.zeros(4, 3)),
+    "truncation_psi": lambda g, z, y, A: g.map(z, y, math.nan),
+    "truncation_psi ": lambda g, z, y, A: g.map(z, y, np.array([0.5, 0.5])),
+    "truncation_psi  ": lambda g, z, y, A: g.map(z, y, torch.ones(2)),
+    "truncation_psi   ": lambda g, z, y, A: g.map(z, y, np.True_),
+    "truncation_cutoff ": lambda g, z, y, A: g.map(z, y, 0.5, 1.0),
+    "truncation_cutoff  ": lambda g, z, y, A: g.map(z, y, 0.5, torch.tensor(True)),
     "height": lambda g, z, y, A: g.render(A, 0, 4),
+    "height ": lambda g, z, y, A: g.render(A, np.float32(4), 4),
+    "height  ": lambda g, z, y, A: g.render(A, "4", 4),
+    "`height` x `width` of 1000000 x 2000000 needs 48,000 GB": lambda g, z, y, A: g.render(A, 1_000_000, 2_000_000),
     "width": lambda g, z, y, A: g.render(A, 4, -1),
     "width ": lambda g, z, y, A: g(z, y, 4, 2.5),
     "extent": lambda g, z, y, A: g.render(A, extent=(0, 0, 0, 1)),
     "extent ": lambda g, z, y, A: g(z, y, extent=(0, math.nan, 1, 1)),
     "extent  ": lambda g, z, y, A: g(z, y, extent=(0, 0, 1)),
+    "extent   ": lambda g, z, y, A: g(z, y, extent="0011"),
+    "extent    ": lambda g, z, y, A: g(z, y, extent=torch.tensor(1.0)),
+    "extent     ": lambda g, z, y, A: g(z, y, extent=np.array([0, 0, 1, math.inf])),
     "antialias": lambda g, z, y, A: g.render(A, antialias=0),
     "tolerance": lambda g, z, y, A: g.render(A, tolerance=-0.1),
     "chunk_size": lambda g, z, y, A: g.render(A, chunk_size=-5),

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 
 ID2LABEL = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 2: "great white shark", 3: "tabby"}
 Z_DIM, SIZE = 8, 16
+NAN = float("nan")
 
 
 def make_generator(num_classes: int | None = 4) -> PolyINRGenerator:
@@ -72,6 +74,10 @@ def test_labels_are_every_synonym(pipe):
 @pytest.mark.parametrize(
     "label, ids",
     [
+        ("great-white_shark", [2]),
+        ("  GREAT   WHITE-SHARK ", [2]),
+        ("tinca_tinca", [0]),
+        ("2", [2]),
         ("goldfish", [1]),
         ("Goldfish", [1]),
         ("tench, Tinca tinca", [0]),
@@ -85,6 +91,51 @@ def test_get_label_ids(pipe, label, ids):
 def test_unknown_name_suggests_the_nearest(pipe):
     with pytest.raises(ValueError, match="'goldfsh'.* Did you mean 'goldfish'"):
         pipe.get_label_ids("goldfsh")
+
+
+@pytest.mark.parametrize("name", ["red apple", "Red_Apple", "red-apple", "RED APPLE"])
+def test_words_of_a_name_may_be_parted_by_anything(name):
+    names = {0: "red-apple", 1: "woman-s-boot", 2: "100", 3: "c++, ♥"}
+    pipe = PolyINRPipeline(make_generator(), names)
+    assert pipe.get_label_ids([name, "Woman's boot", "C++", "♥"]) == [0, 1, 3, 3]
+    assert pipe.get_label_ids(["100", "1"]) == [2, 1]  # a name first, then an id
+    with pytest.raises(ValueError, match=r"`class_labels`.*0\.\.3.*'4'"):
+        pipe.get_label_ids("4")
+    with pytest.raises(ValueError, match="unknown class name '--'"):
+        pipe.get_label_ids("--")
+
+
+def test_names_that_differ_in_hyphens_only():
+    pipe = PolyINRPipeline(make_generator(), {0: "e-mail", 1: "e mail", 2: "tench", 3: "tabby"})
+    assert pipe.get_label_ids(["e-mail", "E MAIL"]) == [0, 1]
+    with pytest.raises(ValueError, match=r"'e_mail', the name of classes \[0, 1\]"):
+        pipe.get_label_ids("e_mail")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([1, 3]),
+        [np.int64(1), np.uint8(3)],
+        [torch.tensor(1), np.array(3)],
+        np.array(["goldfish", "tabby"]),
+        ("1", "3"),
+        torch.tensor([1, 3], dtype=torch.int32),
+    ],
+    ids=str,
+)
+def test_labels_of_any_library(pipe, labels):
+    assert_same(pipe(labels, generator=seeds(0, 0), output_type="pt").images, draw(pipe, 1, 3))
+    single = labels[1] if isinstance(labels, (list, tuple)) else labels[1:]
+    assert_same(pipe(single, generator=seeds(0), output_type="pt").images, draw(pipe, 3))
+
+
+def test_numbers_of_any_library(pipe):
+    expected = pipe(1, 2, 0.5, 2, 5, 6, (0.0, 0.0, 0.5, 1.0), 2, generator=seeds(0, 1), output_type="pt").images
+    numbers = (np.int64(2), np.float32(0.5), torch.tensor(2), np.array(5), torch.tensor([6]))
+    extent = torch.tensor([0.0, 0.0, 0.5, 1.0])
+    found = pipe(np.int16(1), *numbers, extent, np.uint8(2), generator=seeds(0, 1), output_type="pt").images
+    assert torch.equal(found, expected)
 
 
 def test_names_ids_and_tensors_are_the_same_labels(pipe):
@@ -108,6 +159,40 @@ def test_unconditional(unconditional):
     images = unconditional(num_images_per_label=3, generator=seeds(0, 1, 2), output_type="pt").images
     assert images.shape == (3, 3, SIZE, SIZE)
     assert_same(images[1:2], draw(unconditional, seed=1))
+
+
+# -- defaults of a pipeline -------------------------------------------------------------------------------------------
+def test_a_pipeline_has_its_own_psi_and_size(tmp_path):
+    plain = PolyINRPipeline(make_generator(), ID2LABEL)
+    pipe = PolyINRPipeline(make_generator(), ID2LABEL, default_truncation_psi=np.float32(0.5), default_size=np.int64(9))
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert (index["default_truncation_psi"], index["default_size"]) == (0.5, 9)
+    expected = draw(plain, 1, truncation_psi=0.5, height=9, width=9)
+    for opened in (pipe, PolyINRPipeline.from_pretrained(tmp_path)):
+        assert_same(draw(opened, 1), expected)
+        assert_same(opened.encode(1, generator=seeds(0)), plain.encode(1, 1, 0.5, generator=seeds(0)))
+        assert draw(opened, 1, width=4).shape[2:] == (9, 4)
+        assert_same(draw(opened, 1, truncation_psi=1.0, height=SIZE, width=SIZE), draw(plain, 1))
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"default_truncation_psi": NAN}, {"default_truncation_psi": "0.7"}, {"default_size": 0}], ids=str
+)
+def test_defaults_that_are_none(kwargs):
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        PolyINRPipeline(make_generator(), **kwargs)
+
+
+def test_from_pipe(pipe):
+    pipe = PolyINRPipeline(pipe.generator, ID2LABEL, default_truncation_psi=0.5)
+    pipe.set_progress_bar_config(disable=True)
+    other = PolyINRPipeline.from_pipe(pipe, default_size=5)
+    assert other.generator is pipe.generator
+    assert (other.id2label, other.config.default_truncation_psi) == (ID2LABEL, 0.5)
+    assert_same(draw(other, "tench"), draw(pipe, "tench", height=5, width=5))
+    generator = make_generator()
+    assert PolyINRPipeline.from_pipe(pipe, generator=generator).generator is generator
 
 
 # -- truncation, size, extent -----------------------------------------------------------------------------------------
@@ -278,6 +363,12 @@ def test_model_cpu_offload(pipe, monkeypatch):
     assert moves == ["in", "out"]
 
 
+def test_a_compiled_generator_says_what_a_pipeline_compiles(pipe):
+    pipe.generator = torch.compile(pipe.generator, backend="eager")
+    with pytest.warns(UserWarning, match=r"`pipe.generator.compile\(\)`"):
+        assert draw(pipe, 1).shape == (1, 3, SIZE, SIZE)
+
+
 def test_offloaded_encode(pipe, monkeypatch):
     expected = pipe.encode([1, 2], generator=seeds(0, 1))
     pipe.enable_model_cpu_offload(device="cpu")
@@ -362,6 +453,12 @@ def test_a_folder_that_is_no_pipeline(tmp_path, name):
         PolyINRPipeline.from_pretrained(tmp_path / name)
 
 
+def test_a_path_that_looks_like_a_repository(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="^There is no folder pretrained/poly-inr-emojii here. "):
+        PolyINRPipeline.from_pretrained("pretrained/poly-inr-emojii")
+
+
 def test_an_index_without_entries(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(OSError, match="is no pipeline"):
@@ -395,8 +492,9 @@ def test_truncated_weights(pipe, tmp_path, kept):
 def test_a_pickle_is_not_opened_unasked(pipe, tmp_path):
     pipe.save_pretrained(tmp_path, safe_serialization=False)
     assert "diffusion_pytorch_model.bin" in files_in(tmp_path / "generator")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(OSError, match="no safetensors weights.*`use_safetensors=False`.*may run code"):
         PolyINRPipeline.from_pretrained(tmp_path)
+    assert_same(draw(PolyINRPipeline.from_pretrained(tmp_path, use_safetensors=False), 1), draw(pipe, 1))
 
 
 def test_missing_component(pipe, tmp_path):
@@ -407,7 +505,6 @@ def test_missing_component(pipe, tmp_path):
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
-NAN = float("nan")
 A = torch.zeros(1, 3, 16, 3)
 
 
@@ -424,6 +521,12 @@ A = torch.zeros(1, 3, 16, 3)
         ({"class_labels": [1.5]}, r"`class_labels`.*1\.5"),
         ({"class_labels": True}, "`class_labels`.*True"),
         ({"class_labels": []}, "`class_labels` is empty"),
+        ({"class_labels": np.True_}, "`class_labels`.*True"),
+        ({"class_labels": torch.tensor([True])}, "`class_labels`.*True"),
+        ({"class_labels": np.array([1.0])}, r"`class_labels`.*1\.0"),
+        ({"class_labels": np.array([4])}, r"`class_labels`.*0\.\.3.*4"),
+        ({"class_labels": [[1]]}, r"`class_labels`.*\[1\]"),
+        ({"class_labels": "-1"}, "unknown class name '-1'"),
         ({"class_labels": None}, "`class_labels` is required"),
         ({"num_images_per_label": 0}, "`num_images_per_label`.*0"),
         ({"num_images_per_label": 1.5}, r"`num_images_per_label`.*1\.5"),
@@ -450,7 +553,15 @@ A = torch.zeros(1, 3, 16, 3)
         ({"latents": torch.zeros(1, Z_DIM + 1)}, r"`latents`.*\(1, 8\).*\(1, 9\)"),
         ({"latents": torch.zeros(2, Z_DIM)}, r"`latents`.*\(1, 8\).*\(2, 8\)"),
         ({"latents": torch.full((1, Z_DIM), NAN)}, "`latents`.*NaN"),
+        ({"latents": np.zeros((1, Z_DIM))}, "`latents` must be a tensor, got ndarray"),
         ({"generator": seeds(0, 1)}, "`generator`.*1.*2"),
+        ({"generator": 0}, "`generator` must be a torch.Generator.*got 0"),
+        ({"generator": tuple(seeds(0))}, "`generator` must be a torch.Generator or a list"),
+        ({"generator": [0]}, "`generator` must be a torch.Generator or a list"),
+        ({"affine_parameters": A.numpy(), "class_labels": None}, "`affine_parameters` must be a tensor"),
+        ({"height": np.float64(8)}, r"`height`.*8\.0"),
+        ({"truncation_psi": np.float32("nan")}, "`truncation_psi`.*nan"),
+        ({"num_images_per_label": np.array([1, 2])}, "`num_images_per_label`"),
         ({"affine_parameters": A}, "`class_labels`"),
         ({"affine_parameters": A, "class_labels": None, "latents": torch.zeros(1, Z_DIM)}, "`latents`"),
         ({"affine_parameters": A[0], "class_labels": None}, r"affine.*\(B, 3, 16, 3\).*\(3, 16, 3\)"),

@@ -1,17 +1,21 @@
-"""Checks of arguments that several modules share."""
+"""Checks of arguments that several modules share. Numbers may be Python's, numpy's or torch's; Python's come back."""
 
-import math
-from numbers import Real
+from collections.abc import Iterable
+
+from .modeling_poly_inr import check_count, finite_number, whole_number
+
+__all__ = ["check_count", "check_number", "whole_numbers"]
 
 
-def check_number(name: str, value: float, positive: bool = False) -> None:
-    """Raises ValueError unless `value` is finite and not negative, or not zero either."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value < 0 or (positive and value == 0):
+def check_number(name: str, value: float, positive: bool = False) -> float:
+    """`value` as a float or int; raises ValueError unless it is finite and not negative, or not zero either."""
+    number = finite_number(value)
+    if number is None or number < 0 or (positive and number == 0):
         raise ValueError(f"`{name}` must be a finite number {'above 0' if positive else 'from 0'}, got {value!r}.")
+    return number
 
 
-def check_count(name: str, value: int, minimum: int = 1) -> None:
-    """Raises ValueError unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"`{name}` must be a whole number from {minimum}, got {value!r}.")
+def whole_numbers(values: int | Iterable[int]) -> list[int | None]:
+    """One or several numbers as a list of ints, None for what is no whole number."""
+    number = whole_number(values)
+    return [whole_number(value) for value in values] if number is None and isinstance(values, Iterable) else [number]

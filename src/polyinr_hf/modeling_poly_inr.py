@@ -8,12 +8,14 @@ can carry them.
 """
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,21 +43,65 @@ def normalize_rms(x: Tensor) -> Tensor:
     return (x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + 1e-8)).to(x.dtype)
 
 
-def check_size(height: int, width: int) -> None:
-    """Raises ValueError unless both are positive whole numbers of pixels."""
-    for name, value in (("height", height), ("width", width)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive whole number of pixels, got {value!r}.")
+def whole_number(value: Any) -> int | None:
+    """`value` as an int where it is an integer of Python, numpy or torch (an array or tensor of one), otherwise None.
+
+    A bool is no number.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):  # torch.compile's symbols answer this and little else
+        return value
+    if isinstance(value, bool) or str(getattr(value, "dtype", None)).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
-def check_extent(extent: tuple[float, float, float, float]) -> None:
-    """Raises ValueError unless `extent` is (top, left, bottom, right), finite, with top < bottom and left < right."""
-    is_four = isinstance(extent, (tuple, list)) and len(extent) == 4
-    if not is_four or not all(isinstance(value, Real) and math.isfinite(value) for value in extent):
+def finite_number(value: Any) -> float | None:
+    """`value` as a float or int where it is a finite number of Python, numpy or torch, otherwise None."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if isinstance(value, (bool, str, bytes)) or str(getattr(value, "dtype", None)).endswith("bool"):
+            return None
+        try:
+            value = float(value)
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+            return None
+    return value if -math.inf < value < math.inf else None
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> int:
+    """`value` as an int; raises ValueError unless it is a whole number of at least `minimum`."""
+    number = whole_number(value)
+    if number is None or number < minimum:
+        raise ValueError(f"`{name}` must be a whole number from {minimum}, got {value!r}.")
+    return number
+
+
+def check_size(height: int, width: int) -> tuple[int, int]:
+    """Both as ints; raises ValueError unless both are positive whole numbers of pixels."""
+    return check_count("height", height), check_count("width", width)
+
+
+def check_extent(extent: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Its four numbers; raises ValueError unless they are (top, left, bottom, right), top < bottom and left < right."""
+    try:
+        sides = tuple(finite_number(side) for side in extent)
+    except TypeError:  # a lone number, a 0-d tensor
+        sides = ()
+    if len(sides) != 4 or None in sides:
         raise ValueError(f"`extent` must be four finite numbers (top, left, bottom, right), got {extent!r}.")
-    top, left, bottom, right = extent
+    top, left, bottom, right = sides
     if not (top < bottom and left < right):
         raise ValueError(f"`extent` must have top < bottom and left < right, got {extent!r}.")
+    return top, left, bottom, right
+
+
+def as_tolerance(tolerance: float) -> float:
+    """`tolerance` as a float or int; raises ValueError unless it is a finite number from 0."""
+    number = finite_number(tolerance)
+    check_tolerance(tolerance if number is None else number)
+    return number
 
 
 def coordinate_axes(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0)) -> tuple[Tensor, Tensor]:
@@ -63,14 +109,14 @@ def coordinate_axes(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0)) -> tup
 
     A lone row (or column) has no i / (H - 1); it lies in the middle of the extent.
     """
-    check_size(height, width)
-    check_extent(extent)
-    top, left, bottom, right = (float(value) for value in extent)
+    height, width = check_size(height, width)
+    top, left, bottom, right = check_extent(extent)
 
     def axis(start: float, end: float, count: int) -> Tensor:
         if count == 1:
             return torch.tensor([(start + end) / 2], dtype=torch.float32, device="cpu")
-        return torch.linspace(start, end, count, dtype=torch.float64, device="cpu").float()
+        steps = torch.arange(count, dtype=torch.float64, device="cpu")  # torch.compile makes a graph a size of linspace
+        return (start + steps * ((end - start) / (count - 1))).float()
 
     return axis(top, bottom, height), axis(left, right, width)
 
@@ -105,12 +151,11 @@ def full_precision(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False)
 
 
-def _matmul_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype a linear layer with this weight computes in, here and now."""
-    device = weight.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
+def _matmul_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that linear layers of a model of `dtype` compute in, here and now."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype
 
 
 def _subpixel_offsets(antialias: int, height: int, width: int, extent) -> Tensor:
@@ -202,6 +247,38 @@ class AffineLevel(nn.Module):
         return coefficient, bias, rotation, self.shift(h).float().unsqueeze(1)  # shift (B, 1, 2)
 
 
+class FoldingLinear(nn.Linear):
+    """Level 0's linear layer: A_0 (B, n, 3) -> [W_0 A_0 | + b_0] (B, n, 3), float32.
+
+    Level 0 is linear before its activation, so it folds into the affine parameters, and costs K = 3 a pixel, not K = n.
+    """
+
+    def forward(self, A: Tensor) -> Tensor:
+        with full_precision(A.device):
+            folded = self.weight.float() @ A.float()  # (B, n, 3)
+        return folded + F.pad(self.bias.float().unsqueeze(1), (2, 0))  # b_0 multiplies the 1 of [u, v, 1]
+
+
+class PixelLevel(nn.Module):
+    """Levels 1..L-1 at every pixel: lrelu(W_l (x * lrelu(A_l X)) + b_l); equation (3) has no inner activation.
+
+    W_l and b_l are handed in, one of `synthesis_levels`, so that checkpoints know nothing of this module. It is one so
+    that it can be compiled.
+    """
+
+    def __init__(self, modulation_activation: str):
+        super().__init__()
+        self.modulation_activation = modulation_activation
+
+    def forward(self, linear: nn.Linear, x: Tensor, A: Tensor, X: Tensor) -> Tensor:
+        with full_precision(X.device):
+            modulation = X @ A.float().transpose(1, 2)  # (B, N, n), float32: bf16 has too few digits for coordinates
+        if self.modulation_activation == "leaky_relu":
+            modulation = _leaky_relu(modulation)
+        x = x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
+        return _activate(linear(x))  # (B, N, n)
+
+
 @dataclass
 class PolyINRGeneratorOutput(BaseOutput):
     """`sample`: images (B, 3, H, W), nominally in [-1, 1], not clipped."""
@@ -236,6 +313,10 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _no_split_modules = ["MappingNetwork", "AffineLevel"]
+    _repeated_blocks = ["PixelLevel"]
+    # Group offloading loads what belongs to no group in `forward` only, and `map`, `affine` and `render` are not it.
+    _supports_group_offloading = False
 
     @register_to_config
     def __init__(
@@ -259,7 +340,10 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             AffineLevel(w_dim, channels, is_first=level == 0, compose_coordinates=compose_coordinates)
             for level in range(num_levels)
         )
-        self.synthesis_levels = nn.ModuleList(nn.Linear(channels, channels) for _ in range(num_levels))
+        self.synthesis_levels = nn.ModuleList(
+            (FoldingLinear if level == 0 else nn.Linear)(channels, channels) for level in range(num_levels)
+        )
+        self.pixel_level = PixelLevel(modulation_activation)
         self.to_rgb = nn.Linear(channels, 3)
         # Running mean of w, a row per class, that truncation pulls towards. Updated in training only.
         self.register_buffer("w_mean", torch.zeros(num_classes or 1, w_dim))
@@ -360,15 +444,16 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: for a wrong shape of `z`, labels missing from a conditional model or given to an unconditional
-                one, a cutoff outside 0..L.
+                one, a psi that is no finite number, a cutoff outside 0..L.
         """
-        self._check_map_inputs(z, class_labels, truncation_cutoff)
+        truncation_psi, truncation_cutoff = self._check_map_inputs(z, class_labels, truncation_psi, truncation_cutoff)
         w = self.mapping(z.to(self.dtype), class_labels)  # (B, w_dim)
         w = w.unsqueeze(1).repeat(1, self.config.num_levels, 1)  # (B, L, w_dim)
         if truncation_psi == 1.0:
             return w
-        w_mean = self.w_mean if class_labels is None else self.w_mean[class_labels]  # (1 or B, w_dim)
-        truncated = torch.lerp(w_mean.unsqueeze(1).to(w.dtype), w, truncation_psi)  # (B, L, w_dim)
+        w_mean = self.w_mean  # on another device than w where hooks move weights about: it is no layer's
+        w_mean = w_mean if class_labels is None else w_mean[class_labels.to(w_mean.device)]  # (1 or B, w_dim)
+        truncated = torch.lerp(w_mean.unsqueeze(1).to(w), w, truncation_psi)  # (B, L, w_dim)
         if truncation_cutoff is None:
             return truncated
         return torch.cat([truncated[:, :truncation_cutoff], w[:, truncation_cutoff:]], dim=1)
@@ -425,33 +510,22 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
 
     def _features(self, level_0: Tensor, A: Tensor, X: Tensor) -> Iterator[Tensor]:
         """`features` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
-        dtype = _matmul_dtype(self.to_rgb.weight)
+        dtype = _matmul_dtype(self.dtype, X.device)
         with full_precision(X.device):
             x = X @ level_0.transpose(1, 2)  # (B, N, n)
         x = _activate(x).to(dtype)
         yield x
         for level in range(1, self.config.num_levels):
+            linear = self.synthesis_levels[level]
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = self._gradient_checkpointing_func(self._level, level, x, A[:, level], X)
+                x = self._gradient_checkpointing_func(self.pixel_level, linear, x, A[:, level], X)
             else:
-                x = self._level(level, x, A[:, level], X)  # (B, N, n)
+                x = self.pixel_level(linear, x, A[:, level], X)  # (B, N, n)
             yield x
 
     def _fold_level_0(self, A: Tensor) -> Tensor:
-        """[W_0 A_0 | + b_0] (B, n, 3): level 0 is linear before its activation, so it costs K = 3, not K = n."""
-        linear = self.synthesis_levels[0]
-        with full_precision(A.device):
-            folded = linear.weight.float() @ A[:, 0].float()  # (B, n, 3)
-        return folded + F.pad(linear.bias.float().unsqueeze(1), (2, 0))  # b_0 multiplies the 1 of [u, v, 1]
-
-    def _level(self, level: int, x: Tensor, A: Tensor, X: Tensor) -> Tensor:
-        """Level 1..L-1: lrelu(W_l (x * lrelu(A_l X)) + b_l); equation (3) has no inner activation."""
-        with full_precision(X.device):
-            modulation = X @ A.float().transpose(1, 2)  # (B, N, n), float32: bf16 has too few digits for coordinates
-        if self.config.modulation_activation == "leaky_relu":
-            modulation = _leaky_relu(modulation)
-        x = x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
-        return _activate(self.synthesis_levels[level](x))  # (B, N, n)
+        """Level 0 of affine parameters A (B, L, n, 3), see `FoldingLinear`: (B, n, 3)."""
+        return self.synthesis_levels[0](A[:, 0])
 
     # -- images -------------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -494,7 +568,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         self._check_affine_parameters(A)
         height, width = self._size_or_default(height, width)
         rows, columns = coordinate_axes(height, width, extent)
-        self._check_rendering(antialias, chunk_size, tolerance)
+        extent = check_extent(extent)
+        antialias, chunk_size, tolerance = self._check_rendering(antialias, chunk_size, tolerance)
         if tolerance > 0:
             return self._render_adaptively(A, height, width, extent, antialias, chunk_size, callback, tolerance)
         chunk_size = max(1, (chunk_size or self._default_chunk_size(A.device)) // A.shape[0])  # of each image
@@ -502,7 +577,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device)  # (k * k, 2)
 
         level_0 = self._fold_level_0(A)
-        image = torch.empty(A.shape[0], 3, height * width, dtype=self.dtype, device=A.device)
+        image = self._empty_image(A, height, width).flatten(2)  # (B, 3, H * W)
         for start in range(0, height * width, chunk_size):
             index = torch.arange(start, min(start + chunk_size, height * width), device=A.device)
             centres = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
@@ -535,9 +610,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         """
         self._check_affine_parameters(A)
         height, width = self._size_or_default(height, width)
-        check_size(height, width)
-        check_extent(extent)
-        self._check_rendering(1, chunk_size, tolerance)
+        extent = check_extent(extent)
+        _, chunk_size, tolerance = self._check_rendering(1, chunk_size, tolerance)
         return self._previews(A, height, width, extent, tolerance, chunk_size)
 
     @torch.no_grad()
@@ -558,7 +632,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         rows, columns = rows[:, None] + offsets[:, 0, 0], columns[:, None] + offsets[0, :, 1]  # (H, k), (W, k)
         pitch = first_pitch(height * antialias, width * antialias, extent, self.config.sample_size)
         chunk_size = chunk_size or self._default_chunk_size(A.device)
-        image = torch.empty(A.shape[0], 3, height, width, dtype=self.dtype, device=A.device)
+        image = self._empty_image(A, height, width)
         for i, a in enumerate(A.split(1)):
 
             def report(done: int, before: int = i * height * width) -> None:
@@ -576,6 +650,22 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _default_chunk_size(self, device: torch.device) -> int:
         """Points whose features of one level stay in a CPU's cache, or fill a GPU."""
         return max(1, (2**20 if device.type == "cpu" else 2**27) // self.config.channels)
+
+    def _empty_image(self, A: Tensor, height: int, width: int) -> Tensor:
+        """Memory for images (B, 3, H, W) of `A`; ValueError where there is not enough."""
+        try:
+            return torch.empty(A.shape[0], 3, height, width, dtype=self.dtype, device=A.device)
+        except RuntimeError as error:  # and CUDA's own kind of it
+            size = f"{3 * height * width * A.shape[0] * self.dtype.itemsize / 1e9:,.0f} GB"
+            raise ValueError(
+                f"`height` x `width` of {height} x {width} needs {size} for {A.shape[0]} images, which {A.device} "
+                "does not have: draw parts with `extent`."
+            ) from error
+
+    def compile(self, *args, **kwargs) -> None:
+        """As [`torch.nn.Module.compile`], and what `synthesize` and `render` do at every pixel."""
+        super().compile(*args, **kwargs)
+        self.compile_repeated_blocks(*args, **kwargs)
 
     def forward(
         self,
@@ -602,16 +692,17 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     # -- checks -------------------------------------------------------------------------------------------------------
     def _size_or_default(self, height: int | None, width: int | None) -> tuple[int, int]:
         default = self.config.sample_size
-        return default if height is None else height, default if width is None else width
+        return check_size(default if height is None else height, default if width is None else width)
 
     @staticmethod
-    def _check_rendering(antialias: int, chunk_size: int | None, tolerance: float) -> None:
-        for name, value in (("antialias", antialias), ("chunk_size", 1 if chunk_size is None else chunk_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be a positive whole number, got {value!r}.")
-        check_tolerance(tolerance)
+    def _check_rendering(antialias: int, chunk_size: int | None, tolerance: float) -> tuple[int, int | None, float]:
+        """All three as Python's numbers."""
+        chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
+        return check_count("antialias", antialias), chunk_size, as_tolerance(tolerance)
 
-    def _check_map_inputs(self, z: Tensor, class_labels: Tensor | None, truncation_cutoff: int | None) -> None:
+    def _check_map_inputs(
+        self, z: Tensor, class_labels: Tensor | None, truncation_psi: float, truncation_cutoff: int | None
+    ) -> tuple[float, int | None]:
         if z.ndim != 2 or z.shape[1] != self.config.z_dim:
             raise ValueError(f"`z` must have shape (B, {self.config.z_dim}), got {tuple(z.shape)}.")
         if self.config.num_classes is None and class_labels is not None:
@@ -621,8 +712,16 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 raise ValueError(f"`class_labels` is required: this model has {self.config.num_classes} classes.")
             if class_labels.shape != z.shape[:1]:
                 raise ValueError(f"`class_labels` must have shape ({len(z)},), got {tuple(class_labels.shape)}.")
-        if truncation_cutoff is not None and truncation_cutoff not in range(self.config.num_levels + 1):
-            raise ValueError(f"`truncation_cutoff` must be in 0..{self.config.num_levels}, got {truncation_cutoff}.")
+        return self._check_truncation(truncation_psi, truncation_cutoff)
+
+    def _check_truncation(self, truncation_psi: float, truncation_cutoff: int | None) -> tuple[float, int | None]:
+        """Both as Python's numbers."""
+        psi, cutoff = finite_number(truncation_psi), whole_number(truncation_cutoff)
+        if psi is None:
+            raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
+        if truncation_cutoff is not None and cutoff not in range(self.config.num_levels + 1):
+            raise ValueError(f"`truncation_cutoff` must be in 0..{self.config.num_levels}, got {truncation_cutoff!r}.")
+        return psi, cutoff
 
     def _check_affine_parameters(self, A: Tensor) -> None:
         expected = (self.config.num_levels, self.config.channels, 3)

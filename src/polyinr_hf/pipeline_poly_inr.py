@@ -8,26 +8,34 @@ import difflib
 import errno
 import importlib
 import json
-import math
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from pathlib import Path
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
 from huggingface_hub import errors, snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
 from .adaptive_rendering import check_tolerance
 from .integrity import check_id2label, check_index, check_json_object
-from .modeling_poly_inr import PolyINRGenerator, check_extent, check_size
+from .modeling_poly_inr import (
+    PolyINRGenerator,
+    as_tolerance,
+    check_count,
+    check_extent,
+    check_size,
+    finite_number,
+    whole_number,
+)
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
@@ -72,6 +80,11 @@ def describe_hub_error(error: BaseException, repo_id: str, revision: str | None 
     return None
 
 
+def _spaced(name: str) -> str:
+    """A class name with one space for whatever parts its words: "Red_Apple" -> "red apple"."""
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+
+
 class PolyINRPipeline(DiffusionPipeline):
     """Generates images with Poly-INR (Singh, Shukla, Turaga, CVPR 2023).
 
@@ -79,20 +92,36 @@ class PolyINRPipeline(DiffusionPipeline):
         generator ([`PolyINRGenerator`]): The network.
         id2label (`dict[int, str]`, *optional*): Name of each class id; synonyms are separated by commas. Ids may be
             strings, as JSON has them.
+        default_truncation_psi (`float`, defaults to 1.0): `truncation_psi` of a call that gives none: what this model
+            is at its best with.
+        default_size (`int`, *optional*): Height and width in pixels of a call that gives none;
+            `generator.config.sample_size` by default.
 
     Raises:
-        ValueError: for an `id2label` that does not map class ids of the network to names.
+        ValueError: for an `id2label` that does not map class ids of the network to names, or a default that is no
+            finite number, or no positive whole number of pixels.
     """
 
     model_cpu_offload_seq = "generator"
 
     # ModelMixin: where the class itself comes with a repository, diffusers executes its file twice and would warn.
-    def __init__(self, generator: ModelMixin, id2label: dict[int, str] | dict[str, str] | None = None):
+    def __init__(
+        self,
+        generator: ModelMixin,
+        id2label: dict[int, str] | dict[str, str] | None = None,
+        default_truncation_psi: float = 1.0,
+        default_size: int | None = None,
+    ):
         super().__init__()
         check_id2label(id2label, generator.config.num_classes or 0)
+        psi = finite_number(default_truncation_psi)
+        if psi is None:
+            raise ValueError(f"`default_truncation_psi` must be a finite number, got {default_truncation_psi!r}.")
+        size = None if default_size is None else check_count("default_size", default_size)
         self.register_modules(generator=generator)
         # JSON has no integer keys, and the configuration is written as it is registered.
-        self.register_to_config(id2label=id2label and {str(key): name for key, name in id2label.items()})
+        names = id2label and {str(key): name for key, name in id2label.items()}
+        self.register_to_config(id2label=names, default_truncation_psi=psi, default_size=size)
         self.image_processor = VaeImageProcessor(do_resize=False)
 
     @classmethod
@@ -118,12 +147,38 @@ class PolyINRPipeline(DiffusionPipeline):
             if subfolder:
                 opened = str(Path(cls._download_subfolder(path, subfolder, kwargs), subfolder))
             return super().from_pretrained(opened, **kwargs)
+        except OSError as error:
+            if sentence := cls._pickle_hint(path, opened, kwargs, error):
+                raise OSError(sentence) from error
+            if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
+                raise
+            raise OSError(f"There is no folder {path} here. {sentence}") from error
         except KeyError as error:  # diffusers takes the entries of model_index.json for granted
             raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error
         except Exception as error:
             if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
                 raise
-            raise OSError(sentence) from error
+            raise OSError(f"There is no folder {path} here. {sentence}") from error
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "PolyINRPipeline":
+        """A pipeline with the components and the configuration of another one, and what `kwargs` replaces of them."""
+        if hasattr(pipeline, "generator"):  # diffusers takes over a component of the annotated type, but of no subclass
+            kwargs.setdefault("generator", pipeline.generator)
+        return super().from_pipe(pipeline, **kwargs)
+
+    @staticmethod
+    def _pickle_hint(path: str, opened: str, kwargs: dict, error: OSError) -> str | None:
+        """What to do about a pipeline without safetensors; None if that is not what `error` is about."""
+        weights = Path(opened, "generator")
+        if not kwargs["use_safetensors"] or "safetensors" not in str(error) or any(weights.glob("*.safetensors*")):
+            return None
+        if Path(opened).is_dir() and not any(weights.glob("*.bin")):
+            return None
+        return (
+            f"{path} has no safetensors weights. If you trust where its pickle is from, pass `use_safetensors=False`: "
+            "a pickle may run code when it is opened."
+        )
 
     @staticmethod
     def _download_subfolder(path: str, subfolder: str, kwargs: dict) -> str:
@@ -135,7 +190,7 @@ class PolyINRPipeline(DiffusionPipeline):
         return snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
+    def _dict_from_json_file(cls, json_file: str | os.PathLike, **kwargs) -> dict:
         """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
         try:
             index = check_json_object(super()._dict_from_json_file(json_file), json_file)
@@ -192,7 +247,7 @@ class PolyINRPipeline(DiffusionPipeline):
         """Uploads the pipeline with its code and a model card; returns `huggingface_hub.CommitInfo`.
 
         Args:
-            repo_id: org/name, created if there is none.
+            repo_id: org/name, created if there is none; a name alone is one of whoever is logged in.
             kwargs: `token`, `private`, `commit_message`, `create_pr`, `variant` and `subfolder` as in diffusers; from
                 this package [`~polyinr_hf.hub.push_pipeline`]'s too, such as `revision`, `tag` and `evaluation`.
         """
@@ -219,38 +274,53 @@ class PolyINRPipeline(DiffusionPipeline):
         return dict(sorted(names.items()))
 
     def get_label_ids(self, label: str | list[str]) -> list[int]:
-        """Class ids of one or several class names: a whole name as in `id2label`, or one of its synonyms, in any case.
+        """Class ids of one or several class names: a whole name as in `id2label`, or one of its synonyms.
+
+        Case does not matter, nor whether words are parted by spaces, hyphens or underscores. Digits that are no name
+        are an id.
 
         Raises:
             ValueError: for an unknown name, with the nearest ones, or one that several classes share, with their ids.
         """
         known: dict[str, set[int]] = {}
-        for key, joined in self.id2label.items():
-            for name in joined.split(","):
-                known.setdefault(name.strip().casefold(), set()).add(key)
         whole: dict[str, set[int]] = {}
         for key, joined in self.id2label.items():
             whole.setdefault(joined.casefold(), set()).add(key)
+            for name in joined.split(","):
+                known.setdefault(name.strip().casefold(), set()).add(key)
         known |= whole
-        ids = []
-        for name in [label] if isinstance(label, str) else label:
-            found = known.get(name.strip().casefold(), set())
-            if len(found) > 1:
-                raise ValueError(f"`class_labels` has {name!r}, the name of classes {sorted(found)}: give the id.")
-            if not found:
-                nearest = difflib.get_close_matches(name.casefold(), known, n=3)
-                hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-                where = "`pipe.labels` lists the names." if known else "This pipeline has no class names: give ids."
-                raise ValueError(f"`class_labels` has an unknown class name {name!r}.{hint} {where}")
-            ids += found
-        return ids
+        alike: dict[str, set[int]] = {}
+        for name, keys in known.items():
+            alike.setdefault(_spaced(name), set()).update(keys)
+        return [self._label_id(name, known, alike) for name in ([label] if isinstance(label, str) else label)]
+
+    def _label_id(self, name: str, known: dict[str, set[int]], alike: dict[str, set[int]]) -> int:
+        spelled = name.strip().casefold()
+        found = known.get(spelled) or alike.get(_spaced(spelled) or None) or set()
+        if len(found) > 1:
+            raise ValueError(f"`class_labels` has {name!r}, the name of classes {sorted(found)}: give the id.")
+        if found:
+            return next(iter(found))
+        if re.fullmatch("[0-9]+", spelled) and self.generator.config.num_classes:
+            return self._check_id(int(spelled), name)
+        nearest = difflib.get_close_matches(spelled, known, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+        where = "`pipe.labels` lists the names." if known else "This pipeline has no class names: give ids."
+        raise ValueError(f"`class_labels` has an unknown class name {name!r}.{hint} {where}")
+
+    def _check_id(self, key: int | None, label: object) -> int:
+        """`key`, the class id that `label` is; ValueError unless there is such a class."""
+        num_classes = self.generator.config.num_classes
+        if key is None or not 0 <= key < num_classes:
+            raise ValueError(f"`class_labels` must be names or ids in 0..{num_classes - 1}, got {label!r}.")
+        return key
 
     @torch.no_grad()
     def __call__(
         self,
         class_labels: int | str | list[int | str] | Tensor | None = None,
         num_images_per_label: int = 1,
-        truncation_psi: float = 1.0,
+        truncation_psi: float | None = None,
         truncation_cutoff: int | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -266,11 +336,13 @@ class PolyINRPipeline(DiffusionPipeline):
         r"""Generates images.
 
         Args:
-            class_labels: Class names or ids, one or a list. `None` for an unconditional model.
+            class_labels: Class names or ids, one or a list, array or tensor. `None` for an unconditional model.
             num_images_per_label: Images of each label, consecutive in the result; of an unconditional model, images.
             truncation_psi: 1 samples freely; towards 0, images approach their class's mean: typical, less varied.
+                `pipe.config.default_truncation_psi` by default.
             truncation_cutoff: Truncate only the levels below this one.
-            height, width: Size in pixels, `pipe.generator.config.sample_size` by default. Any size will do.
+            height, width: Size in pixels, `pipe.config.default_size` by default, and where that is `None`,
+                `pipe.generator.config.sample_size`. Any size will do.
             extent: (top, left, bottom, right) of the region drawn. (0, 0, 1, 1) is the image, a smaller one zooms in,
                 a larger one shows what lies beyond the border.
             antialias: k averages k x k colours per pixel.
@@ -294,21 +366,20 @@ class PolyINRPipeline(DiffusionPipeline):
             >>> pipe = PolyINRPipeline.from_pretrained("pretrained/poly-inr-emoji")
             >>> pipe(class_labels=0, height=512, width=512, generator=torch.Generator().manual_seed(0)).images[0]
         """
-        config, device = self.generator.config, self._execution_device
-        height = config.sample_size if height is None else height
-        width = config.sample_size if width is None else width
-        check_size(height, width)
-        check_extent(extent)
+        device, default_size = self._execution_device, self.config.default_size or self.generator.config.sample_size
+        height, width = check_size(*(default_size if side is None else side for side in (height, width)))
+        extent = check_extent(extent)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
-        self._check_count("antialias", antialias)
-        check_tolerance(tolerance)
-        self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        antialias = check_count("antialias", antialias)
+        tolerance = as_tolerance(tolerance)
+        sampling = self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        num_images_per_label, truncation_psi, truncation_cutoff = sampling
         if affine_parameters is not None:
             if class_labels is not None or latents is not None:
                 raise ValueError("`affine_parameters` are the whole image: give no `class_labels` or `latents`.")
+            self._check_tensor("affine_parameters", affine_parameters)
             self.generator._check_affine_parameters(affine_parameters)
-            self._check_finite("affine_parameters", affine_parameters)
         else:
             ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
 
@@ -328,7 +399,7 @@ class PolyINRPipeline(DiffusionPipeline):
         self,
         class_labels: int | str | list[int | str] | Tensor | None = None,
         num_images_per_label: int = 1,
-        truncation_psi: float = 1.0,
+        truncation_psi: float | None = None,
         truncation_cutoff: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -341,7 +412,8 @@ class PolyINRPipeline(DiffusionPipeline):
             >>> A = pipe.encode("goldfish", generator=torch.Generator().manual_seed(0))
             >>> pipe(affine_parameters=A, height=512, width=512).images[0]
         """
-        self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        sampling = self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        num_images_per_label, truncation_psi, truncation_cutoff = sampling
         ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
         with self._loaded_model():
             return self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
@@ -355,15 +427,18 @@ class PolyINRPipeline(DiffusionPipeline):
         """Latents z (B, z_dim), float32, checked if given; otherwise the i-th image's are drawn i-th, on their own.
 
         Raises:
-            ValueError: for a wrong shape, a NaN or infinity, or a list of generators that is not one per image.
+            ValueError: for latents that are no tensor, of a wrong shape or not finite, or a `generator` that is
+                neither a `torch.Generator` nor a list of one per image.
         """
         z_dim = self.generator.config.z_dim
         if latents is not None:
+            self._check_tensor("latents", latents)
             if tuple(latents.shape) != (num_images, z_dim):
                 raise ValueError(f"`latents` must have shape ({num_images}, {z_dim}), got {tuple(latents.shape)}.")
-            self._check_finite("latents", latents)
             return latents
         generators = generator if isinstance(generator, list) else [generator] * num_images
+        if not all(g is None or isinstance(g, torch.Generator) for g in generators):
+            raise ValueError(f"`generator` must be a torch.Generator or a list of one per image, got {generator!r}.")
         if len(generators) != num_images:
             raise ValueError(f"`generator` must be a list of one per image, {num_images}, got {len(generators)}.")
         return torch.cat(
@@ -376,6 +451,12 @@ class PolyINRPipeline(DiffusionPipeline):
     @contextmanager
     def _loaded_model(self) -> Iterator[PolyINRGenerator]:
         """CPU offload moves the model to its device for `forward`, which is not what is used here."""
+        if is_compiled_module(self.generator):
+            warnings.warn(
+                "torch.compile(pipe.generator) compiles its `forward`, which a pipeline does not call: "
+                "`pipe.generator.compile()` compiles what it does call.",
+                stacklevel=3,
+            )
         if hasattr(self.generator, "_hf_hook"):
             self.generator._hf_hook.pre_forward(self.generator)
         yield self.generator
@@ -402,7 +483,7 @@ class PolyINRPipeline(DiffusionPipeline):
             return None
         if class_labels is None:
             raise ValueError(f"`class_labels` is required: names or ids in 0..{num_classes - 1}.")
-        if isinstance(class_labels, Tensor):
+        if hasattr(class_labels, "tolist"):  # arrays and tensors
             class_labels = class_labels.tolist()
         if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
             class_labels = [class_labels]
@@ -412,26 +493,21 @@ class PolyINRPipeline(DiffusionPipeline):
         for label in class_labels:
             if isinstance(label, str):
                 ids += self.get_label_ids(label)
-            elif isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
-                raise ValueError(f"`class_labels` must be names or ids in 0..{num_classes - 1}, got {label!r}.")
             else:
-                ids.append(label)
+                ids.append(self._check_id(whole_number(label), label))
         return [key for key in ids for _ in range(num_images_per_label)]
 
-    def _check_sampling(self, num_images_per_label: int, truncation_psi: float, truncation_cutoff: int | None) -> None:
-        self._check_count("num_images_per_label", num_images_per_label)
-        if not isinstance(truncation_psi, Real) or not math.isfinite(truncation_psi):
-            raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
-        num_levels = self.generator.config.num_levels
-        if truncation_cutoff is not None and truncation_cutoff not in range(num_levels + 1):
-            raise ValueError(f"`truncation_cutoff` must be in 0..{num_levels}, got {truncation_cutoff!r}.")
+    def _check_sampling(
+        self, num_images_per_label: int, truncation_psi: float | None, truncation_cutoff: int | None
+    ) -> tuple[int, float, int | None]:
+        """All three as Python's numbers, with the pipeline's default where there is no `truncation_psi`."""
+        num_images_per_label = check_count("num_images_per_label", num_images_per_label)
+        psi = self.config.default_truncation_psi if truncation_psi is None else truncation_psi
+        return num_images_per_label, *self.generator._check_truncation(psi, truncation_cutoff)
 
     @staticmethod
-    def _check_count(name: str, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive whole number, got {value!r}.")
-
-    @staticmethod
-    def _check_finite(name: str, tensor: Tensor) -> None:
+    def _check_tensor(name: str, tensor: Tensor) -> None:
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"`{name}` must be a tensor, got {type(tensor).__name__}.")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")

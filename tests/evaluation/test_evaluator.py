@@ -180,6 +180,8 @@ def test_script(pipeline, rows, tmp_path, capsys):
         (["--metrics", "x"], "'x' is not one of"),
         (["--num_samples", "3"], "4 are needed"),
         (["--label_column", "name"], "3 classes, the pipeline 2"),
+        (["--weights", "vgg16=a.pth", "lite0=missing.pth"], "missing.pth"),
+        (["--weights", "lite0"], "2"),  # argparse's status
     ):
         with pytest.raises(SystemExit, match=message):
             script.main([*common, *wrong])

@@ -19,6 +19,7 @@ from polyinr_hf.evaluation.metrics import (
     layers_of,
     precision_recall,
 )
+from polyinr_hf.evaluation.report import METRIC_NAMES
 
 
 def draw(seed, count, dimension, shift=0.0, scale=1.0):
@@ -168,3 +169,7 @@ def test_mismatched_and_broken_features():
     broken.features[7, 3] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         compute_metrics(["precision_lite0"], {pooled: good}, {pooled: broken})
+
+
+def test_every_metric_has_a_name_in_reports():
+    assert {*METRICS, "ppl"} == set(METRIC_NAMES)

@@ -172,6 +172,21 @@ def test_branch_tag_and_pull_request(hub, folder):
     assert hub["bob/inr"].files() == {} and WEIGHTS in hub["bob/inr"].files("refs/pr/1")
 
 
+def test_a_name_alone_is_ones_own(hub, pipe, folder):
+    hub.fail("GET", "^/api/whoami", status=503)
+    commit = push_folder(folder, "inr", retry_seconds=0)
+    assert commit.commit_url.startswith(f"{hub.url}/ann/inr/commit/")
+    assert "ann/inr" in hub["ann/inr"].files()["README.md"].decode()
+    pipe.push_to_hub("other")
+    assert set(hub["ann/other"].files()) == FILES
+
+
+def test_a_name_alone_without_a_login(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OSError, match="hf auth login"):
+        push_folder(folder, "inr")
+
+
 def test_variant_is_beside_what_was_there(hub, folder):
     push_folder(folder, "ann/inr")
     push_folder(folder, "ann/inr", variant="bf16")
@@ -217,7 +232,7 @@ def test_unknown_variant(hub, folder):
     assert not hub.requests
 
 
-@pytest.mark.parametrize("repo_id", ["inr", "a/b/c", "ann/in r", "", "ann/--inr"])
+@pytest.mark.parametrize("repo_id", ["a/b/c", "ann/in r", "", "ann/--inr", "in r"])
 def test_malformed_repository_names(hub, folder, repo_id):
     with pytest.raises(ValueError, match="`repo_id` must be org/name"):
         push_folder(folder, repo_id)
@@ -629,6 +644,22 @@ def test_script_pushes_with_card_and_evaluation(hub, folder, tmp_path, capsys):
     files = hub["ann/inr"].files("v1")
     assert hub["ann/inr"].private and "evaluation.json" in files
     assert b"# Poly-INR, emoji" in files["README.md"] and b'variant="fp16"' in files["README.md"]
+
+
+def test_script_needs_no_evaluation_packages_for_a_card(folder, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(EVALUATION))
+    arguments = ["--pipeline", str(folder), "--repo", "ann/inr", "--evaluation", str(tmp_path / "result.json")]
+    arguments += ["--card", str(ROOT / "model_cards" / "emoji.yaml"), "--dry_run"]
+    ran = run_python(f"""
+        import sys
+        for name in ("torch_fidelity", "torchvision", "timm", "datasets", "skimage", "matplotlib", "omegaconf"):
+            sys.modules[name] = None
+        sys.path.insert(0, {str(ROOT / "scripts")!r})
+        import push_to_hub
+        push_to_hub.main({arguments})
+    """)
+    assert ran.returncode == 0, ran.stderr
+    assert "| fd_lite0" in ran.stdout
 
 
 def test_script_fails_in_one_line(hub, folder, tmp_path, capsys):

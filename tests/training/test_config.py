@@ -61,7 +61,7 @@ def test_defaults_fill_what_is_left_out(minimal):
     recipe = load_recipe(minimal)
     assert recipe.model.channels == 1024
     assert recipe.stages[0].batch_size == 64
-    assert recipe.run.mixed_precision == "no"
+    assert recipe.run.mixed_precision is None  # Accelerate's
     assert all(isinstance(beta, float) for beta in recipe.run.adam_betas)  # Adam wants two floats
 
 

@@ -178,7 +178,7 @@ def test_push_without_a_login_is_refused_before_any_work(hub, make_recipe, tmp_p
     ("overrides", "message"),
     [
         (["run.push_to_hub=true"], "run.hub_model_id: None must be org/name"),
-        (["run.push_to_hub=true", "run.hub_model_id=inr"], "run.hub_model_id: 'inr' must be org/name"),
+        (["run.push_to_hub=true", "run.hub_model_id=a/b/c"], "run.hub_model_id: 'a/b/c' must be org/name"),
         (["run.push_to_hub=true", "run.hub_model_id=a b/c"], "run.hub_model_id: 'a b/c' must be org/name"),
         (["run.push_exports=some"], "run.push_exports: 'some' must be one of"),
         (["run.push_wait_seconds=-1"], "run.push_wait_seconds: -1"),

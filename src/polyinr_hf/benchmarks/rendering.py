@@ -47,7 +47,9 @@ def synthesize_plainly(model: PolyINRGenerator, w: Tensor, height: int, width: i
         grid = grid @ rotation + shift  # (B, H * W, 2)
         modulation = grid @ coefficient + bias.unsqueeze(1)  # (B, H * W, n)
         x = modulation if x is None else x * F.leaky_relu(modulation, NEGATIVE_SLOPE)  # (B, H * W, n)
-        x = F.leaky_relu(linear(x), NEGATIVE_SLOPE).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)  # (B, H * W, n)
+        x = F.leaky_relu(F.linear(x, linear.weight, linear.bias), NEGATIVE_SLOPE).clamp(
+            -FEATURE_LIMIT, FEATURE_LIMIT
+        )  # (B, H * W, n)
     return model.to_rgb(x).transpose(1, 2).unflatten(2, (height, width))  # (B, 3, H, W)
 
 

@@ -10,7 +10,7 @@ from .._lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        ".extents": ("Extent", "check_frames", "detail", "extrapolate", "interpolate_extents"),
+        ".extents": ("Extent", "detail", "extrapolate", "interpolate_extents"),
         ".films": ("FILM_SUFFIXES", "check_film", "draw_frames", "save_film"),
         ".interpolation": ("SPACES", "encode_seeds", "interpolate", "walk"),
         ".levels": ("colorize", "heat_maps", "level_figure", "prefix_images"),

@@ -1,12 +1,12 @@
 """Regions of the image plane: details, zoom paths, and what lies beyond the border."""
 
 import math
-from numbers import Real
 
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..modeling_poly_inr import check_extent
+from ..checks import check_count, check_number
+from ..modeling_poly_inr import check_extent, finite_number
 from ..pipeline_poly_inr import PolyINRPipeline
 
 Extent = tuple[float, float, float, float]  # (top, left, bottom, right)
@@ -20,11 +20,10 @@ def detail(centre: tuple[float, float] = (0.5, 0.5), factor: float = 8.0) -> Ext
     Raises:
         ValueError: for a centre or a factor that is not finite, or a factor not above 0.
     """
-    if len(centre) != 2 or not all(isinstance(value, Real) and math.isfinite(value) for value in centre):
+    place = [finite_number(value) for value in centre]
+    if len(place) != 2 or None in place:
         raise ValueError(f"`centre` must be two finite numbers (row, column), got {centre!r}.")
-    if not isinstance(factor, Real) or not 0 < factor < math.inf:
-        raise ValueError(f"`factor` must be a finite number above 0, got {factor!r}.")
-    (row, column), half = centre, 0.5 / factor
+    (row, column), half = place, 0.5 / check_number("factor", factor, positive=True)
     return row - half, column - half, row + half, column + half
 
 
@@ -37,15 +36,13 @@ def interpolate_extents(start: Extent, end: Extent, num_frames: int) -> list[Ext
     Raises:
         ValueError: for an extent that is none, or fewer than two frames.
     """
-    check_extent(start)
-    check_extent(end)
-    check_frames(num_frames)
+    start, end, num_frames = check_extent(start), check_extent(end), check_count("num_frames", num_frames, minimum=2)
     extents = []
     for frame in range(1, num_frames - 1):
         t = frame / (num_frames - 1)
         axes = [_interpolate_sides(start[i], start[i + 2], end[i], end[i + 2], t) for i in (0, 1)]
         extents.append((axes[0][0], axes[1][0], axes[0][1], axes[1][1]))
-    return [tuple(start), *extents, tuple(end)]
+    return [start, *extents, end]
 
 
 def _interpolate_sides(low_0: float, high_0: float, low_1: float, high_1: float, t: float) -> tuple[float, float]:
@@ -55,12 +52,6 @@ def _interpolate_sides(low_0: float, high_0: float, low_1: float, high_1: float,
     way = t if math.isclose(ratio, 1) else math.expm1(t * math.log(ratio)) / (ratio - 1)
     low = low_0 + way * (low_1 - low_0)
     return low, low + side_0 * ratio**t
-
-
-def check_frames(num_frames: int) -> None:
-    """Raises ValueError unless a film can have so many frames."""
-    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 2:
-        raise ValueError(f"`num_frames` must be a whole number from 2 on, got {num_frames!r}.")
 
 
 def extrapolate(

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import replace_file
+from ..modeling_poly_inr import whole_number
 from ..pipeline_poly_inr import PolyINRPipeline
 from .extents import Extent
 
@@ -76,7 +77,7 @@ def check_film(path: str | Path, fps: int = 20, suffixes: Sequence[str] = FILM_S
     suffix = Path(path).suffix.lower()
     if suffix not in suffixes:
         raise ValueError(f"`output` must end in {' or '.join(suffixes)}, got {str(path)!r}.")
-    if isinstance(fps, bool) or not isinstance(fps, int) or not 1 <= fps <= MAX_FPS:
+    if not 1 <= (whole_number(fps) or 0) <= MAX_FPS:
         raise ValueError(f"`fps` must be a whole number in 1..{MAX_FPS}, got {fps!r}.")
     if suffix == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
         raise ImportError("MP4 needs two more packages: pip install imageio imageio-ffmpeg. GIF needs none.")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..checks import check_count, whole_numbers
 from ..pipeline_poly_inr import PolyINRPipeline
-from .extents import check_frames
 
 SPACES = ("z", "w", "affine")
 
@@ -42,7 +42,7 @@ def interpolate(points: Tensor, num_frames: int, spherical: bool = False, loop: 
 
 def _steps(num_points: int, num_frames: int, loop: bool) -> Iterator[tuple[int, int, float]]:
     """For each frame the points it is between, and where: weight 0 is the first one, exactly."""
-    check_frames(num_frames)
+    num_frames = check_count("num_frames", num_frames, minimum=2)
     segments, intervals = (num_points, num_frames) if loop else (num_points - 1, num_frames - 1)
     for frame in range(num_frames):
         start, rest = divmod(frame * segments, intervals)
@@ -70,7 +70,7 @@ def walk(
     space: str = "w",
     spherical: bool | None = None,
     loop: bool = False,
-    truncation_psi: float = 1.0,
+    truncation_psi: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> Iterator[Tensor]:
     """A walk from sample to sample (figure 5): the affine parameters A (1, L, n, 3) of each frame, one at a time.
@@ -101,7 +101,7 @@ def walk(
     if count < 2:
         raise ValueError("A walk needs at least two images: give several `seeds` or several `class_labels`.")
     steps = list(_steps(count, num_frames, loop))
-    pipe._check_sampling(1, truncation_psi, truncation_cutoff)
+    _, truncation_psi, truncation_cutoff = pipe._check_sampling(1, truncation_psi, truncation_cutoff)
     ids, latents = pipe._ids_and_latents(**images, latents=None)
     if space == "z":
         latents = interpolate(latents, num_frames, spherical is not False, loop)  # (F, z_dim)
@@ -112,7 +112,7 @@ def encode_seeds(
     pipe: PolyINRPipeline,
     class_labels: int | str | list[int | str] | None = None,
     seeds: int | Sequence[int] = 0,
-    truncation_psi: float = 1.0,
+    truncation_psi: float | None = None,
     truncation_cutoff: int | None = None,
 ) -> Tensor:
     """Affine parameters A (K, L, n, 3) of the images with these classes and seeds, paired as in `walk`.
@@ -125,11 +125,13 @@ def encode_seeds(
 
 def _pair(class_labels, seeds) -> dict:
     """Arguments of the pipeline for one image of each class and seed, one of either serving all."""
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise ValueError(f"`seeds` must be whole numbers from 0 on, at least one, got {seeds!r}.")
+    given, seeds = seeds, whole_numbers(seeds)
+    if not seeds or any(seed is None or seed < 0 for seed in seeds):
+        raise ValueError(f"`seeds` must be whole numbers from 0 on, at least one, got {given!r}.")
     labels = None
     if class_labels is not None:
+        if hasattr(class_labels, "tolist"):  # arrays and tensors
+            class_labels = class_labels.tolist()
         labels = list(class_labels) if isinstance(class_labels, (list, tuple)) else [class_labels]
         count = max(len(labels), len(seeds))
         if len(labels) not in (1, count) or len(seeds) not in (1, count):

@@ -7,6 +7,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
+from ..checks import check_count
 from ..images import caption, stack
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from ..pipeline_poly_inr import PolyINRPipeline
@@ -81,9 +82,7 @@ def _prepare(generator, affine_parameters, height, width, extent, chunk_size, ca
     height, width = generator._size_or_default(height, width)
     A = affine_parameters.to(generator.device)
     coordinates = pixel_coordinates(height, width, extent, device=A.device)  # (H * W, 2)
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be a positive whole number, got {chunk_size!r}.")
-    step, done = max(1, chunk_size // len(A)), 0
+    step, done = max(1, check_count("chunk_size", chunk_size) // len(A)), 0
 
     def walk() -> Iterator[tuple[slice, int, Tensor]]:
         nonlocal done

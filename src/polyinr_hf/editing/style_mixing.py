@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..checks import whole_numbers
 from ..images import CAPTION_HEIGHT, caption
 from ..pipeline_poly_inr import PolyINRPipeline
 
@@ -55,13 +56,12 @@ def _check_levels(levels: int | str | Iterable[int], num_levels: int) -> list[in
         if levels not in groups:
             raise ValueError(f"`levels` must be numbers or one of {', '.join(groups)}, got {levels!r}.")
         return list(groups[levels])
-    levels = [levels] if isinstance(levels, int) else list(levels)
-    whole = all(isinstance(level, int) and not isinstance(level, bool) for level in levels)
-    if not whole or not levels or not all(0 <= level < num_levels for level in levels):
+    numbers = whole_numbers(levels)
+    if not numbers or not all(level is not None and 0 <= level < num_levels for level in numbers):
         raise ValueError(f"`levels` must be whole numbers in 0..{num_levels - 1}, at least one, got {levels!r}.")
-    if len(set(levels)) < len(levels):
+    if len(set(numbers)) < len(numbers):
         raise ValueError(f"`levels` must be different ones, got {levels!r}.")
-    return levels
+    return numbers
 
 
 def style_mixing_grid(

@@ -27,6 +27,8 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from .report import METRIC_NAMES
+
 logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 3
@@ -158,8 +160,6 @@ METRICS = {
     "precision_lite0": _LITE0_NEIGHBOURS,
     "recall_lite0": _LITE0_NEIGHBOURS,
 }
-METRIC_NAMES = (*METRICS, "ppl")
-LOWER_IS_BETTER = ("fid", "sfid", "rfid", "rfid_own", "fd_lite0", "kid", "kid_lite0", "ppl")
 
 
 def check_metric_names(names) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 
 from ..files import replace_file
-from .metrics import LOWER_IS_BETTER, METRIC_NAMES
 
+# Here, not beside the metrics: a model card shows results without torch-fidelity, which computes them.
 METRIC_TITLES = {
     "fid": "FID",
     "sfid": "sFID",
@@ -24,6 +24,8 @@ METRIC_TITLES = {
     "recall_lite0": "Recall, EfficientNet-lite0",
     "ppl": "Perceptual path length",
 }
+METRIC_NAMES = tuple(METRIC_TITLES)
+LOWER_IS_BETTER = ("fid", "sfid", "rfid", "rfid_own", "fd_lite0", "kid", "kid_lite0", "ppl")
 
 
 def _base_name(name: str) -> str | None:

@@ -109,14 +109,13 @@ def create_card(
     dataset_name = details.get("dataset_name") or _dataset_name(evaluations, recipe)
     licences = training.get("licences") or {}
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    id2label = index.get("id2label") or {}
-    names = Counter(name.strip() for joined in id2label.values() for name in joined.split(","))
+    names = Counter(name.strip() for joined in (index.get("id2label") or {}).values() for name in joined.split(","))
     arguments = {"revision": revision, "variant": variant, "subfolder": subfolder}
     return ModelCard.from_template(
         _card_data(repo_id, details, licences, evaluations, dataset_name, config["num_classes"], samples),
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
-        title=details.get("title", repo_id.split("/")[1]),
+        title=details.get("title", repo_id.split("/")[-1]),
         description=details.get("description", f"Poly-INR trained on {dataset_name}." if recipe else "Poly-INR."),
         num_parameters=count_parameters(folder, variant),
         num_levels=config["num_levels"],
@@ -162,7 +161,7 @@ def _card_data(repo_id, details, licences, evaluations, dataset_name, num_classe
     if published := details.get("published"):
         results += published_results(published)
     return ModelCardData(
-        model_name=details.get("title", repo_id.split("/")[1]),
+        model_name=details.get("title", repo_id.split("/")[-1]),
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         tags=[

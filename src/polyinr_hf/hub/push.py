@@ -87,7 +87,7 @@ def push_folder(
 
     Args:
         folder: What `save_pretrained` or a training run's export wrote.
-        repo_id: org/name, created if there is none.
+        repo_id: org/name, created if there is none; a name alone is one of whoever is logged in.
         private: Of a repository that is created.
         revision: Branch to commit to, created if there is none; the default branch if not given.
         tag: Name for the commit, as in `from_pretrained(repo_id, revision=tag)`.
@@ -111,6 +111,10 @@ def push_folder(
     """
     check_repo_id(repo_id)
     check_pipeline_folder(folder, variant)
+    api = HfApi(token=token)
+    if "/" not in repo_id:
+        user = _retrying(api.whoami, repo_id, revision, token, attempts, retry_seconds)
+        repo_id = f"{user['name']}/{repo_id}"
     with tempfile.TemporaryDirectory() as workspace:
         folder = _with_variant(Path(folder), Path(workspace), variant)
         options = {"card": card, "evaluation": evaluation, "revision": revision, "variant": variant}
@@ -118,7 +122,6 @@ def push_folder(
         check_no_tokens(files, token)
         prefix = f"{subfolder.strip('/')}/" if subfolder else ""
         message = commit_message or describe_training(folder) + (f", {variant}" if variant else "")
-        api = HfApi(token=token)
 
         def push() -> CommitInfo:
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -180,13 +183,13 @@ def redact(text: str, token: str | bool | None = None) -> str:
 # Checks
 # ---------------------------------------------------------------------------------------------------------------------
 def check_repo_id(repo_id: str) -> None:
-    """Raises ValueError unless it is org/name."""
+    """Raises ValueError unless it is org/name or a name."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"`repo_id` must be org/name, got {repo_id!r}: {error}") from None
-    if repo_id.count("/") != 1:
-        raise ValueError(f"`repo_id` must be org/name, got {repo_id!r}.")
+        raise ValueError(f"`repo_id` must be org/name or a name, got {repo_id!r}: {error}") from None
+    if not repo_id:
+        raise ValueError("`repo_id` must be org/name or a name, got ''.")
 
 
 def check_pipeline_folder(folder: str | Path, variant: str | None = None) -> None:

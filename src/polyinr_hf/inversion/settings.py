@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..checks import check_count, check_number
@@ -48,18 +49,22 @@ class InversionSettings:
     precision: str = "float32"
 
     def __post_init__(self):
-        check_count("num_steps", self.num_steps, minimum=0)
-        check_count("num_refine_steps", self.num_refine_steps, minimum=0)
-        check_count("num_starts", self.num_starts)
-        for name in ("num_pixels", "patience", "coarse_side"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        check_number("lr", self.lr, positive=True)
-        check_number("perceptual_weight", self.perceptual_weight)
-        check_number("coarse_share", self.coarse_share)
+        _check(self, ("num_steps", "num_refine_steps"), check_count, minimum=0)
+        _check(self, ("num_starts",), check_count)
+        _check(self, ("num_pixels", "patience", "coarse_side"), check_count, optional=True)
+        _check(self, ("lr",), check_number, positive=True)
+        _check(self, ("perceptual_weight", "coarse_share"), check_number)
         if self.coarse_share > 1:
             raise ValueError(f"`coarse_share` must be in 0..1, got {self.coarse_share!r}.")
         check_precision(self.precision)
+
+
+def _check(settings: object, names: Iterable[str], check: Callable, optional: bool = False, **limits) -> None:
+    """Replaces the named settings by what `check` makes of them: numbers of numpy and torch become Python's."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (optional and value is None):
+            object.__setattr__(settings, name, check(name, value, **limits))
 
 
 def check_precision(precision: str) -> None:
@@ -100,15 +105,12 @@ class TuningSettings:
     precision: str = "float32"
 
     def __post_init__(self):
-        check_count("num_steps", self.num_steps, minimum=0)
+        _check(self, ("num_steps",), check_count, minimum=0)
+        _check(self, ("num_pixels", "coarse_side"), check_count, optional=True)
+        _check(self, ("lr",), check_number, positive=True)
+        _check(self, ("affine_lr", "locality_weight", "perceptual_weight", "coarse_share"), check_number)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"`optimizer` must be one of {OPTIMIZERS}, got {self.optimizer!r}.")
-        for name in ("num_pixels", "coarse_side"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        check_number("lr", self.lr, positive=True)
-        for name in ("affine_lr", "locality_weight", "perceptual_weight", "coarse_share"):
-            check_number(name, getattr(self, name))
         if self.coarse_share > 1:
             raise ValueError(f"`coarse_share` must be in 0..1, got {self.coarse_share!r}.")
         check_precision(self.precision)

@@ -103,7 +103,7 @@ def tune(
         A = problem.affine()  # (1, L, n, 3)
     tuned = problem.finish()
     result = describe(tuned, target, A, state["losses"], state["seconds"], record)
-    return type(pipe)(tuned, pipe.config.id2label), result
+    return type(pipe).from_pipe(pipe, generator=tuned), result
 
 
 def _digest(A: Tensor | None) -> str | None:

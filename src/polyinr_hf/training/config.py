@@ -111,7 +111,7 @@ class StageConfig:
 @dataclass
 class RunConfig:
     seed: int = 0
-    mixed_precision: str = "no"  # no, bf16, fp16
+    mixed_precision: str | None = None  # no, bf16, fp16; null: what `accelerate launch` or its config says
     compile: bool = False
     adam_betas: tuple[float, float] = (0.0, 0.99)
     adam_eps: float = 1e-8
@@ -140,7 +140,7 @@ class RunConfig:
     evaluation_samples: int = 50_000
     num_sample_columns: int = 8
     push_to_hub: bool = False  # in the background; what has not arrived is tried again, by --resume too
-    hub_model_id: str | None = None  # org/name, created if there is none
+    hub_model_id: str | None = None  # org/name, or a name of one's own; created if there is none
     hub_private: bool | None = None  # if it is created
     push_exports: str = "final"  # or "every", each with a tag of its name
     push_wait_seconds: float = 600.0  # at the end, for what has not arrived
@@ -216,7 +216,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_stage(recipe, index)
     run = recipe.run
     for key, value, legal in (
-        ("run.mixed_precision", run.mixed_precision, ("no", "bf16", "fp16")),
+        ("run.mixed_precision", run.mixed_precision, (None, "no", "bf16", "fp16")),
         ("run.class_embeddings", run.class_embeddings, ("computed", "random")),
         ("run.stage_start", run.stage_start, ("carry", "fresh")),
         ("run.push_exports", run.push_exports, ("final", "every")),
@@ -260,12 +260,11 @@ def _model_choices(model: ModelConfig | None) -> tuple:
 
 def _check_repo_id(repo_id: str | None) -> None:
     try:
-        validate_repo_id(repo_id or "")
-        valid = repo_id.count("/") == 1
+        validate_repo_id(repo_id or "?")
     except HFValidationError:
-        valid = False
-    if not valid:
-        raise ValueError(f"run.hub_model_id: {repo_id!r} must be org/name, as run.push_to_hub is on")
+        raise ValueError(
+            f"run.hub_model_id: {repo_id!r} must be org/name or a name, as run.push_to_hub is on"
+        ) from None
 
 
 def _check_stage(recipe: Recipe, index: int) -> None:

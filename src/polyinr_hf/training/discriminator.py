@@ -153,7 +153,7 @@ class ProjectedDiscriminator(nn.Module):
     even when they come in one call, are normalised separately, and each process of a distributed run by its own share.
     Running statistics serve eval mode only. Spectral norm's power iteration is not part of a forward, so that all
     micro-batches of a step see the same weights: call [`~ProjectedDiscriminator.update_spectral_norm`] once before
-    each optimizer step. A DistributedDataParallel wrapper needs `broadcast_buffers=False`: buffers stay equal or
+    each optimizer step. A DistributedDataParallel wrapper must not sync buffers in its forward: they stay equal or
     local by themselves, and rewriting them between the real and the generated batch breaks the backward.
 
     Args:

@@ -2,15 +2,13 @@
 
 import logging
 import signal
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -23,6 +21,7 @@ from ..pipeline_poly_inr import PolyINRPipeline
 from .checkpoints import check_shared_folder, load_newest_checkpoint, save_checkpoint
 from .config import Recipe, StageConfig, check_division, save_recipe
 from .exports import describe_export, export_name
+from .launch import describe_run, make_accelerator, with_precision
 from .matching import FeatureMatching
 from .models import resolve_source
 from .pushing import make_pusher
@@ -57,28 +56,19 @@ class TrainingLoop(ABC):
     matching: FeatureMatching | None
 
     def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False):
-        self.recipe = recipe = resolve_source(recipe)
+        recipe = resolve_source(recipe)
         self.output_dir = Path(output_dir)
         if not resume and any(self.output_dir.glob("checkpoints/step-*")):
             raise ValueError(f"output_dir: {self.output_dir} holds checkpoints of a run; resume it or choose another")
-        run = recipe.run
-        self.accelerator = Accelerator(
-            mixed_precision=run.mixed_precision,
-            log_with=run.log_with or None,
-            project_config=ProjectConfiguration(project_dir=str(self.output_dir), logging_dir=str(self.output_dir)),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=timedelta(days=1)),  # all wait while one embeds classes
-            ],
-        )
+        self.accelerator = make_accelerator(recipe, self.output_dir)
+        self.recipe = recipe = with_precision(recipe, self.accelerator)
         self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
-        self.accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
         self.dataset = self._load_dataset()
         self.device = self.accelerator.device
         self.output_dir.mkdir(parents=True, exist_ok=True)
         check_shared_folder(self.accelerator, self.output_dir)
         self.best_export = None
-        if run.evaluate_every_kimg is not None:
+        if recipe.run.evaluate_every_kimg is not None:
             self.best_export = BestExport(recipe, self.dataset, self.accelerator, self.output_dir)
         self.build_models()
         self.images_seen, self.step = 0, 0
@@ -188,6 +178,8 @@ class TrainingLoop(ABC):
         self.accelerator.set_trigger()
 
     def _train(self) -> bool:
+        if self.accelerator.is_main_process:
+            print(describe_run(self.recipe, self.accelerator, self._stage_images()), file=sys.stderr)
         bar = TrainingBar(self.total_images, self.images_seen, disable=not self.accelerator.is_main_process)
         begin = 0
         for stage, images in zip(self.recipe.stages, self._stage_images(), strict=True):

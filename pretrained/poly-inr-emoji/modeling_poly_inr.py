@@ -1,0 +1,624 @@
+"""The Poly-INR generator: an image as a polynomial of its pixel coordinates (Singh, Shukla, Turaga, CVPR 2023).
+
+    z, class --mapping--> w (B, L, w_dim) --affine--> A (B, L, n, 3) --synthesis(A, coordinates)--> RGB (B, N, 3)
+
+`A`, the affine parameters, is everything that depends on the image. B batch, L levels, n channels, N pixels.
+This file needs torch, numpy and diffusers only, so that a Hub repository can carry it.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
+FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
+# The signal-preserving start. Spread of the modulation over features, per unit of coordinate: at level 0, and at later
+# ones, where it is small, as their product would let the image's border outgrow its middle; the same everywhere in the
+# image; and the spread of the images.
+COEFFICIENT_STD_0, COEFFICIENT_STD, STYLE_STD, RGB_STD = 2.0, 0.5, 0.5, 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Helpers
+# ---------------------------------------------------------------------------------------------------------------------
+def normalize_rms(x: Tensor) -> Tensor:
+    """Divides every vector (last dimension) by its root mean square, in float32 whatever the dtype of `x`."""
+    return (x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + 1e-8)).to(x.dtype)
+
+
+def whole_number(value: Any) -> int | None:
+    """`value` as an int where it is an integer of Python, numpy or torch (an array or tensor of one), otherwise None.
+
+    A bool is no number.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):  # torch.compile's symbols answer this and little else
+        return value
+    if isinstance(value, bool) or str(getattr(value, "dtype", None)).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def finite_number(value: Any) -> float | None:
+    """`value` as a float or int where it is a finite number of Python, numpy or torch, otherwise None."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if isinstance(value, (bool, str, bytes)) or str(getattr(value, "dtype", None)).endswith("bool"):
+            return None
+        try:
+            value = float(value)
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+            return None
+    return value if -math.inf < value < math.inf else None
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> int:
+    """`value` as an int; raises ValueError unless it is a whole number of at least `minimum`."""
+    number = whole_number(value)
+    if number is None or number < minimum:
+        raise ValueError(f"`{name}` must be a whole number from {minimum}, got {value!r}.")
+    return number
+
+
+def check_size(height: int, width: int) -> tuple[int, int]:
+    """Both as ints; raises ValueError unless both are positive whole numbers of pixels."""
+    return check_count("height", height), check_count("width", width)
+
+
+def check_extent(extent: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Its four numbers; raises ValueError unless they are (top, left, bottom, right), top < bottom and left < right."""
+    try:
+        sides = tuple(finite_number(side) for side in extent)
+    except TypeError:  # a lone number, a 0-d tensor
+        sides = ()
+    if len(sides) != 4 or None in sides:
+        raise ValueError(f"`extent` must be four finite numbers (top, left, bottom, right), got {extent!r}.")
+    top, left, bottom, right = sides
+    if not (top < bottom and left < right):
+        raise ValueError(f"`extent` must have top < bottom and left < right, got {extent!r}.")
+    return top, left, bottom, right
+
+
+def coordinate_axes(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0)) -> tuple[Tensor, Tensor]:
+    """Row coordinates (H,) and column coordinates (W,) of an image's pixels, float32, ends included (equation 2).
+
+    A lone row (or column) has no i / (H - 1); it lies in the middle of the extent.
+    """
+    height, width = check_size(height, width)
+    top, left, bottom, right = check_extent(extent)
+
+    def axis(start: float, end: float, count: int) -> Tensor:
+        if count == 1:
+            return torch.tensor([(start + end) / 2], dtype=torch.float32, device="cpu")
+        steps = torch.arange(count, dtype=torch.float64, device="cpu")  # torch.compile makes a graph a size of linspace
+        return (start + steps * ((end - start) / (count - 1))).float()
+
+    return axis(top, bottom, height), axis(left, right, width)
+
+
+def pixel_coordinates(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0), device=None) -> Tensor:
+    """Coordinates (H * W, 2) as (row, column), row by row, float32. See `coordinate_axes`."""
+    rows, columns = coordinate_axes(height, width, extent)
+    return torch.cartesian_prod(rows, columns).to(device)  # (H * W, 2)
+
+
+def homogeneous(coordinates: Tensor) -> Tensor:
+    """X = [u, v, 1]: coordinates (..., N, 2) -> (..., N, 3), float32."""
+    return F.pad(coordinates.float(), (0, 1), value=1.0)
+
+
+def _leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=not torch.is_grad_enabled())
+
+
+def _activate(x: Tensor) -> Tensor:
+    """End of every level: leaky ReLU, then the clamp. In place where no graph is kept."""
+    x = _leaky_relu(x)
+    return (
+        x.clamp(-FEATURE_LIMIT, FEATURE_LIMIT) if torch.is_grad_enabled() else x.clamp_(-FEATURE_LIMIT, FEATURE_LIMIT)
+    )
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Context in which autocast leaves products in their own dtype: coordinates and pixels need float32."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _matmul_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that linear layers of a model of `dtype` compute in, here and now."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype
+
+
+def _subpixel_offsets(antialias: int, height: int, width: int, extent) -> Tensor:
+    """Offsets (k * k, 2) from a pixel's centre to k x k points spread evenly over its square."""
+    steps = (torch.arange(antialias, dtype=torch.float32) + 0.5) / antialias - 0.5  # (k,)
+    top, left, bottom, right = extent
+    return torch.cartesian_prod(
+        steps * (bottom - top) / max(height - 1, 1), steps * (right - left) / max(width - 1, 1)
+    )  # (k * k, 2)
+
+
+def _second_moment(variance: Tensor, slope: float) -> Tensor:
+    """E[lrelu(m)^2] for m ~ N(1, variance); `slope` 1 is the identity."""
+    std = variance.sqrt()
+    below = torch.special.ndtr(-1 / std)  # P(m < 0)
+    density = torch.exp(-0.5 / variance) / (math.sqrt(2 * math.pi) * std)  # of m at 0
+    return (1 + variance) - (1 - slope**2) * ((1 + variance) * below - variance * density)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+# ---------------------------------------------------------------------------------------------------------------------
+class EqualizedLinear(nn.Module):
+    """Linear layer with an equalised learning rate: weight ~ N(0, 1) / lr_multiplier, scaled where it is used.
+
+    With `activation`, a leaky ReLU of slope 0.2 times sqrt(2) follows. (B, in_features) -> (B, out_features).
+    """
+
+    def __init__(self, in_features: int, out_features: int, activation: bool = True, lr_multiplier: float = 1.0):
+        super().__init__()
+        self.activation = activation
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)  # (B, out_features)
+        return F.leaky_relu(x, NEGATIVE_SLOPE) * math.sqrt(2) if self.activation else x
+
+
+class MappingNetwork(nn.Module):
+    """z (B, z_dim) and class labels (B,) -> w (B, w_dim), one w for all levels."""
+
+    def __init__(self, z_dim: int, w_dim: int, num_classes: int | None, class_embed_dim: int, num_layers: int):
+        super().__init__()
+        self.embedding = self.class_projection = None
+        if num_classes:
+            self.embedding = nn.Embedding(num_classes, class_embed_dim)
+            self.class_projection = EqualizedLinear(class_embed_dim, z_dim)
+        widths = [2 * z_dim if num_classes else z_dim] + [w_dim] * num_layers
+        self.layers = nn.ModuleList(
+            EqualizedLinear(fan_in, w_dim, lr_multiplier=0.1) for fan_in in widths[:-1]
+        )  # fmt: skip
+
+    def forward(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        x = normalize_rms(z)  # (B, z_dim)
+        if self.embedding is not None:
+            y = self.class_projection(self.embedding(class_labels))  # (B, z_dim)
+            x = torch.cat([x, normalize_rms(y)], dim=1)  # (B, 2 * z_dim)
+        for layer in self.layers:
+            x = layer(x)
+        return x  # (B, w_dim)
+
+
+class AffineLevel(nn.Module):
+    """w of one level (B, w_dim) -> how that level modulates its features, before folding.
+
+    Level 0 takes w directly, later levels through one equalised layer. Without `rotation` and `shift` the level sees
+    the pixel grid itself, as in equation (3).
+    """
+
+    def __init__(self, w_dim: int, channels: int, is_first: bool, compose_coordinates: bool):
+        super().__init__()
+        self.hidden = None if is_first else EqualizedLinear(w_dim, channels)
+        fan_in = w_dim if is_first else channels
+        self.coefficient = nn.Linear(fan_in, 2 * channels)
+        self.bias = nn.Linear(fan_in, channels)
+        self.rotation = nn.Linear(fan_in, 2 * 2) if compose_coordinates else None
+        self.shift = nn.Linear(fan_in, 2) if compose_coordinates else None
+
+    def forward(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        h = w if self.hidden is None else self.hidden(w)  # (B, fan_in)
+        coefficient = self.coefficient(h).float().unflatten(1, (2, -1))  # (B, 2, n)
+        bias = self.bias(h).float()  # (B, n)
+        if self.rotation is None:
+            return coefficient, bias, None, None
+        rotation = self.rotation(h).float().unflatten(1, (2, 2))  # (B, 2, 2)
+        return coefficient, bias, rotation, self.shift(h).float().unsqueeze(1)  # shift (B, 1, 2)
+
+
+class FoldingLinear(nn.Linear):
+    """Level 0's linear layer: A_0 (B, n, 3) -> [W_0 A_0 | + b_0] (B, n, 3), float32.
+
+    Level 0 is linear before its activation, so it folds into the affine parameters, and costs K = 3 a pixel, not K = n.
+    """
+
+    def forward(self, A: Tensor) -> Tensor:
+        with full_precision(A.device):
+            folded = self.weight.float() @ A.float()  # (B, n, 3)
+        return folded + F.pad(self.bias.float().unsqueeze(1), (2, 0))  # b_0 multiplies the 1 of [u, v, 1]
+
+
+class PixelLevel(nn.Module):
+    """Levels 1..L-1 at every pixel: lrelu(W_l (x * lrelu(A_l X)) + b_l); equation (3) has no inner activation.
+
+    W_l and b_l are handed in, one of `synthesis_levels`, so that checkpoints know nothing of this module. It is one so
+    that it can be compiled.
+    """
+
+    def __init__(self, modulation_activation: str):
+        super().__init__()
+        self.modulation_activation = modulation_activation
+
+    def forward(self, linear: nn.Linear, x: Tensor, A: Tensor, X: Tensor) -> Tensor:
+        with full_precision(X.device):
+            modulation = X @ A.float().transpose(1, 2)  # (B, N, n), float32: bf16 has too few digits for coordinates
+        if self.modulation_activation == "leaky_relu":
+            modulation = _leaky_relu(modulation)
+        x = x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
+        return _activate(linear(x))  # (B, N, n)
+
+
+@dataclass
+class PolyINRGeneratorOutput(BaseOutput):
+    """`sample`: images (B, 3, H, W), nominally in [-1, 1], not clipped."""
+
+    sample: Tensor
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+# ---------------------------------------------------------------------------------------------------------------------
+class PolyINRGenerator(ModelMixin, ConfigMixin):
+    """Poly-INR generator.
+
+    Args:
+        z_dim (`int`, defaults to 64): Width of the latent z.
+        w_dim (`int`, defaults to 512): Width of the intermediate latent w.
+        channels (`int`, defaults to 1024): Feature channels n of the synthesis network, the same at every level.
+        num_levels (`int`, defaults to 10): Levels L; each raises the order of the polynomial by one.
+        num_classes (`int` or `None`, defaults to 1000): Classes; `None` for an unconditional model.
+        class_embed_dim (`int`, defaults to 320): Width of a class embedding row.
+        num_mapping_layers (`int`, defaults to 2): Layers of the mapping network.
+        sample_size (`int`, defaults to 256): Height and width in pixels when none are asked for.
+        modulation_activation (`"leaky_relu"` or `"none"`): `"leaky_relu"` as the authors' released weights expect,
+            `"none"` for equation (3), but for the clamp of features to +-256, which both keep.
+        compose_coordinates (`bool`, defaults to `True`): Level l transforms the coordinates of level l - 1 (the
+            released weights), or, `False`, the pixel grid itself (equation 3).
+        initialization (`"signal_preserving"` or `"released"`): How new weights are drawn, see `initialize_weights`.
+
+    Raises:
+        ValueError: for a size below 1 or an option outside the values above.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["MappingNetwork", "AffineLevel"]
+    _repeated_blocks = ["PixelLevel"]
+    # Group offloading loads what belongs to no group in `forward` only, and `map`, `affine` and `render` are not it.
+    _supports_group_offloading = False
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 64,
+        w_dim: int = 512,
+        channels: int = 1024,
+        num_levels: int = 10,
+        num_classes: int | None = 1000,
+        class_embed_dim: int = 320,
+        num_mapping_layers: int = 2,
+        sample_size: int = 256,
+        modulation_activation: str = "leaky_relu",
+        compose_coordinates: bool = True,
+        initialization: str = "signal_preserving",
+    ):
+        super().__init__()
+        sizes = {"z_dim": z_dim, "w_dim": w_dim, "channels": channels, "num_levels": num_levels}
+        sizes |= {"class_embed_dim": class_embed_dim, "num_mapping_layers": num_mapping_layers}
+        sizes |= {"sample_size": sample_size, "num_classes": 1 if num_classes is None else num_classes}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if modulation_activation not in ("leaky_relu", "none"):
+            raise ValueError(f"`modulation_activation` must be 'leaky_relu' or 'none', got {modulation_activation!r}.")
+        if initialization not in ("signal_preserving", "released"):
+            raise ValueError(f"`initialization` must be 'signal_preserving' or 'released', got {initialization!r}.")
+
+        self.mapping = MappingNetwork(z_dim, w_dim, num_classes, class_embed_dim, num_mapping_layers)
+        self.affine_levels = nn.ModuleList(
+            AffineLevel(w_dim, channels, is_first=level == 0, compose_coordinates=compose_coordinates)
+            for level in range(num_levels)
+        )
+        self.synthesis_levels = nn.ModuleList(
+            (FoldingLinear if level == 0 else nn.Linear)(channels, channels) for level in range(num_levels)
+        )
+        self.pixel_level = PixelLevel(modulation_activation)
+        self.to_rgb = nn.Linear(channels, 3)
+        # Running mean of w, a row per class, that truncation pulls towards. Updated in training only.
+        self.register_buffer("w_mean", torch.zeros(num_classes or 1, w_dim))
+        self.gradient_checkpointing = False
+        self.initialize_weights()
+
+    # -- initialisation -----------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Draws the weights of the affine and synthesis levels as `config.initialization` says.
+
+        "released" is torch's default for every linear layer: the multiplications then shrink features and coordinates
+        level by level until images are flat. "signal_preserving" lets every level see coordinates centred in [-1, 1],
+        starts the modulation near 1, and scales W_l so that the features' mean square over the image is 1 after every
+        level.
+        """
+        if self.config.initialization == "released":
+            return
+        rows, columns = coordinate_axes(32, 32, (-1, -1, 1, 1))
+        squared_radius = rows[:, None] ** 2 + columns**2  # (32, 32)
+        power = torch.ones_like(squared_radius)  # mean square of the features at each pixel
+        for level, (affine, linear) in enumerate(zip(self.affine_levels, self.synthesis_levels, strict=True)):
+            coefficient_std = COEFFICIENT_STD_0 if level == 0 else COEFFICIENT_STD
+            self._initialize_affine(affine, level, coefficient_std)
+            rectified = level > 0 and self.config.modulation_activation == "leaky_relu"
+            variance = STYLE_STD**2 + coefficient_std**2 * squared_radius  # of the modulation, about 1
+            power = power * _second_moment(variance, NEGATIVE_SLOPE if rectified else 1.0)  # (32, 32)
+            # He: E[lrelu(y)^2] = (1 + slope^2) / 2 Var(y).
+            weight_variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.in_features * power.mean())
+            linear.weight.normal_(0, weight_variance.sqrt().item())
+            linear.bias.zero_()
+            power = power / power.mean()
+        self.to_rgb.weight.normal_(0, RGB_STD / math.sqrt(self.to_rgb.in_features))
+        self.to_rgb.bias.zero_()
+
+    def _initialize_affine(self, affine: AffineLevel, level: int, coefficient_std: float) -> None:
+        """One level's modulation at the start: 1 + N(0, STYLE_STD) + N(0, coefficient_std) per unit of coordinate."""
+        fan_in = affine.coefficient.in_features
+        affine.coefficient.weight.normal_(0, coefficient_std / math.sqrt(fan_in))
+        affine.coefficient.bias.zero_()
+        affine.bias.weight.normal_(0, STYLE_STD / math.sqrt(fan_in))
+        affine.bias.bias.fill_(1.0)
+        if affine.rotation is None:  # the pixel grid itself: c (2u - 1) = 2c u - c
+            affine.bias.weight.sub_(affine.coefficient.weight.unflatten(0, (2, -1)).sum(dim=0))
+            affine.coefficient.weight.mul_(2)
+            return
+        affine.rotation.weight.zero_()
+        affine.rotation.bias.copy_(torch.eye(2).flatten() * (2 if level == 0 else 1))
+        affine.shift.weight.zero_()
+        affine.shift.bias.fill_(-1.0 if level == 0 else 0.0)
+
+    # -- the three stages ---------------------------------------------------------------------------------------------
+    def map(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Tensor:
+        """Latent z (B, z_dim) and class labels (B,) int64 -> w (B, L, w_dim), every level equal.
+
+        Truncation pulls w towards the running mean of its class: `w_mean + truncation_psi * (w - w_mean)`, on levels
+        below `truncation_cutoff` only where one is given.
+
+        Raises:
+            ValueError: for a wrong shape of `z`, labels missing from a conditional model or given to an unconditional
+                one, a psi that is no finite number, a cutoff outside 0..L.
+        """
+        truncation_psi, truncation_cutoff = self._check_map_inputs(z, class_labels, truncation_psi, truncation_cutoff)
+        w = self.mapping(z.to(self.dtype), class_labels)  # (B, w_dim)
+        w = w.unsqueeze(1).repeat(1, self.config.num_levels, 1)  # (B, L, w_dim)
+        if truncation_psi == 1.0:
+            return w
+        w_mean = self.w_mean  # on another device than w where hooks move weights about: it is no layer's
+        w_mean = w_mean if class_labels is None else w_mean[class_labels.to(w_mean.device)]  # (1 or B, w_dim)
+        truncated = torch.lerp(w_mean.unsqueeze(1).to(w), w, truncation_psi)  # (B, L, w_dim)
+        if truncation_cutoff is None:
+            return truncated
+        return torch.cat([truncated[:, :truncation_cutoff], w[:, truncation_cutoff:]], dim=1)
+
+    def affine(self, w: Tensor) -> Tensor:
+        """w (B, L, w_dim) -> affine parameters A (B, L, n, 3), float32: modulation_l = A_l [u, v, 1]^T.
+
+        The composed coordinates of the released model, grid_l = grid_(l-1) @ rotation_l + shift_l, are affine in the
+        pixel coordinates, so they fold into A exactly, once per image.
+
+        Raises:
+            ValueError: for a wrong shape of `w`.
+        """
+        expected = (self.config.num_levels, self.config.w_dim)
+        if w.ndim != 3 or tuple(w.shape[1:]) != expected:
+            raise ValueError(f"`w` must have shape (B, {expected[0]}, {expected[1]}), got {tuple(w.shape)}.")
+        w = w.to(self.dtype)
+        with full_precision(w.device):
+            to_grid = torch.eye(3, 2, device=w.device).expand(w.shape[0], 3, 2)  # grid_l = [u, v, 1] @ to_grid
+            folded = []
+            for level, affine in enumerate(self.affine_levels):
+                coefficient, bias, rotation, shift = affine(w[:, level])
+                if rotation is not None:
+                    to_grid = to_grid @ rotation  # (B, 3, 2)
+                    to_grid = torch.cat([to_grid[:, :2], to_grid[:, 2:] + shift], dim=1)  # (B, 3, 2)
+                A = to_grid @ coefficient  # (B, 3, n)
+                A = torch.cat([A[:, :2], A[:, 2:] + bias.unsqueeze(1)], dim=1)  # (B, 3, n)
+                folded.append(A.transpose(1, 2))  # (B, n, 3)
+        return torch.stack(folded, dim=1)  # (B, L, n, 3)
+
+    def synthesize(self, A: Tensor, coordinates: Tensor) -> Tensor:
+        """Colours (B, N, 3) of affine parameters A (B, L, n, 3) at coordinates (N, 2) or (B, N, 2), equation (3).
+
+        Differentiable in both. Colours are nominally in [-1, 1], not clipped. Coordinates are (row, column), [0, 1]
+        inside the image, and may lie anywhere.
+
+        Raises:
+            ValueError: for a wrong shape of `A` or `coordinates`.
+        """
+        self._check_affine_parameters(A)
+        if coordinates.ndim not in (2, 3) or coordinates.shape[-1] != 2:
+            raise ValueError(f"`coordinates` must be (N, 2) or (B, N, 2), got {tuple(coordinates.shape)}.")
+        return self._colours(self._fold_level_0(A), A, homogeneous(coordinates))  # (B, N, 3)
+
+    def features(self, A: Tensor, coordinates: Tensor) -> Iterator[Tensor]:
+        """Yields the features x (B, N, n) after each level, 0 to L - 1, of `synthesize` with the same arguments."""
+        yield from self._features(self._fold_level_0(A), A, homogeneous(coordinates))
+
+    def _colours(self, level_0: Tensor, A: Tensor, X: Tensor) -> Tensor:
+        """`synthesize` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
+        for features in self._features(level_0, A, X):
+            x = features  # (B, N, n); only the last is kept, a level is freed when the next is there
+        return self.to_rgb(x)  # (B, N, 3)
+
+    def _features(self, level_0: Tensor, A: Tensor, X: Tensor) -> Iterator[Tensor]:
+        """`features` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
+        dtype = _matmul_dtype(self.dtype, X.device)
+        with full_precision(X.device):
+            x = X @ level_0.transpose(1, 2)  # (B, N, n)
+        x = _activate(x).to(dtype)
+        yield x
+        for level in range(1, self.config.num_levels):
+            linear = self.synthesis_levels[level]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(self.pixel_level, linear, x, A[:, level], X)
+            else:
+                x = self.pixel_level(linear, x, A[:, level], X)  # (B, N, n)
+            yield x
+
+    def _fold_level_0(self, A: Tensor) -> Tensor:
+        """Level 0 of affine parameters A (B, L, n, 3), see `FoldingLinear`: (B, n, 3)."""
+        return self.synthesis_levels[0](A[:, 0])
+
+    # -- images -------------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def render(
+        self,
+        A: Tensor,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        antialias: int = 1,
+        chunk_size: int | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Images (B, 3, H, W) of affine parameters A (B, L, n, 3), without a graph, in bounded memory.
+
+        Pixels are walked in chunks, so beyond the output memory does not depend on the size of the image.
+
+        Args:
+            height, width: Size in pixels, `config.sample_size` by default. A lone row or column is sampled in the
+                middle of the extent.
+            extent: (top, left, bottom, right) of the first and last pixel centres; (0, 0, 1, 1) is the image itself.
+            antialias: k averages k x k colours spread evenly over each pixel's square.
+            chunk_size: Pixels (of the whole batch) evaluated at once. By default as many as keep features in a CPU's
+                cache, or fill a GPU.
+            callback: Called with (pixels done, pixels in all) after every chunk.
+
+        Raises:
+            ValueError: for a wrong shape of `A` or a size, extent, `antialias` or `chunk_size` out of range.
+        """
+        self._check_affine_parameters(A)
+        height, width = self._size_or_default(height, width)
+        rows, columns = coordinate_axes(height, width, extent)
+        extent, antialias = check_extent(extent), check_count("antialias", antialias)
+        if chunk_size is None:
+            budget = 2**20 if A.device.type == "cpu" else 2**27  # features of one level
+            chunk_size = max(1, budget // self.config.channels)
+        chunk_size = max(1, check_count("chunk_size", chunk_size) // A.shape[0])  # of each image
+        rows, columns = rows.to(A.device), columns.to(A.device)
+        offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device)  # (k * k, 2)
+
+        level_0 = self._fold_level_0(A)
+        image = self._empty_image(A, height, width)
+        for start in range(0, height * width, chunk_size):
+            index = torch.arange(start, min(start + chunk_size, height * width), device=A.device)
+            centres = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
+            total = 0
+            for offset in offsets:
+                total = total + self._colours(level_0, A, homogeneous(centres + offset))  # (B, N, 3)
+            image[:, :, start : start + len(index)] = (total / len(offsets)).transpose(1, 2)
+            if callback is not None:
+                callback(start + len(index), height * width)
+        return image.unflatten(2, (height, width))  # (B, 3, H, W)
+
+    def _empty_image(self, A: Tensor, height: int, width: int) -> Tensor:
+        """Memory for images (B, 3, H * W) of `A`; ValueError where there is not enough."""
+        try:
+            return torch.empty(A.shape[0], 3, height * width, dtype=self.dtype, device=A.device)
+        except RuntimeError as error:  # and CUDA's own kind of it
+            size = f"{3 * height * width * A.shape[0] * self.dtype.itemsize / 1e9:,.0f} GB"
+            raise ValueError(
+                f"`height` x `width` of {height} x {width} needs {size} for {A.shape[0]} images, which {A.device} "
+                "does not have: draw parts with `extent`."
+            ) from error
+
+    def compile(self, *args, **kwargs) -> None:
+        """As [`torch.nn.Module.compile`], and what `synthesize` and `render` do at every pixel."""
+        super().compile(*args, **kwargs)
+        self.compile_repeated_blocks(*args, **kwargs)
+
+    def forward(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        return_dict: bool = True,
+    ) -> PolyINRGeneratorOutput | tuple[Tensor]:
+        """Latent z (B, z_dim) and class labels (B,) -> images (B, 3, H, W), differentiable, all pixels at once.
+
+        Arguments as in `map` and `render`. For images without gradients, `render` needs far less memory.
+        """
+        height, width = self._size_or_default(height, width)
+        coordinates = pixel_coordinates(height, width, extent, device=z.device)  # (H * W, 2)
+        A = self.affine(self.map(z, class_labels, truncation_psi, truncation_cutoff))  # (B, L, n, 3)
+        rgb = self.synthesize(A, coordinates)  # (B, H * W, 3)
+        sample = rgb.transpose(1, 2).unflatten(2, (height, width))  # (B, 3, H, W)
+        return PolyINRGeneratorOutput(sample=sample) if return_dict else (sample,)
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+    def _size_or_default(self, height: int | None, width: int | None) -> tuple[int, int]:
+        default = self.config.sample_size
+        return check_size(default if height is None else height, default if width is None else width)
+
+    def _check_map_inputs(
+        self, z: Tensor, class_labels: Tensor | None, truncation_psi: float, truncation_cutoff: int | None
+    ) -> tuple[float, int | None]:
+        if z.ndim != 2 or z.shape[1] != self.config.z_dim:
+            raise ValueError(f"`z` must have shape (B, {self.config.z_dim}), got {tuple(z.shape)}.")
+        if self.config.num_classes is None and class_labels is not None:
+            raise ValueError("`class_labels` must be None: this model is unconditional.")
+        if self.config.num_classes is not None:
+            if class_labels is None:
+                raise ValueError(f"`class_labels` is required: this model has {self.config.num_classes} classes.")
+            if class_labels.shape != z.shape[:1]:
+                raise ValueError(f"`class_labels` must have shape ({len(z)},), got {tuple(class_labels.shape)}.")
+        return self._check_truncation(truncation_psi, truncation_cutoff)
+
+    def _check_truncation(self, truncation_psi: float, truncation_cutoff: int | None) -> tuple[float, int | None]:
+        """Both as Python's numbers."""
+        psi, cutoff = finite_number(truncation_psi), whole_number(truncation_cutoff)
+        if psi is None:
+            raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
+        if truncation_cutoff is not None and cutoff not in range(self.config.num_levels + 1):
+            raise ValueError(f"`truncation_cutoff` must be in 0..{self.config.num_levels}, got {truncation_cutoff!r}.")
+        return psi, cutoff
+
+    def _check_affine_parameters(self, A: Tensor) -> None:
+        expected = (self.config.num_levels, self.config.channels, 3)
+        if A.ndim != 4 or tuple(A.shape[1:]) != expected:
+            raise ValueError(
+                f"affine parameters must have shape (B, {', '.join(map(str, expected))}), got {tuple(A.shape)}."
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Named sizes (Tables 1 and 2)
+# ---------------------------------------------------------------------------------------------------------------------
+NAMED_SIZES = {
+    # name        learnable parameters; published, counting a coordinate grid and, for FFHQ, an unused embedding
+    "imagenet": {"channels": 1024, "num_classes": 1000},  # 45,869,695; 46.0M
+    "ffhq": {"channels": 512, "num_classes": None},  # 13,198,399; 13.6M
+}

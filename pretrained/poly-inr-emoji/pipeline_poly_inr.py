@@ -1,0 +1,497 @@
+"""PolyINRPipeline: class names in, images of any size out.
+
+This file and modeling_poly_inr.py need torch, numpy, PIL and diffusers only, so that a Hub repository can carry them.
+"""
+
+import difflib
+import errno
+import importlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
+from huggingface_hub import errors, snapshot_download
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .modeling_poly_inr import (
+    PolyINRGenerator,
+    check_count,
+    check_extent,
+    check_size,
+    finite_number,
+    whole_number,
+)
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+PACKAGE = "polyinr_hf"
+CODE_FILES = {  # where diffusers looks for the code in a pipeline folder: the model's is a sibling of both
+    "pipeline_poly_inr.py": ("",),
+    "modeling_poly_inr.py": ("", "generator"),
+}
+
+
+def describe_hub_error(error: BaseException, repo_id: str, revision: str | None = None) -> str | None:
+    """What went wrong between here and the Hub, in one sentence; None if it was something else."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    found = {kind: e for e in reversed(chain) for kind in type(e).__mro__}  # the first of a kind
+    if errors.GatedRepoError in found:
+        return f"{repo_id} is gated: accept its terms on its page, then `hf auth login` or pass `token`."
+    if errors.RevisionNotFoundError in found:
+        return f"{repo_id} has no revision {revision or 'main'!r}."
+    if errors.RepositoryNotFoundError in found:
+        return f"There is no repository {repo_id}, or it is private: then `hf auth login` or pass `token`."
+    if errors.EntryNotFoundError in found and errors.LocalEntryNotFoundError not in found:
+        return f"{repo_id} lacks {Path(found[errors.EntryNotFoundError].response.url.path).name}, as no pipeline may."
+    if errors.HfHubHTTPError in found:
+        status = found[errors.HfHubHTTPError].response.status_code
+        hints = {401: "`hf auth login` or pass a valid `token`", 403: "the token does not allow this"}
+        return f"The Hub answered {status} for {repo_id}: {hints.get(status, 'try again later')}."
+    if SafetensorError in found or json.JSONDecodeError in found:
+        folder = f"models--{repo_id.replace('/', '--')}"  # `force_download` does not reach the weights in diffusers
+        return f"A file of {repo_id} is damaged: delete the folder {folder} in the cache and call again."
+    full = [e for e in chain if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)]
+    if full:
+        return f"The disk is full, {repo_id} did not fit: free some space, or set HF_HOME to a larger disk."
+    if errors.OfflineModeIsEnabled in found or errors.LocalEntryNotFoundError in found:
+        where = f"{repo_id} is no folder here and not in the cache at {revision or 'main'!r}"
+        return f"{where}; the Hub was out of reach or not asked."
+    if any(type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in chain):
+        return f"The connection to the Hub failed for {repo_id} ({type(chain[0]).__name__}): try again."
+    return None
+
+
+def _spaced(name: str) -> str:
+    """A class name with one space for whatever parts its words: "Red_Apple" -> "red apple"."""
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+
+
+class PolyINRPipeline(DiffusionPipeline):
+    """Generates images with Poly-INR (Singh, Shukla, Turaga, CVPR 2023).
+
+    Args:
+        generator ([`PolyINRGenerator`]): The network.
+        id2label (`dict[int, str]`, *optional*): Name of each class id; synonyms are separated by commas. Ids may be
+            strings, as JSON has them.
+        default_truncation_psi (`float`, defaults to 1.0): `truncation_psi` of a call that gives none: what this model
+            is at its best with.
+        default_size (`int`, *optional*): Height and width in pixels of a call that gives none;
+            `generator.config.sample_size` by default.
+
+    Raises:
+        ValueError: for a default that is no finite number, or no positive whole number of pixels.
+    """
+
+    model_cpu_offload_seq = "generator"
+
+    # ModelMixin: where the class itself comes with a repository, diffusers executes its file twice and would warn.
+    def __init__(
+        self,
+        generator: ModelMixin,
+        id2label: dict[int, str] | dict[str, str] | None = None,
+        default_truncation_psi: float = 1.0,
+        default_size: int | None = None,
+    ):
+        super().__init__()
+        psi = finite_number(default_truncation_psi)
+        if psi is None:
+            raise ValueError(f"`default_truncation_psi` must be a finite number, got {default_truncation_psi!r}.")
+        size = None if default_size is None else check_count("default_size", default_size)
+        self.register_modules(generator=generator)
+        # JSON has no integer keys, and the configuration is written as it is registered.
+        names = id2label and {str(key): name for key, name in id2label.items()}
+        self.register_to_config(id2label=names, default_truncation_psi=psi, default_size=size)
+        self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRPipeline":
+        """Opens a pipeline folder or Hub repository, with the arguments of [`~diffusers.DiffusionPipeline`]'s.
+
+        Only safetensors are read, unless `use_safetensors=False`: a pickle may run code. The code that a folder or
+        repository carries is not run: the classes are this file's and its sibling's.
+
+        Args:
+            subfolder: Where in the folder or repository the pipeline is, if not at the top.
+
+        Raises:
+            OSError: for a folder without a pipeline, a weight file that is missing or damaged, or a repository,
+                revision or Hub that cannot be reached.
+            ValueError: for a path that is neither a folder nor a Hub id, or a pipeline of another kind.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        path, revision = os.fspath(pretrained_model_name_or_path), kwargs.get("revision")
+        subfolder = kwargs.pop("subfolder", None)
+        opened = path
+        try:
+            if subfolder:
+                opened = str(Path(cls._download_subfolder(path, subfolder, kwargs), subfolder))
+            return super().from_pretrained(opened, **kwargs)
+        except OSError as error:
+            if sentence := cls._pickle_hint(path, opened, kwargs, error):
+                raise OSError(sentence) from error
+            if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
+                raise
+            raise OSError(f"There is no folder {path} here. {sentence}") from error
+        except KeyError as error:  # diffusers takes the entries of model_index.json for granted
+            raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error
+        except Exception as error:
+            if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
+                raise
+            raise OSError(f"There is no folder {path} here. {sentence}") from error
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "PolyINRPipeline":
+        """A pipeline with the components and the configuration of another one, and what `kwargs` replaces of them."""
+        if hasattr(pipeline, "generator"):  # diffusers takes over a component of the annotated type, but of no subclass
+            kwargs.setdefault("generator", pipeline.generator)
+        return super().from_pipe(pipeline, **kwargs)
+
+    @staticmethod
+    def _pickle_hint(path: str, opened: str, kwargs: dict, error: OSError) -> str | None:
+        """What to do about a pipeline without safetensors; None if that is not what `error` is about."""
+        weights = Path(opened, "generator")
+        if not kwargs["use_safetensors"] or "safetensors" not in str(error) or any(weights.glob("*.safetensors*")):
+            return None
+        if Path(opened).is_dir() and not any(weights.glob("*.bin")):
+            return None
+        return (
+            f"{path} has no safetensors weights. If you trust where its pickle is from, pass `use_safetensors=False`: "
+            "a pickle may run code when it is opened."
+        )
+
+    @staticmethod
+    def _download_subfolder(path: str, subfolder: str, kwargs: dict) -> str:
+        """The local folder that has `subfolder`; takes the arguments of a download out of `kwargs`."""
+        names = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
+        if Path(path).is_dir():
+            return path
+        return snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike, **kwargs) -> dict:
+        """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
+        index = super()._dict_from_json_file(json_file, **kwargs)  # diffusers 0.38 to 0.40 pass `dduf_entries`
+        if isinstance(index, dict):
+            if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
+                index["_class_name"] = cls.__name__
+            if cls._is_our_generator(index):
+                index["generator"] = ["diffusers", PolyINRGenerator.__name__]
+        return index
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
+        """The configuration of a pipeline, model_index.json, of a folder or Hub repository."""
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        index = loaded[0] if isinstance(loaded, tuple) else loaded
+        if cls._is_our_generator(index):
+            index["generator"] = [PolyINRGenerator.__module__, PolyINRGenerator.__name__]
+        return loaded
+
+    @staticmethod
+    def _is_our_generator(index: dict) -> bool:
+        entry = index.get("generator")
+        return isinstance(entry, list) and entry[1:] == [PolyINRGenerator.__name__]
+
+    @classmethod
+    def portable_index(cls, index: dict) -> dict:
+        """The entries of model_index.json, naming the modules in the folder for a diffusers without this package."""
+        index = {key: value for key, value in index.items() if key != "_name_or_path"}  # a path of this machine
+        if index["_class_name"] == PolyINRPipeline.__name__:
+            index["_class_name"] = [Path(__file__).stem, PolyINRPipeline.__name__]
+        if cls._is_our_generator(index):
+            index["generator"] = ["modeling_poly_inr", PolyINRGenerator.__name__]
+        return index
+
+    def to_json_string(self) -> str:
+        index = self.portable_index(json.loads(super().to_json_string()))
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Writes model_index.json, and the code that opens the folder where this package is not installed.
+
+        diffusers runs it for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` and in no other case.
+        """
+        for name, subfolders in CODE_FILES.items():
+            for subfolder in subfolders:
+                target = Path(save_directory, subfolder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(__file__).with_name(name), target)
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Uploads the pipeline with its code and a model card; returns `huggingface_hub.CommitInfo`.
+
+        Args:
+            repo_id: org/name, created if there is none; a name alone is one of whoever is logged in.
+            kwargs: `token`, `private`, `commit_message`, `create_pr`, `variant` and `subfolder` as in diffusers; from
+                this package [`~polyinr_hf.hub.push_pipeline`]'s too, such as `revision`, `tag` and `evaluation`.
+        """
+        if __package__ != PACKAGE:
+            return super().push_to_hub(repo_id, **kwargs)
+        return importlib.import_module(f"{PACKAGE}.hub").push_pipeline(self, repo_id, **kwargs)
+
+    def _upload_folder(self, working_dir: str | os.PathLike, repo_id: str, **kwargs) -> str:
+        """The end of `save_pretrained(push_to_hub=True)`."""
+        if __package__ != PACKAGE:
+            return super()._upload_folder(working_dir, repo_id, **kwargs)
+        kwargs["card"] = {}  # a card of our own, not the form in the folder that diffusers leaves empty
+        return importlib.import_module(f"{PACKAGE}.hub").push_folder(working_dir, repo_id, **kwargs)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class id -> class name as given, synonyms included."""
+        return {int(key): name for key, name in (self.config.id2label or {}).items()}
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Class name -> class id, one entry for each synonym, sorted by name."""
+        names = {name.strip(): key for key, joined in self.id2label.items() for name in joined.split(",")}
+        return dict(sorted(names.items()))
+
+    def get_label_ids(self, label: str | list[str]) -> list[int]:
+        """Class ids of one or several class names: a whole name as in `id2label`, or one of its synonyms.
+
+        Case does not matter, nor whether words are parted by spaces, hyphens or underscores. Digits that are no name
+        are an id.
+
+        Raises:
+            ValueError: for an unknown name, with the nearest ones, or one that several classes share, with their ids.
+        """
+        known: dict[str, set[int]] = {}
+        whole: dict[str, set[int]] = {}
+        for key, joined in self.id2label.items():
+            whole.setdefault(joined.casefold(), set()).add(key)
+            for name in joined.split(","):
+                known.setdefault(name.strip().casefold(), set()).add(key)
+        known |= whole
+        alike: dict[str, set[int]] = {}
+        for name, keys in known.items():
+            alike.setdefault(_spaced(name), set()).update(keys)
+        return [self._label_id(name, known, alike) for name in ([label] if isinstance(label, str) else label)]
+
+    def _label_id(self, name: str, known: dict[str, set[int]], alike: dict[str, set[int]]) -> int:
+        spelled = name.strip().casefold()
+        found = known.get(spelled) or alike.get(_spaced(spelled) or None) or set()
+        if len(found) > 1:
+            raise ValueError(f"`class_labels` has {name!r}, the name of classes {sorted(found)}: give the id.")
+        if found:
+            return next(iter(found))
+        if re.fullmatch("[0-9]+", spelled) and self.generator.config.num_classes:
+            return self._check_id(int(spelled), name)
+        nearest = difflib.get_close_matches(spelled, known, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+        where = "`pipe.labels` lists the names." if known else "This pipeline has no class names: give ids."
+        raise ValueError(f"`class_labels` has an unknown class name {name!r}.{hint} {where}")
+
+    def _check_id(self, key: int | None, label: object) -> int:
+        """`key`, the class id that `label` is; ValueError unless there is such a class."""
+        num_classes = self.generator.config.num_classes
+        if key is None or not 0 <= key < num_classes:
+            raise ValueError(f"`class_labels` must be names or ids in 0..{num_classes - 1}, got {label!r}.")
+        return key
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | list[int | str] | Tensor | None = None,
+        num_images_per_label: int = 1,
+        truncation_psi: float | None = None,
+        truncation_cutoff: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        antialias: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        affine_parameters: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        r"""Generates images.
+
+        Args:
+            class_labels: Class names or ids, one or a list, array or tensor. `None` for an unconditional model.
+            num_images_per_label: Images of each label, consecutive in the result; of an unconditional model, images.
+            truncation_psi: 1 samples freely; towards 0, images approach their class's mean: typical, less varied.
+                `pipe.config.default_truncation_psi` by default.
+            truncation_cutoff: Truncate only the levels below this one.
+            height, width: Size in pixels, `pipe.config.default_size` by default, and where that is `None`,
+                `pipe.generator.config.sample_size`. Any size will do.
+            extent: (top, left, bottom, right) of the region drawn. (0, 0, 1, 1) is the image, a smaller one zooms in,
+                a larger one shows what lies beyond the border.
+            antialias: k averages k x k colours per pixel.
+            generator: One `torch.Generator`, from which latents are drawn image by image, or a list of one per image.
+                The same seed gives the same image on every device and in any batch.
+            latents: z (B, z_dim), instead of drawing them.
+            affine_parameters: A (B, L, n, 3), drawn as it is; no labels, latents or truncation then.
+            output_type: `"pil"` images; `"np"` (B, H, W, 3) or `"pt"` (B, 3, H, W), both in [0, 1].
+            return_dict: `False` returns a tuple.
+
+        Returns:
+            [`~diffusers.ImagePipelineOutput`] with `images`, or a tuple of them.
+
+        Raises:
+            ValueError: for any argument of a wrong kind, shape or range, before anything is computed.
+
+        Example:
+            >>> pipe = PolyINRPipeline.from_pretrained("pretrained/poly-inr-emoji")
+            >>> pipe(class_labels=0, height=512, width=512, generator=torch.Generator().manual_seed(0)).images[0]
+        """
+        device, default_size = self._execution_device, self.config.default_size or self.generator.config.sample_size
+        height, width = check_size(*(default_size if side is None else side for side in (height, width)))
+        extent = check_extent(extent)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+        antialias = check_count("antialias", antialias)
+        sampling = self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        num_images_per_label, truncation_psi, truncation_cutoff = sampling
+        if affine_parameters is not None:
+            if class_labels is not None or latents is not None:
+                raise ValueError("`affine_parameters` are the whole image: give no `class_labels` or `latents`.")
+            self._check_tensor("affine_parameters", affine_parameters)
+            self.generator._check_affine_parameters(affine_parameters)
+        else:
+            ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
+
+        with self._loaded_model() as model:
+            if affine_parameters is None:
+                affine_parameters = self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
+            images = [
+                model.render(A.unsqueeze(0), height, width, extent, antialias)
+                for A in self.progress_bar(affine_parameters.to(device))
+            ]
+
+        images = self.image_processor.postprocess(torch.cat(images), output_type)  # from [-1, 1] to [0, 1]
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        class_labels: int | str | list[int | str] | Tensor | None = None,
+        num_images_per_label: int = 1,
+        truncation_psi: float | None = None,
+        truncation_cutoff: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Affine parameters A (B, L, n, 3), float32, of the images that a call with these arguments draws.
+
+        Arguments and errors as in [`~PolyINRPipeline.__call__`].
+
+        Example:
+            >>> A = pipe.encode("goldfish", generator=torch.Generator().manual_seed(0))
+            >>> pipe(affine_parameters=A, height=512, width=512).images[0]
+        """
+        sampling = self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
+        num_images_per_label, truncation_psi, truncation_cutoff = sampling
+        ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
+        with self._loaded_model():
+            return self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
+
+    def prepare_latents(
+        self,
+        num_images: int,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+    ) -> Tensor:
+        """Latents z (B, z_dim), float32, checked if given; otherwise the i-th image's are drawn i-th, on their own.
+
+        Raises:
+            ValueError: for latents that are no tensor, of a wrong shape or not finite, or a `generator` that is
+                neither a `torch.Generator` nor a list of one per image.
+        """
+        z_dim = self.generator.config.z_dim
+        if latents is not None:
+            self._check_tensor("latents", latents)
+            if tuple(latents.shape) != (num_images, z_dim):
+                raise ValueError(f"`latents` must have shape ({num_images}, {z_dim}), got {tuple(latents.shape)}.")
+            return latents
+        generators = generator if isinstance(generator, list) else [generator] * num_images
+        if not all(g is None or isinstance(g, torch.Generator) for g in generators):
+            raise ValueError(f"`generator` must be a torch.Generator or a list of one per image, got {generator!r}.")
+        if len(generators) != num_images:
+            raise ValueError(f"`generator` must be a list of one per image, {num_images}, got {len(generators)}.")
+        return torch.cat(
+            [
+                randn_tensor((1, z_dim), g, device=torch.device("cpu" if g is None else g.device), dtype=torch.float32)
+                for g in generators
+            ]
+        )  # (B, z_dim)
+
+    @contextmanager
+    def _loaded_model(self) -> Iterator[PolyINRGenerator]:
+        """CPU offload moves the model to its device for `forward`, which is not what is used here."""
+        if is_compiled_module(self.generator):
+            warnings.warn(
+                "torch.compile(pipe.generator) compiles its `forward`, which a pipeline does not call: "
+                "`pipe.generator.compile()` compiles what it does call.",
+                stacklevel=3,
+            )
+        if hasattr(self.generator, "_hf_hook"):
+            self.generator._hf_hook.pre_forward(self.generator)
+        yield self.generator
+        self.maybe_free_model_hooks()
+
+    def _affine_parameters(self, ids: list[int] | None, latents: Tensor, psi: float, cutoff: int | None) -> Tensor:
+        """Class ids and z (B, z_dim) -> A (B, L, n, 3)."""
+        device = self._execution_device
+        class_ids = None if ids is None else torch.tensor(ids, device=device)  # (B,)
+        w = self.generator.map(latents.to(device), class_ids, psi, cutoff)  # (B, L, w_dim)
+        return self.generator.affine(w)  # (B, L, n, 3)
+
+    def _ids_and_latents(self, class_labels, num_images_per_label, generator, latents):
+        """Class id of every image, or None for an unconditional model; z (B, z_dim)."""
+        ids = self._class_ids(class_labels, num_images_per_label)
+        return ids, self.prepare_latents(num_images_per_label if ids is None else len(ids), generator, latents)
+
+    def _class_ids(self, class_labels, num_images_per_label: int) -> list[int] | None:
+        """Class id of every image, or None for an unconditional model."""
+        num_classes = self.generator.config.num_classes
+        if num_classes is None:
+            if class_labels is not None:
+                raise ValueError(f"`class_labels` must be None, this model is unconditional; got {class_labels!r}.")
+            return None
+        if class_labels is None:
+            raise ValueError(f"`class_labels` is required: names or ids in 0..{num_classes - 1}.")
+        if hasattr(class_labels, "tolist"):  # arrays and tensors
+            class_labels = class_labels.tolist()
+        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
+            class_labels = [class_labels]
+        if len(class_labels) == 0:
+            raise ValueError("`class_labels` is empty: give at least one name or id.")
+        ids = []
+        for label in class_labels:
+            if isinstance(label, str):
+                ids += self.get_label_ids(label)
+            else:
+                ids.append(self._check_id(whole_number(label), label))
+        return [key for key in ids for _ in range(num_images_per_label)]
+
+    def _check_sampling(
+        self, num_images_per_label: int, truncation_psi: float | None, truncation_cutoff: int | None
+    ) -> tuple[int, float, int | None]:
+        """All three as Python's numbers, with the pipeline's default where there is no `truncation_psi`."""
+        num_images_per_label = check_count("num_images_per_label", num_images_per_label)
+        psi = self.config.default_truncation_psi if truncation_psi is None else truncation_psi
+        return num_images_per_label, *self.generator._check_truncation(psi, truncation_cutoff)
+
+    @staticmethod
+    def _check_tensor(name: str, tensor: Tensor) -> None:
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"`{name}` must be a tensor, got {type(tensor).__name__}.")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity.")

@@ -1,0 +1,34 @@
+"""The bounds of setup.py and the files of pinned versions agree."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BOUNDS = dict(re.findall(r'"([A-Za-z0-9_.-]+)>=([0-9.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return {normalized(package): version for package, version in pinned.items()}
+
+
+def normalized(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", version)[0].split("."))
+
+
+@pytest.mark.parametrize("package", BOUNDS)
+def test_the_oldest_versions_are_the_bounds(package):
+    bound, pinned = numbers(BOUNDS[package]), numbers(pins("minima.txt")[normalized(package)])
+    assert pinned[: len(bound)] == bound, "see the head of requirements/minima.txt"
+
+
+@pytest.mark.parametrize("package", BOUNDS)
+def test_pinned_versions_are_within_the_bounds(package):
+    assert numbers(pins("constraints.txt")[normalized(package)]) >= numbers(BOUNDS[package])

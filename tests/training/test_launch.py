@@ -1,0 +1,52 @@
+from types import SimpleNamespace
+
+import pytest
+from accelerate.state import AcceleratorState
+from torch.nn.parallel import DistributedDataParallel
+
+from polyinr_hf.training.config import Recipe, RunConfig, StageConfig
+from polyinr_hf.training.launch import LocalBuffers, describe_run, make_accelerator, with_precision
+
+
+def make_recipe(**run) -> Recipe:
+    stages = [StageConfig(resolution=16, kimg=0.016, batch_size=8), StageConfig(resolution=32, kimg=2, batch_size=4)]
+    return Recipe(stages=stages, run=RunConfig(log_with=[], **run))
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "recipe", "expected"),
+    [("bf16", None, "bf16"), ("bf16", "no", "no"), (None, None, "no"), (None, "bf16", "bf16")],
+)
+def test_precision_is_the_recipes_or_else_what_accelerate_was_told(monkeypatch, tmp_path, told, recipe, expected):
+    if told is None:
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    else:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)  # as `accelerate launch` tells it
+    recipe = make_recipe(mixed_precision=recipe)
+    accelerator = make_accelerator(recipe, tmp_path)
+    assert accelerator.mixed_precision == with_precision(recipe, accelerator).run.mixed_precision == expected
+    line = describe_run(recipe, accelerator, [16, 2000])
+    assert line == f"1 process on cpu, precision {expected}, batches of 8 then 4 images, 502 steps"
+
+
+def test_processes_asked_for_in_vain_are_told_of(monkeypatch):
+    # What `accelerate launch --cpu --num_processes 2` leaves in the environment of the one process that it starts.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    accelerator = SimpleNamespace(num_processes=1, device=SimpleNamespace(type="cpu"), mixed_precision="no")
+    assert "torchrun --nproc_per_node" in describe_run(make_recipe(), accelerator, [16, 2000])
+    monkeypatch.setenv("WORLD_SIZE", "1")  # a launcher that starts processes says how many
+    assert "torchrun" not in describe_run(make_recipe(), accelerator, [16, 2000])
+
+
+def test_buffers_are_told_off_by_the_name_that_torch_has():
+    (name,) = LocalBuffers().to_kwargs()
+    assert "deprecated" not in DistributedDataParallel.__doc__.partition(f"{name} (")[2][:60]
+    assert LocalBuffers().to_kwargs() == {name: False}
