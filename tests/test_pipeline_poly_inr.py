@@ -455,7 +455,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path, name):
 
 def test_a_path_that_looks_like_a_repository(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match="^There is no folder pretrained/poly-inr-emojii here. "):
+    with pytest.raises(OSError, match="^pretrained/poly-inr-emojii is no folder here and not in the cache"):
         PolyINRPipeline.from_pretrained("pretrained/poly-inr-emojii")
 
 

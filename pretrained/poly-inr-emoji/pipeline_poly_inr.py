@@ -41,8 +41,13 @@ CODE_FILES = {  # where diffusers looks for the code in a pipeline folder: the m
 }
 
 
-def describe_hub_error(error: BaseException, repo_id: str, revision: str | None = None) -> str | None:
-    """What went wrong between here and the Hub, in one sentence; None if it was something else."""
+def describe_hub_error(
+    error: BaseException, repo_id: str, revision: str | None = None, opening: bool = False
+) -> str | None:
+    """What went wrong between here and the Hub, in one sentence; None if it was something else.
+
+    `opening` a pipeline, `repo_id` may have been meant for a folder, which there is none of.
+    """
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -53,7 +58,8 @@ def describe_hub_error(error: BaseException, repo_id: str, revision: str | None 
     if errors.RevisionNotFoundError in found:
         return f"{repo_id} has no revision {revision or 'main'!r}."
     if errors.RepositoryNotFoundError in found:
-        return f"There is no repository {repo_id}, or it is private: then `hf auth login` or pass `token`."
+        kinds = "folder or repository" if opening else "repository"
+        return f"There is no {kinds} {repo_id}, or it is private: then `hf auth login` or pass `token`."
     if errors.EntryNotFoundError in found and errors.LocalEntryNotFoundError not in found:
         return f"{repo_id} lacks {Path(found[errors.EntryNotFoundError].response.url.path).name}, as no pipeline may."
     if errors.HfHubHTTPError in found:
@@ -70,7 +76,10 @@ def describe_hub_error(error: BaseException, repo_id: str, revision: str | None 
         where = f"{repo_id} is no folder here and not in the cache at {revision or 'main'!r}"
         return f"{where}; the Hub was out of reach or not asked."
     if any(type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in chain):
-        return f"The connection to the Hub failed for {repo_id} ({type(chain[0]).__name__}): try again."
+        failed = f"connection to the Hub failed for {repo_id} ({type(chain[0]).__name__})"
+        if opening:
+            return f"There is no folder {repo_id} here, and the {failed}: check the path, or try again."
+        return f"The {failed}: try again."
     return None
 
 
@@ -139,18 +148,15 @@ class PolyINRPipeline(DiffusionPipeline):
             if subfolder:
                 opened = str(Path(cls._download_subfolder(path, subfolder, kwargs), subfolder))
             return super().from_pretrained(opened, **kwargs)
-        except OSError as error:
-            if sentence := cls._pickle_hint(path, opened, kwargs, error):
-                raise OSError(sentence) from error
-            if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
-                raise
-            raise OSError(f"There is no folder {path} here. {sentence}") from error
         except KeyError as error:  # diffusers takes the entries of model_index.json for granted
             raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error
         except Exception as error:
-            if Path(opened).is_dir() or not (sentence := describe_hub_error(error, path, revision)):
+            sentence = cls._pickle_hint(path, opened, error) if kwargs["use_safetensors"] else None
+            if sentence is None and not Path(opened).is_dir():
+                sentence = describe_hub_error(error, path, revision, opening=True)
+            if sentence is None:
                 raise
-            raise OSError(f"There is no folder {path} here. {sentence}") from error
+            raise OSError(sentence) from error
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "PolyINRPipeline":
@@ -160,12 +166,11 @@ class PolyINRPipeline(DiffusionPipeline):
         return super().from_pipe(pipeline, **kwargs)
 
     @staticmethod
-    def _pickle_hint(path: str, opened: str, kwargs: dict, error: OSError) -> str | None:
+    def _pickle_hint(path: str, opened: str, error: Exception) -> str | None:
         """What to do about a pipeline without safetensors; None if that is not what `error` is about."""
         weights = Path(opened, "generator")
-        if not kwargs["use_safetensors"] or "safetensors" not in str(error) or any(weights.glob("*.safetensors*")):
-            return None
-        if Path(opened).is_dir() and not any(weights.glob("*.bin")):
+        is_pickled = any(weights.glob("*.bin")) and not any(weights.glob("*.safetensors*"))
+        if not is_pickled and "Could not find the necessary `safetensors` weights" not in str(error):
             return None
         return (
             f"{path} has no safetensors weights. If you trust where its pickle is from, pass `use_safetensors=False`: "
