@@ -66,8 +66,8 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.0",
-        "diffusers>=0.38",
-        "huggingface_hub>=1.0",
+        "diffusers>=0.41",
+        "huggingface_hub>=1.32",
         "numpy>=2.0",
         "pillow>=10.0",
         "safetensors>=0.8",

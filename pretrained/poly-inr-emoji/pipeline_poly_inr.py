@@ -25,6 +25,7 @@ from huggingface_hub import errors, snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .adaptive_rendering import check_tolerance  # noqa: F401  diffusers copies what this file itself imports
 from .modeling_poly_inr import (
     PolyINRGenerator,
     as_tolerance,
@@ -190,9 +191,9 @@ class PolyINRPipeline(DiffusionPipeline):
         return snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike, **kwargs) -> dict:
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
         """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
-        index = super()._dict_from_json_file(json_file, **kwargs)  # diffusers 0.38 to 0.40 pass `dduf_entries`
+        index = super()._dict_from_json_file(json_file)
         if isinstance(index, dict):
             if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
                 index["_class_name"] = cls.__name__

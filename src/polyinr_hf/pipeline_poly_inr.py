@@ -25,7 +25,7 @@ from huggingface_hub import errors, snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .adaptive_rendering import check_tolerance
+from .adaptive_rendering import check_tolerance  # noqa: F401  diffusers copies what this file itself imports
 from .integrity import check_id2label, check_index, check_json_object
 from .modeling_poly_inr import (
     PolyINRGenerator,
@@ -195,7 +195,7 @@ class PolyINRPipeline(DiffusionPipeline):
         return snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike, **kwargs) -> dict:
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
         """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
         try:
             index = check_json_object(super()._dict_from_json_file(json_file), json_file)
