@@ -201,14 +201,14 @@ def _duration(days: float) -> str:
     return f"{24 * days:.1f} hours" if days > 1 / 12 else f"{max(1, round(1440 * days))} minutes"
 
 
-def peak_tflops_of(device: torch.device, mixed_precision: str) -> float:
+def peak_tflops_of(device: torch.device, mixed_precision: str | None) -> float:
     """Products a second of `device`, in 1e12: from its data sheet, or, of an unknown one, measured in half a second."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         known = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
         if known is not None:
             return known
-    dtype = torch.float32 if mixed_precision == "no" else torch.bfloat16
+    dtype = torch.float32 if mixed_precision in (None, "no") else torch.bfloat16
     a, seconds = torch.randn(1024, 1024, dtype=dtype, device=device), []
     while len(seconds) < 5 or sum(seconds) < 0.5:
         start = time.perf_counter()
