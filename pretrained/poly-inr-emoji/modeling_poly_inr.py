@@ -3,14 +3,17 @@
     z, class --mapping--> w (B, L, w_dim) --affine--> A (B, L, n, 3) --synthesis(A, coordinates)--> RGB (B, N, 3)
 
 `A`, the affine parameters, is everything that depends on the image. B batch, L levels, n channels, N pixels.
-This file and adaptive_rendering.py need torch and diffusers only, so that a Hub repository can carry them.
+This file, adaptive_rendering.py and integrity.py need torch, safetensors and diffusers only, so that a Hub repository
+can carry them.
 """
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .adaptive_rendering import check_tolerance, draw, first_pitch, refine
+from .integrity import check_config, check_json_object, check_shard_indices, check_weights
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
@@ -303,7 +307,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         initialization (`"signal_preserving"` or `"released"`): How new weights are drawn, see `initialize_weights`.
 
     Raises:
-        ValueError: for a size below 1 or an option outside the values above.
+        ValueError: for a size that is no whole number from 1, or is absurdly large, or an option outside the values
+            above.
     """
 
     _supports_gradient_checkpointing = True
@@ -328,17 +333,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         initialization: str = "signal_preserving",
     ):
         super().__init__()
-        sizes = {"z_dim": z_dim, "w_dim": w_dim, "channels": channels, "num_levels": num_levels}
-        sizes |= {"class_embed_dim": class_embed_dim, "num_mapping_layers": num_mapping_layers}
-        sizes |= {"sample_size": sample_size, "num_classes": 1 if num_classes is None else num_classes}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        if modulation_activation not in ("leaky_relu", "none"):
-            raise ValueError(f"`modulation_activation` must be 'leaky_relu' or 'none', got {modulation_activation!r}.")
-        if initialization not in ("signal_preserving", "released"):
-            raise ValueError(f"`initialization` must be 'signal_preserving' or 'released', got {initialization!r}.")
-
+        check_config(self.config)
         self.mapping = MappingNetwork(z_dim, w_dim, num_classes, class_embed_dim, num_mapping_layers)
         self.affine_levels = nn.ModuleList(
             AffineLevel(w_dim, channels, is_first=level == 0, compose_coordinates=compose_coordinates)
@@ -353,6 +348,40 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         self.register_buffer("w_mean", torch.zeros(num_classes or 1, w_dim))
         self.gradient_checkpointing = False
         self.initialize_weights()
+
+    # -- loading ------------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRGenerator":
+        """Opens a model's folder or Hub repository, with the arguments of [`~diffusers.ModelMixin`]'s.
+
+        Raises:
+            OSError: as there, and for a malformed configuration or index of weight files, weights that leave out a
+                tensor, NaN or infinite ones; the message names them.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        check_shard_indices(folder)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        check_weights(model, info["missing_keys"], folder)
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
+        """The configuration of a model, config.json, of a folder or Hub repository."""
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        try:
+            check_config(loaded[0] if isinstance(loaded, tuple) else loaded)
+        except ValueError as error:
+            path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", cls.config_name)
+            raise OSError(f"{path}: {error}") from error
+        return loaded
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike, *args, **kwargs) -> dict:
+        try:
+            return check_json_object(super()._dict_from_json_file(json_file, *args, **kwargs), json_file)
+        except RecursionError as error:
+            raise OSError(f"{json_file} is nested too deep to be read.") from error
 
     # -- initialisation -----------------------------------------------------------------------------------------------
     @torch.no_grad()

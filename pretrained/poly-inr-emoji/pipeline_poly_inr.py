@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .adaptive_rendering import check_tolerance  # noqa: F401  diffusers copies what this file itself imports
+from .integrity import check_id2label, check_index, check_json_object
 from .modeling_poly_inr import (
     PolyINRGenerator,
     as_tolerance,
@@ -40,6 +41,7 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
 CODE_FILES = {  # where diffusers looks for the code in a pipeline folder: the model's are siblings of both
     "pipeline_poly_inr.py": ("",),
+    "integrity.py": ("", "generator"),
     "modeling_poly_inr.py": ("", "generator"),
     "adaptive_rendering.py": ("", "generator"),
 }
@@ -105,7 +107,8 @@ class PolyINRPipeline(DiffusionPipeline):
             `generator.config.sample_size` by default.
 
     Raises:
-        ValueError: for a default that is no finite number, or no positive whole number of pixels.
+        ValueError: for an `id2label` that does not map class ids of the network to names, or a default that is no
+            finite number, or no positive whole number of pixels.
     """
 
     model_cpu_offload_seq = "generator"
@@ -119,6 +122,7 @@ class PolyINRPipeline(DiffusionPipeline):
         default_size: int | None = None,
     ):
         super().__init__()
+        check_id2label(id2label, generator.config.num_classes or 0)
         psi = finite_number(default_truncation_psi)
         if psi is None:
             raise ValueError(f"`default_truncation_psi` must be a finite number, got {default_truncation_psi!r}.")
@@ -193,12 +197,15 @@ class PolyINRPipeline(DiffusionPipeline):
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
         """The index of a pipeline as diffusers has it of its own classes, so that it wants no code from elsewhere."""
-        index = super()._dict_from_json_file(json_file)
-        if isinstance(index, dict):
-            if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
-                index["_class_name"] = cls.__name__
-            if cls._is_our_generator(index):
-                index["generator"] = ["diffusers", PolyINRGenerator.__name__]
+        try:
+            index = check_json_object(super()._dict_from_json_file(json_file), json_file)
+        except RecursionError as error:
+            raise OSError(f"{json_file} is nested too deep to be read.") from error
+        check_index(index, json_file)
+        if index.get("_class_name") == [Path(__file__).stem, PolyINRPipeline.__name__]:
+            index["_class_name"] = cls.__name__
+        if cls._is_our_generator(index):
+            index["generator"] = ["diffusers", PolyINRGenerator.__name__]
         return index
 
     @classmethod

@@ -1,0 +1,168 @@
+"""What a pipeline folder must hold: checked before a model is built, and again when its weights are loaded.
+
+A file that says nonsense ends in one sentence that names the file and the key. This file travels with the pipeline and
+needs torch and safetensors only.
+"""
+
+import json
+import operator
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+# Far beyond anything anyone has trained, and small enough that a model is refused before it fills the machine.
+LIMITS = {
+    "z_dim": 2**16,
+    "w_dim": 2**16,
+    "channels": 2**16,
+    "num_levels": 2**8,
+    "num_classes": 2**24,
+    "class_embed_dim": 2**16,
+    "num_mapping_layers": 2**8,
+    "sample_size": 2**20,
+}
+MAX_PARAMETERS = 2**36
+CHOICES = {
+    "modulation_activation": ("leaky_relu", "none"),
+    "initialization": ("signal_preserving", "released"),
+    "compose_coordinates": (True, False),
+}
+MAX_TEXT = 100  # characters of a value in a message
+SHARD_INDEX = "*.safetensors.index*.json"
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks those entries of a [`PolyINRGenerator`]'s configuration that are there.
+
+    Raises:
+        ValueError: for a size that is no whole number or out of range, an unknown option, or a model of more than
+            `MAX_PARAMETERS` parameters.
+    """
+    sizes = {name: config[name] for name in LIMITS if name in config}
+    if sizes.get("num_classes", 1) is None:
+        del sizes["num_classes"]
+    for name, value in sizes.items():
+        try:
+            size = 0 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            size = 0
+        if not 1 <= size <= LIMITS[name]:
+            raise ValueError(f"`{name}` must be a whole number in 1..{LIMITS[name]}, got {_short(value)}.")
+    for name, legal in CHOICES.items():
+        if name in config and not any(type(config[name]) is type(one) and config[name] == one for one in legal):
+            raise ValueError(f"`{name}` must be {' or '.join(map(repr, legal))}, got {_short(config[name])}.")
+    count = _count_parameters(**{name: int(size) for name, size in sizes.items()})
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"{sizes} make a model of {count:,} parameters, more than {MAX_PARAMETERS:,}.")
+
+
+def _count_parameters(
+    w_dim=0, channels=0, num_levels=1, num_classes=0, class_embed_dim=0, num_mapping_layers=1, **others
+) -> int:
+    """About as many parameters as the model has, without those that no limit is needed for."""
+    level = 4 * channels**2 + w_dim * channels
+    return num_levels * level + num_classes * (class_embed_dim + w_dim) + num_mapping_layers * w_dim**2
+
+
+def check_json_object(content: object, path: str | os.PathLike) -> dict:
+    """`content` of a JSON file; raises OSError unless it is an object."""
+    if not isinstance(content, dict):
+        raise OSError(f"{path} must hold a JSON object, it holds {_short(content)}.")
+    return content
+
+
+def check_index(index: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Raises OSError if the entries of a pipeline's model_index.json, where there, are no model and no class names."""
+    entry = index.get("generator", ["", ""])
+    if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+        raise OSError(f"{path}: `generator` must be the names of a module and a class, it is {_short(entry)}.")
+    try:
+        check_id2label(index.get("id2label"))
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def check_id2label(id2label: object, num_classes: int | None = None) -> None:
+    """Raises ValueError unless `id2label` is None or maps class ids, as numbers or text, to names.
+
+    Args:
+        num_classes: ids must be below it, where given.
+    """
+    if id2label is None:
+        return
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"`id2label` must map class ids to names, got {_short(id2label)}.")
+    seen = set()
+    for key, name in id2label.items():
+        number = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 20 else key
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0 or number in seen:
+            raise ValueError(f"`id2label` has the key {_short(key)}: keys must be class ids from 0, each once.")
+        if num_classes is not None and number >= num_classes:
+            raise ValueError(f"`id2label` has the key {_short(key)}, the model has {num_classes} classes, ids from 0.")
+        if not isinstance(name, str):
+            raise ValueError(f"`id2label` has the name {_short(name)} for class {number}: names must be text.")
+        seen.add(number)
+
+
+def check_shard_indices(folder: Path) -> None:
+    """Raises OSError if an index of weights in several files is malformed, or names what is not there."""
+    for path in sorted(folder.glob(SHARD_INDEX)):
+        try:
+            index = check_json_object(json.loads(path.read_text(encoding="utf-8")), path)
+        except (ValueError, RecursionError) as error:
+            raise OSError(f"{path} is no JSON: {_short(str(error))}.") from error
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise OSError(f"{path}: `weight_map` must map tensors to files, it is {_short(shards)}.")
+        for tensor, shard in shards.items():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise OSError(f"{path}: `weight_map` has {_short(shard)} for {_short(tensor)}, which is no file name.")
+        missing = [shard for shard in sorted(set(shards.values())) if not (folder / shard).is_file()]
+        if missing:
+            raise OSError(f"{path}: `weight_map` names {_listed(missing)}, which is not there.")
+        for shard in set(shards.values()):  # diffusers takes the index's word for what is in them
+            try:
+                with safe_open(folder / shard, "pt") as content:
+                    names = set(content.keys())
+            except SafetensorError as error:
+                raise OSError(f"{folder / shard} is damaged: {error}.") from error
+            lacking = sorted(tensor for tensor, where in shards.items() if where == shard and tensor not in names)
+            if lacking:
+                raise OSError(f"{folder / shard} lacks {len(lacking)} tensors of its index: {_listed(lacking)}.")
+
+
+def check_weights(model: nn.Module, missing: Iterable[str], path: str | os.PathLike) -> None:
+    """Raises OSError if weights that were loaded from `path` leave out tensors, or hold NaN or infinity."""
+    if missing := sorted(missing):
+        raise OSError(f"The weights in {path} lack {len(missing)} tensors: {_listed(missing)}.")
+    if broken := nonfinite_tensors(model):
+        raise OSError(f"The weights in {path} hold NaN or infinity: {_listed(broken)}.")
+
+
+@torch.no_grad()
+def nonfinite_tensors(model: nn.Module) -> list[str]:
+    """Names of a model's tensors that hold NaN or infinity. Those that are elsewhere (offloaded) are passed over."""
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.is_meta and not tensor.isfinite().all()
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _short(value: object) -> str:
+    """A value for a message; of a container only what it is."""
+    if isinstance(value, (dict, list, tuple)) and len(str(value)) > MAX_TEXT:
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
