@@ -30,6 +30,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 def parse_seeds(text: str) -> list[int]:

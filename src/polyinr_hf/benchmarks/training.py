@@ -14,6 +14,7 @@ from ..training.config import Recipe
 from ..training.image_generator import ImageGenerator
 from ..training.reporting import peak_memory_mb
 from ..training.trainer import Trainer
+from ..training.windows import Windows
 from .rendering import in_fresh_process, synthesize_plainly
 
 WARM_UP_STEPS, MEASURED_STEPS = 2, 5
@@ -23,8 +24,15 @@ class PlainImageGenerator(ImageGenerator):
     """Every level on the whole pixel grid, composed per pixel, in a graph that keeps it all."""
 
     def forward(
-        self, z: Tensor, class_labels: Tensor | None, resolution: int, pixel_chunk: int | None = None
+        self,
+        z: Tensor,
+        class_labels: Tensor | None,
+        resolution: int,
+        pixel_chunk: int | None = None,
+        windows: Windows | None = None,
     ) -> Tensor:
+        if windows is not None:
+            raise ValueError("stages.0.image_resolution: the naive way draws whole images only; leave it at null")
         w = self.generator.map(z, class_labels)  # (B, L, w_dim)
         return synthesize_plainly(self.generator, w, resolution, resolution)  # (B, 3, R, R)
 
