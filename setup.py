@@ -28,7 +28,7 @@ EVAL = [
     "scipy>=1.13",
     "timm>=1.0.15",
     "torch-fidelity>=0.4",
-    "torchvision>=0.20",
+    "torchvision>=0.21",
 ]
 FILM = ["imageio>=2.33", "imageio-ffmpeg>=0.5"]
 SPACE = ["gradio>=6.0"]
@@ -71,7 +71,7 @@ setup(
         "numpy>=2.0",
         "pillow>=10.0",
         "safetensors>=0.8",
-        "torch>=2.5",
+        "torch>=2.6",
         "tqdm>=4.66",
     ],
     extras_require={
