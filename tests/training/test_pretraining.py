@@ -61,8 +61,10 @@ def test_the_mapping_network_leads_to_the_codes(pretrained):
 def test_latents_that_stand_for_an_image_are_matched_with_it(pretrained):
     pretrainer, _ = pretrained
     for seed in range(20):
-        z = pretrainer._draw_latents(torch.Generator().manual_seed(seed))
-        assert torch.equal(pretrainer.matching._choose(z, pretrainer.labels), torch.arange(len(z)))
+        for z_dim in (64, 16):  # of the model, and of one with smaller latents to start from
+            z = pretrainer._draw_latents(torch.Generator().manual_seed(seed), z_dim=z_dim)
+            assert z.shape[1] == z_dim
+            assert torch.equal(pretrainer.matching._choose(z, pretrainer.labels), torch.arange(len(z)))
 
 
 def test_quantiles_share_a_class_equally():

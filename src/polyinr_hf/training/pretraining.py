@@ -106,7 +106,7 @@ class Pretrainer(TrainingLoop):
         if source is not None and source.generator.config.num_mapping_layers != depth:
             generator = source.generator
         generator = generator.to(self.device)
-        z = self._draw_latents(torch.Generator().manual_seed(0))[:, : generator.config.z_dim]
+        z = self._draw_latents(torch.Generator().manual_seed(0), z_dim=generator.config.z_dim)
         w = generator.mapping(z, self.class_labels)
         return nn.Embedding.from_pretrained(w.float(), freeze=False, sparse=True)
 
@@ -120,10 +120,10 @@ class Pretrainer(TrainingLoop):
     def make_batches(self, stage: StageConfig, decoded: tuple | None = None) -> "ImageOrder":
         return ImageOrder(len(self.dataset), stage.batch_size, self.recipe.run.seed, self.images_seen)
 
-    def _draw_latents(self, source: torch.Generator, indices: Tensor | None = None) -> Tensor:
+    def _draw_latents(self, source: torch.Generator, indices: Tensor | None = None, z_dim: int | None = None) -> Tensor:
         """Latents (B, z_dim), each of those that stand for the image of its index; of all images by default."""
         quantiles = self.quantiles if indices is None else self.quantiles[indices]
-        z = torch.randn(len(quantiles), self.recipe.model.z_dim, generator=source).to(self.device)
+        z = torch.randn(len(quantiles), z_dim or self.recipe.model.z_dim, generator=source).to(self.device)
         u = torch.rand(len(quantiles), generator=source).to(self.device)
         low, high = quantiles.unbind(dim=1)
         wanted = torch.special.ndtri((low + u * (high - low)).clamp(1e-6, 1 - 1e-6))  # (B,)
