@@ -66,10 +66,10 @@ def parse_args(argv=None):
     plan.add_argument("--recipe", default="configs/imagenet.yaml", help="YAML file (default: configs/imagenet.yaml)")
     plan.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as stages.0.batch_size=64")
     plan.add_argument("--processes", type=int, default=1, help="one device each (default: 1)")
-    plan.add_argument("--num_classes", type=int, default=1000, help="of the data, if it has classes (default: 1,000)")
-    plan.add_argument("--memory_gb", type=float, default=80.0, help="of a device, GiB (default: 80)")
+    plan.add_argument("--num_classes", type=int, default=1000, help="classes in the data (default: 1,000)")
+    plan.add_argument("--memory_gb", type=float, default=80.0, help="memory of a device in GiB (default: 80)")
     plan.add_argument("--device", default="H100", help="its name (default: H100), or its peak in TFLOP/s of bfloat16")
-    plan.add_argument("--share", type=float, default=0.3, help="of the peak that a step reaches (default: 0.3)")
+    plan.add_argument("--share", type=float, default=0.3, help="share of peak throughput that a step reaches (default: 0.3)")
     plan.add_argument("--json", type=Path, help="file to write the results to")
     plan.set_defaults(run=run_plan)
 
