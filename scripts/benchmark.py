@@ -69,7 +69,7 @@ def parse_args(argv=None):
     plan.add_argument("--num_classes", type=int, default=1000, help="classes in the data (default: 1,000)")
     plan.add_argument("--memory_gb", type=float, default=80.0, help="memory of a device in GiB (default: 80)")
     plan.add_argument("--device", default="H100", help="its name (default: H100), or its peak in TFLOP/s of bfloat16")
-    plan.add_argument("--share", type=float, default=0.3, help="share of peak throughput that a step reaches (default: 0.3)")
+    plan.add_argument("--share", type=float, default=0.3, help="share of the peak that is reached (default: 0.3)")
     plan.add_argument("--json", type=Path, help="file to write the results to")
     plan.set_defaults(run=run_plan)
 

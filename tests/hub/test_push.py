@@ -664,7 +664,8 @@ def test_script_needs_no_evaluation_packages_for_a_card(folder, tmp_path):
 
 def test_script_fails_in_one_line(hub, folder, tmp_path, capsys):
     hub.add_repository("bob/inr", {})
-    for arguments in (["--repo", "bob/inr"], ["--repo", "ann/b/c"], ["--repo", "ann/inr", "--card", str(tmp_path / "no")]):
+    no_card = ["--repo", "ann/inr", "--card", str(tmp_path / "no")]
+    for arguments in (["--repo", "bob/inr"], ["--repo", "ann/b/c"], no_card):
         with pytest.raises(SystemExit, match=r"^error: [^\n]+$"):
             push_to_hub.main(["--pipeline", str(folder), *arguments])
 
