@@ -1,5 +1,6 @@
 """The bundled checkpoint's folder is what `save_pretrained` writes today."""
 
+import ast
 import json
 import os
 import subprocess
@@ -8,19 +9,35 @@ from pathlib import Path
 
 import pytest
 
-import polyinr_hf
-from polyinr_hf.pipeline_poly_inr import CODE_FILES
+from polyinr_hf.pipeline_poly_inr import travelling_code
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 REFRESH = "rewrite it: `PolyINRPipeline.from_pretrained(folder).save_config(folder)`"
 
 
-@pytest.mark.parametrize(
-    "path", [Path(place, name) for name, places in CODE_FILES.items() for place in places], ids=str
-)
+@pytest.mark.parametrize("path", sorted(travelling_code()))
 def test_the_code_is_todays(path):
-    ours = Path(polyinr_hf.__file__).with_name(path.name).read_text(encoding="utf-8")
+    ours = travelling_code()[path]
     assert (BUNDLED / path).read_text(encoding="utf-8") == ours, f"{BUNDLED / path} is of an older version; {REFRESH}"
+
+
+def test_no_other_code_is_there():
+    assert {path.relative_to(BUNDLED).as_posix() for path in BUNDLED.rglob("*.py")} == set(travelling_code())
+
+
+def test_the_generators_code_needs_no_file_beside_it():
+    source = travelling_code()["generator/modeling_poly_inr.py"]
+    tree = ast.parse(source)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    targets = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
+    names += [
+        leaf.id for assigned in targets for node in assigned for leaf in ast.walk(node) if isinstance(leaf, ast.Name)
+    ]
+    assert len(names) == len(set(names))  # files that are written into one must not share a name
+    namespace = {"__name__": "alone"}
+    exec(compile(source, "alone.py", "exec"), namespace)
+    assert "PolyINRGenerator" in namespace
 
 
 def test_the_index_has_the_models_own_psi():

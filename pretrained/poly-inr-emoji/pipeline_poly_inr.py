@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,12 +38,23 @@ from .modeling_poly_inr import (
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
-CODE_FILES = {  # where diffusers looks for the code in a pipeline folder: the model's are siblings of both
-    "pipeline_poly_inr.py": ("",),
-    "integrity.py": ("", "generator"),
-    "modeling_poly_inr.py": ("", "generator"),
-    "adaptive_rendering.py": ("", "generator"),
-}
+CODE_FILES = ("pipeline_poly_inr.py", "modeling_poly_inr.py", "adaptive_rendering.py", "integrity.py")
+RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import (?:\([^)]*\)|[^\n(]*)\n", re.MULTILINE)
+
+
+def travelling_code() -> dict[str, str]:
+    """The code that a pipeline folder or repository carries, by its path there.
+
+    Of a component's folder diffusers downloads the one module that model_index.json names and none beside it: the
+    generator's is the model's file with those that it imports written into it.
+    """
+
+    def inlined(name: str) -> str:
+        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        return RELATIVE_IMPORT.sub(lambda found: f"\n{inlined(found[1] + '.py')}\n", source)
+
+    code = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in CODE_FILES}
+    return code | {"generator/modeling_poly_inr.py": inlined("modeling_poly_inr.py")}
 
 
 def describe_hub_error(
@@ -241,11 +251,10 @@ class PolyINRPipeline(DiffusionPipeline):
 
         diffusers runs it for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` and in no other case.
         """
-        for name, subfolders in CODE_FILES.items():
-            for subfolder in subfolders:
-                target = Path(save_directory, subfolder, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(__file__).with_name(name), target)
+        for name, source in travelling_code().items():
+            target = Path(save_directory, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(source, encoding="utf-8")
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:

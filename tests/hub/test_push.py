@@ -38,8 +38,6 @@ FILES = {
     "generator/config.json",
     WEIGHTS,
     "adaptive_rendering.py",
-    "generator/adaptive_rendering.py",
-    "generator/integrity.py",
     "generator/modeling_poly_inr.py",
     "integrity.py",
     "model_index.json",

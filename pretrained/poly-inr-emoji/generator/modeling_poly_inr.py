@@ -23,8 +23,394 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from .adaptive_rendering import check_tolerance, draw, first_pitch, refine
-from .integrity import check_config, check_json_object, check_shard_indices, check_weights
+
+"""Adaptive rendering: the network runs where the image has detail; smooth parts are interpolated.
+
+The network is run on a coarse lattice of pixels. Then the pitch is halved, again and again, down to single pixels: each
+new lattice point is predicted from its neighbours (four-point cubic, exact for quadratics), and the network is run only
+where that prediction is in doubt. This file needs torch only; it travels with modeling_poly_inr.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+# The first lattice takes at least every 4th pixel, so that there is something to save at sizes near the trained one.
+MIN_PITCH = 4
+# A step edge somewhere between two points is missed by up to a quarter of its third difference: two steps high, and the
+# midpoint is predicted half a step off.
+DOUBT = 0.25
+# Matrix products of fewer rows may take another path through the processor, with other last bits.
+MIN_ROWS = 64
+
+
+@dataclass
+class Lattice:
+    """Every `pitch`-th pixel of an image, from the first on; the last row and column may lie past its border.
+
+    values: Colours (3, h, w), float32.
+    ran: Where the network was run (h, w), bool; elsewhere the colour is interpolated.
+    num_points: Points that the network was run at so far, those past the border included.
+    """
+
+    values: Tensor
+    ran: Tensor
+    pitch: int
+    num_points: int
+
+    def enlarge(self, height: int, width: int) -> Tensor:
+        """A preview (3, height, width) in full size."""
+        if self.pitch == 1:
+            return self.values
+        size = [(side - 1) * self.pitch + 1 for side in self.values.shape[1:]]  # pixels from first to last point
+        large = torch.nn.functional.interpolate(self.values[None], size, mode="bilinear", align_corners=True)
+        return large[0, :, :height, :width]
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raises ValueError unless `tolerance` is a finite number from 0."""
+    is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool) and math.isfinite(tolerance)
+    if not is_number or tolerance < 0:
+        raise ValueError(f"`tolerance` must be a finite number from 0, got {tolerance!r}.")
+
+
+def first_pitch(height: int, width: int, extent: tuple[float, float, float, float], sample_size: int) -> int:
+    """Pitch in pixels, a power of two, of the first lattice.
+
+    The distance of two pixels of the `sample_size` the model was trained at, rounded down, and at least `MIN_PITCH`:
+    finer details were never trained, and a line one such pixel wide meets a point in every row or column it crosses.
+    """
+    top, left, bottom, right = extent
+    sides = ((height, bottom - top), (width, right - left))
+    trained = min((max(count, 2) - 1) / length for count, length in sides) / max(sample_size - 1, 1)
+    return 2 ** math.floor(math.log2(max(trained, MIN_PITCH)) + 1e-9)
+
+
+def refine(
+    colours: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor, pitch: int, tolerance: float, chunk_size: int
+) -> Iterator[Lattice]:
+    """Yields the lattices of an image, from `pitch` halved down to 1, the image itself (3, H, W).
+
+    A new point is run where the doubt in its prediction, `DOUBT` times the third difference of the values around it,
+    reaches `tolerance / pitch`. Where the prediction turns out to be that wrong, the eight points around it are run,
+    those interpolated on coarser lattices among them, and so on until none is wrong: an edge is followed to its end.
+    Coarse lattices, where a point is cheap and many pixels follow from it, are thus held to stricter tolerances.
+
+    Args:
+        colours: The network, coordinates (N, 2) -> colours (N, 3).
+        rows, columns: Coordinates (H,), (W,) of the pixels, evenly spaced. Of a side too short for cubic interpolation
+            every pixel is run.
+        pitch: Of the first lattice, a power of two. Details that lie between its points may be missed.
+        tolerance: Of a pixel, as a difference of colours; 0 runs the network at every pixel.
+        chunk_size: Points run at once.
+    """
+    height, width = len(rows), len(columns)
+    while pitch > 1 and min(height, width) <= 3 * pitch:
+        pitch //= 2
+    rows, columns = _extend(rows, pitch), _extend(columns, pitch)
+    num_points = 0
+
+    def run(index: Tensor, step: int) -> Tensor:
+        """Colours (N, 3) of points of the lattice of pitch `step`."""
+        row, column = _unravel(index, ran.shape[1])
+        coordinates = torch.stack([rows[row * step], columns[column * step]], dim=1)  # (N, 2)
+        padding = max(0, MIN_ROWS - len(index))
+        return colours(torch.cat([coordinates, coordinates[:1].expand(padding, 2)]))[: len(index)].float()
+
+    values, ran, doubt = None, None, None
+    while True:
+        shape = [-(-(side - 1) // pitch) + 1 for side in (height, width)]
+        if values is None:
+            values = rows.new_empty(3, *shape)
+            ran = torch.zeros(shape, dtype=torch.bool, device=rows.device)
+            doubtful = ~ran
+        else:
+            values, doubt = _predict(values, shape)
+            ran, coarse = torch.zeros(shape, dtype=torch.bool, device=rows.device), ran
+            ran[::2, ::2] = coarse[: (shape[0] + 1) // 2, : (shape[1] + 1) // 2]
+            doubtful = doubt >= tolerance / pitch
+        flat = values.flatten(1)  # (3, h * w), a view
+        index = (doubtful & ~ran).flatten().nonzero().squeeze(1)  # (N,)
+        while len(index):
+            num_points += len(index)
+            wrong = []
+            for part in index.split(chunk_size):
+                rgb = run(part, pitch).t()  # (3, N)
+                if doubt is not None:
+                    wrong.append(part[(rgb - flat[:, part]).abs().amax(dim=0) >= tolerance / pitch])
+                flat[:, part] = rgb
+            ran.view(-1)[index] = True
+            index = _neighbours(torch.cat(wrong), ran) if wrong else index[:0]
+        yield Lattice(values, ran, pitch, num_points)
+        if pitch == 1:
+            return
+        pitch //= 2
+
+
+def draw(
+    colours: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    columns: Tensor,
+    pitch: int,
+    tolerance: float,
+    chunk_size: int,
+    report: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """The image (3, H, W), means of k x k points a pixel: `refine`, a few rows at a time.
+
+    Args:
+        rows, columns: Coordinates (H, k), (W, k) of the points of each row and column of pixels.
+        pitch: Of the first lattice, in points.
+        report: Called after every lattice with the number of pixels that are run, or interpolated for good.
+
+    Other arguments as in `refine`.
+    """
+    (height, k), width = rows.shape, len(columns)
+    # Bands of rows keep the lattices no larger than the image, or than a million points. Without antialiasing, one.
+    band = max(1, max(height * width, 2**20) // (width * k * k))
+    bands, done = [], 0
+    for part in rows.split(min(band, height)):
+        for lattice in refine(colours, part.flatten(), columns.flatten(), pitch, tolerance, chunk_size):
+            report(done + min(part.shape[0] * width, lattice.ran.numel() // (k * k)))
+        bands.append(torch.nn.functional.avg_pool2d(lattice.values, k) if k > 1 else lattice.values)
+        done += part.shape[0] * width
+    return torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
+
+
+def _extend(axis: Tensor, pitch: int) -> Tensor:
+    """Coordinates (H,), float32, continued past the border up to a multiple of `pitch`."""
+    extra = -(len(axis) - 1) % pitch
+    if extra == 0:
+        return axis
+    first, last = axis[0].item(), axis[-1].item()
+    step = (last - first) / (len(axis) - 1)
+    beyond = last + step * torch.arange(1, extra + 1, dtype=torch.float64)
+    return torch.cat([axis, beyond.to(axis)])
+
+
+def _unravel(index: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    row = index // width
+    return row, index - row * width
+
+
+def _neighbours(index: Tensor, ran: Tensor) -> Tensor:
+    """Points of a lattice that were not `ran` (h, w), among the eight around each of `index` (N,)."""
+    height, width = ran.shape
+    row, column = _unravel(index, width)
+    around = torch.arange(-1, 2, device=index.device)
+    row = (row[:, None] + around).clamp(0, height - 1)  # (N, 3)
+    column = (column[:, None] + around).clamp(0, width - 1)
+    near = torch.zeros_like(ran)
+    near[row[:, :, None], column[:, None, :]] = True
+    return (near & ~ran).flatten().nonzero().squeeze(1)
+
+
+def _predict(values: Tensor, shape: list[int]) -> tuple[Tensor, Tensor]:
+    """The lattice of half the pitch, cut to `shape`: values (3, h, w), the given ones among them, and doubts (h, w)."""
+    height, width = values.shape[1:]
+    down, doubt_down = _midpoints(values)  # between rows
+    across, doubt_across = (part.transpose(-1, -2) for part in _midpoints(values.transpose(1, 2)))  # between columns
+    fine = values.new_empty(3, 2 * height - 1, 2 * width - 1)
+    fine[:, ::2, ::2] = values
+    fine[:, 1::2, ::2] = down
+    fine[:, ::2, 1::2] = across
+    fine[:, 1::2, 1::2] = _midpoints(down.transpose(1, 2))[0].transpose(1, 2)
+    doubt = values.new_zeros(fine.shape[1:])
+    doubt[1::2, ::2] = doubt_down
+    doubt[::2, 1::2] = doubt_across
+    doubt[1::2, 1::2] = torch.maximum(
+        torch.maximum(doubt_down[:, 1:], doubt_down[:, :-1]), torch.maximum(doubt_across[1:], doubt_across[:-1])
+    )
+    return fine[:, : shape[0], : shape[1]].contiguous(), doubt[: shape[0], : shape[1]]
+
+
+def _midpoints(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (3, h - 1, w) between the rows of (3, h, w), and the doubt (h - 1, w) in them, the largest of any channel.
+
+    Four-point cubic, with quadratics continued past the border.
+    """
+    difference = values.diff(dim=1)  # (3, h - 1, w)
+    first = 2 * difference[:, :1] - difference[:, 1:2]  # of a row above the first, were the image a quadratic there
+    last = 2 * difference[:, -1:] - difference[:, -2:-1]
+    padded = torch.cat([first, difference, last], dim=1)  # (3, h + 1, w)
+    middle = values[:, :-1] + 0.5 * difference + (padded[:, :-2] - padded[:, 2:]) / 16
+    third = difference.diff(n=2, dim=1).abs().amax(dim=0) * DOUBT  # (h - 3, w)
+    return middle, torch.cat([third[:1], third, third[-1:]])
+
+
+"""What a pipeline folder must hold: checked before a model is built, and again when its weights are loaded.
+
+A file that says nonsense ends in one sentence that names the file and the key. This file travels with the pipeline and
+needs torch and safetensors only.
+"""
+
+import json
+import operator
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+# Far beyond anything anyone has trained, and small enough that a model is refused before it fills the machine.
+LIMITS = {
+    "z_dim": 2**16,
+    "w_dim": 2**16,
+    "channels": 2**16,
+    "num_levels": 2**8,
+    "num_classes": 2**24,
+    "class_embed_dim": 2**16,
+    "num_mapping_layers": 2**8,
+    "sample_size": 2**20,
+}
+MAX_PARAMETERS = 2**36
+CHOICES = {
+    "modulation_activation": ("leaky_relu", "none"),
+    "initialization": ("signal_preserving", "released"),
+    "compose_coordinates": (True, False),
+}
+MAX_TEXT = 100  # characters of a value in a message
+SHARD_INDEX = "*.safetensors.index*.json"
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks those entries of a [`PolyINRGenerator`]'s configuration that are there.
+
+    Raises:
+        ValueError: for a size that is no whole number or out of range, an unknown option, or a model of more than
+            `MAX_PARAMETERS` parameters.
+    """
+    sizes = {name: config[name] for name in LIMITS if name in config}
+    if sizes.get("num_classes", 1) is None:
+        del sizes["num_classes"]
+    for name, value in sizes.items():
+        try:
+            size = 0 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            size = 0
+        if not 1 <= size <= LIMITS[name]:
+            raise ValueError(f"`{name}` must be a whole number in 1..{LIMITS[name]}, got {_short(value)}.")
+    for name, legal in CHOICES.items():
+        if name in config and not any(type(config[name]) is type(one) and config[name] == one for one in legal):
+            raise ValueError(f"`{name}` must be {' or '.join(map(repr, legal))}, got {_short(config[name])}.")
+    count = _count_parameters(**{name: int(size) for name, size in sizes.items()})
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"{sizes} make a model of {count:,} parameters, more than {MAX_PARAMETERS:,}.")
+
+
+def _count_parameters(
+    w_dim=0, channels=0, num_levels=1, num_classes=0, class_embed_dim=0, num_mapping_layers=1, **others
+) -> int:
+    """About as many parameters as the model has, without those that no limit is needed for."""
+    level = 4 * channels**2 + w_dim * channels
+    return num_levels * level + num_classes * (class_embed_dim + w_dim) + num_mapping_layers * w_dim**2
+
+
+def check_json_object(content: object, path: str | os.PathLike) -> dict:
+    """`content` of a JSON file; raises OSError unless it is an object."""
+    if not isinstance(content, dict):
+        raise OSError(f"{path} must hold a JSON object, it holds {_short(content)}.")
+    return content
+
+
+def check_index(index: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Raises OSError if the entries of a pipeline's model_index.json, where there, are no model and no class names."""
+    entry = index.get("generator", ["", ""])
+    if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+        raise OSError(f"{path}: `generator` must be the names of a module and a class, it is {_short(entry)}.")
+    try:
+        check_id2label(index.get("id2label"))
+    except ValueError as error:
+        raise OSError(f"{path}: {error}") from error
+
+
+def check_id2label(id2label: object, num_classes: int | None = None) -> None:
+    """Raises ValueError unless `id2label` is None or maps class ids, as numbers or text, to names.
+
+    Args:
+        num_classes: ids must be below it, where given.
+    """
+    if id2label is None:
+        return
+    if not isinstance(id2label, Mapping):
+        raise ValueError(f"`id2label` must map class ids to names, got {_short(id2label)}.")
+    seen = set()
+    for key, name in id2label.items():
+        number = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 20 else key
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0 or number in seen:
+            raise ValueError(f"`id2label` has the key {_short(key)}: keys must be class ids from 0, each once.")
+        if num_classes is not None and number >= num_classes:
+            raise ValueError(f"`id2label` has the key {_short(key)}, the model has {num_classes} classes, ids from 0.")
+        if not isinstance(name, str):
+            raise ValueError(f"`id2label` has the name {_short(name)} for class {number}: names must be text.")
+        seen.add(number)
+
+
+def check_shard_indices(folder: Path) -> None:
+    """Raises OSError if an index of weights in several files is malformed, or names what is not there."""
+    for path in sorted(folder.glob(SHARD_INDEX)):
+        try:
+            index = check_json_object(json.loads(path.read_text(encoding="utf-8")), path)
+        except (ValueError, RecursionError) as error:
+            raise OSError(f"{path} is no JSON: {_short(str(error))}.") from error
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise OSError(f"{path}: `weight_map` must map tensors to files, it is {_short(shards)}.")
+        for tensor, shard in shards.items():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise OSError(f"{path}: `weight_map` has {_short(shard)} for {_short(tensor)}, which is no file name.")
+        missing = [shard for shard in sorted(set(shards.values())) if not (folder / shard).is_file()]
+        if missing:
+            raise OSError(f"{path}: `weight_map` names {_listed(missing)}, which is not there.")
+        for shard in set(shards.values()):  # diffusers takes the index's word for what is in them
+            try:
+                with safe_open(folder / shard, "pt") as content:
+                    names = set(content.keys())
+            except SafetensorError as error:
+                raise OSError(f"{folder / shard} is damaged: {error}.") from error
+            lacking = sorted(tensor for tensor, where in shards.items() if where == shard and tensor not in names)
+            if lacking:
+                raise OSError(f"{folder / shard} lacks {len(lacking)} tensors of its index: {_listed(lacking)}.")
+
+
+def check_weights(model: nn.Module, missing: Iterable[str], path: str | os.PathLike) -> None:
+    """Raises OSError if weights that were loaded from `path` leave out tensors, or hold NaN or infinity."""
+    if missing := sorted(missing):
+        raise OSError(f"The weights in {path} lack {len(missing)} tensors: {_listed(missing)}.")
+    if broken := nonfinite_tensors(model):
+        raise OSError(f"The weights in {path} hold NaN or infinity: {_listed(broken)}.")
+
+
+@torch.no_grad()
+def nonfinite_tensors(model: nn.Module) -> list[str]:
+    """Names of a model's tensors that hold NaN or infinity. Those that are elsewhere (offloaded) are passed over."""
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.is_meta and not tensor.isfinite().all()
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _short(value: object) -> str:
+    """A value for a message; of a container only what it is."""
+    if isinstance(value, (dict, list, tuple)) and len(str(value)) > MAX_TEXT:
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level

@@ -20,8 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from .. import pipeline_poly_inr
-from ..pipeline_poly_inr import CODE_FILES, PolyINRPipeline, describe_hub_error
+from ..pipeline_poly_inr import PolyINRPipeline, describe_hub_error, travelling_code
 from .model_card import create_card, read_evaluation, read_recipe, read_training, without_paths
 
 logger = logging.getLogger(__name__)
@@ -252,9 +251,7 @@ def shared_files(
     files["generator/config.json"] = _json({key: value for key, value in config.items() if key != "_name_or_path"})
     if (folder / "recipe.yaml").is_file():
         files["recipe.yaml"] = yaml.safe_dump(read_recipe(folder), sort_keys=False, allow_unicode=True).encode()
-    for name, subfolders in CODE_FILES.items():
-        for place in subfolders:
-            files[(Path(place) / name).as_posix()] = Path(pipeline_poly_inr.__file__).with_name(name)
+    files |= {name: source.encode() for name, source in travelling_code().items()}
     if evaluation := evaluation or read_evaluation(folder):
         files["evaluation.json"] = _json(without_paths(evaluation))
     if draw_samples and "samples.png" not in files:
