@@ -189,8 +189,14 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     return recipe
 
 
-def show_end(trainer, finished: bool, command: str) -> None:
-    """Prints where the run is and which commands go on from there."""
+def train_and_show_end(trainer, command: str) -> None:
+    """Trains; prints where the run is and which commands go on from there. A broken picture ends it in one sentence."""
+    from polyinr_hf.data import CorruptImageError
+
+    try:
+        finished = trainer.train()
+    except CorruptImageError as error:  # a worker process puts its traceback before the sentence
+        sys.exit(f"error: {str(error).strip().rpartition('CorruptImageError: ')[2]}")
     if not trainer.accelerator.is_main_process:
         return
     seen, total = trainer.images_seen / 1000, trainer.total_images / 1000

@@ -51,6 +51,9 @@ def parse_args(argv=None):
         help="classes of the samples: as often as the dataset has them (default), or all equally often",
     )
     parser.add_argument("--num_workers", type=int, default=2, help="threads that decode real images (default: 2)")
+    parser.add_argument(
+        "--skip_corrupt", action="store_true", help="replace real images that cannot be decoded by the next good ones"
+    )
     parser.add_argument("--metrics", type=names, default="fid", help="names of metrics, comma-separated (default: fid)")
     parser.add_argument("--num_samples", type=int, default=50_000, help="images to generate (default: 50,000)")
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
@@ -83,7 +86,7 @@ def main(argv=None):
     args = parse_args(argv)
     sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype}
     options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
-    options |= {"labels": args.labels, "num_workers": args.num_workers}
+    options |= {"labels": args.labels, "num_workers": args.num_workers, "skip_corrupt": args.skip_corrupt}
     with one_line_errors():
         pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
         dataset = data.load_image_dataset(

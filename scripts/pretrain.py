@@ -9,7 +9,7 @@ One process. SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exi
 
 import argparse
 
-from arguments import add_run_arguments, one_line_errors, read_recipe, show_end
+from arguments import add_run_arguments, one_line_errors, read_recipe, train_and_show_end
 from polyinr_hf import training
 
 
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors():
         recipe = read_recipe(arguments)
         trainer = training.Pretrainer(recipe, arguments.output, arguments.resume, arguments.mapping_steps)
-    show_end(trainer, trainer.train(), "python scripts/pretrain.py")
+    train_and_show_end(trainer, "python scripts/pretrain.py")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ The last line trains in two processes on CPUs, for which `accelerate launch --cp
 import argparse
 import sys
 
-from arguments import add_run_arguments, one_line_errors, read_recipe, show_end
+from arguments import add_run_arguments, one_line_errors, read_recipe, train_and_show_end
 from polyinr_hf import training
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset.num_classes)
     if trainer.accelerator.is_main_process:
         print(plan, file=sys.stderr)
-    show_end(trainer, trainer.train(), "accelerate launch scripts/train.py")
+    train_and_show_end(trainer, "accelerate launch scripts/train.py")
 
 
 if __name__ == "__main__":

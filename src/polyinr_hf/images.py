@@ -55,8 +55,11 @@ def load_photo(path: str | Path, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Im
         raise ValueError(f"`path` {str(path)!r} cannot be read as an image: {error}.") from error
 
 
-def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
-    """`load_photo` of a path or an open file, raising whatever Pillow's decoders raise."""
+def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PHOTO_PIXELS, draft: int | None = None) -> Image.Image:
+    """`load_photo` of a path or an open file, raising whatever Pillow's decoders raise.
+
+    A JPEG with sides of at least twice `draft` is decoded at the smallest of its sizes with sides of at least `draft`.
+    """
     Image.init()
     formats = [name for name in PHOTO_FORMATS if name in Image.OPEN]
     try:
@@ -66,6 +69,8 @@ def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PHOTO_PIXELS) -> I
     with image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"it has {image.width} x {image.height} pixels, more than {max_pixels:,}")
+        if draft is not None and image.format == "JPEG" and min(image.size) >= 2 * draft:
+            image.draft(image.mode, (draft, draft))
         return to_rgb(image)
 
 

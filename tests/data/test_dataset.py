@@ -297,3 +297,13 @@ def test_a_draft_of_a_large_jpeg_is_close_and_of_others_the_same():
     assert 0 < (full[0] - draft[0]).abs().mean() < 3
     for index in (1, 2):
         assert torch.equal(full[index], draft[index])
+
+
+def test_rows_of_interpreter_formats_are_refused_without_starting_a_program(monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail("a program was started"))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    rows = {"image": [{"bytes": eps, "path": "a.png"}]}
+    features = datasets.Features({"image": datasets.Image()})
+    dataset = ImageDataset(datasets.Dataset.from_dict(rows, features=features))
+    with pytest.raises(CorruptImageError, match="image 0 .*not an image of a known format.*data.skip_corrupt=true"):
+        dataset.decode(dataset.dataset[0], 0, 8)

@@ -4,19 +4,23 @@
 dataset once, in order. Training batches are drawn by [`~polyinr_hf.data.make_loader`].
 """
 
+import glob
 import logging
 from io import BytesIO
 from pathlib import Path
 
 import datasets
-import PIL.Image
 import torch
+from datasets.utils.file_utils import is_local_path, xopen
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..images import preprocess_image
+from ..images import preprocess_image, read_image
+from .folders import check_no_picture_is_missing, read_image_folder
 
 logger = logging.getLogger(__name__)
 
+MAX_DATASET_PIXELS = 2**28
+STREAM_SHARDS = 64  # that a streamed folder of pictures is cut into, and that are shuffled
 _FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
 
@@ -69,9 +73,15 @@ def load_image_dataset(
     if path.is_file():
         if path.suffix not in _FILE_BUILDERS:
             raise ValueError(f"name_or_path: {path} is not one of {', '.join(_FILE_BUILDERS)}, nor a folder")
-        dataset = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=str(path), **kwargs)
+        dataset = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=glob.escape(str(path)), **kwargs)
     elif path.is_dir():
-        dataset = datasets.load_dataset(str(path), config, **kwargs)
+        dataset = read_image_folder(path, split) if config is None else None
+        if dataset is None:
+            if not streaming:
+                check_no_picture_is_missing(path, config, cache_dir)
+            dataset = datasets.load_dataset(str(path), config, **kwargs)
+        elif streaming:
+            dataset = dataset.to_iterable_dataset(num_shards=min(len(dataset), STREAM_SHARDS))
         if class_conditional and class_name is None:
             columns["class_name"] = _folder_name(path)
     elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or len(path.parts) > 2:
@@ -175,12 +185,13 @@ class ImageDataset:
         """
         value = row[self.image_column]
         try:
-            if draft:
-                value = _draft(value, 2 * resolution)
-            image = preprocess_image(datasets.Image().decode_example(value), resolution)
+            image = preprocess_image(_open(value, 2 * resolution if draft else None), resolution)
         except Exception as error:  # decoders raise anything from OSError to SyntaxError
             path = value.get("path") if isinstance(value, dict) else None
-            raise CorruptImageError(f"image {index} ({path or 'no path'}) cannot be decoded: {error}") from error
+            raise CorruptImageError(
+                f"image {index} ({path or 'no path'}) cannot be decoded: {error}. "
+                "Such images are left out with data.skip_corrupt=true in a recipe, --skip_corrupt in scripts."
+            ) from error
         if self.label_column is None:
             return image, None if self.id2label is None else 0
         label = row[self.label_column]
@@ -192,18 +203,33 @@ class ImageDataset:
             )
         return image, label
 
+    def decode_row(self, index, resolution, skip_corrupt=False):
+        """Image, class id or None of a row, and sentences on broken images; with `skip_corrupt` the next good row's.
 
-def _draft(value, size):
-    """An encoded image as it is; a large JPEG decoded at the smallest of its sizes with sides of at least `size`."""
-    data, path = value["bytes"], value["path"]
-    if data is None and (path is None or "://" in path):
-        return value
-    with PIL.Image.open(path if data is None else BytesIO(data)) as image:
-        if image.format != "JPEG" or min(image.size) < 2 * size:
-            return value
-        image.draft(image.mode, (size, size))
-        image.load()
-        return image
+        Raises:
+            CorruptImageError: the image cannot be decoded, or with `skip_corrupt` none can.
+        """
+        problems = []
+        for offset in range(len(self)):
+            i = (index + offset) % len(self)
+            try:
+                return *self.decode(self.dataset[i], i, resolution), problems
+            except CorruptImageError as error:
+                if not skip_corrupt:
+                    raise
+                problems.append(str(error))
+        raise CorruptImageError(f"no image can be decoded; the last: {problems[-1]}")
+
+
+def _open(value, draft):
+    """Image of an encoded row, {"bytes", "path"}, by the reader of photos: no format that starts another program."""
+    content, path = value["bytes"], value["path"]
+    if content is None and is_local_path(path):
+        return read_image(Path(path), MAX_DATASET_PIXELS, draft)
+    if content is None:
+        with xopen(path, "rb") as file:
+            content = file.read()
+    return read_image(BytesIO(content), MAX_DATASET_PIXELS, draft)
 
 
 def _describe_columns(dataset):
@@ -261,16 +287,7 @@ class DecodedRows(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index):
-        problems = []
-        for offset in range(len(self)):
-            i = (index + offset) % len(self)
-            try:
-                return *self.dataset.decode(self.dataset.dataset[i], i, self.resolution, draft=True), problems
-            except CorruptImageError as error:
-                if not self.skip_corrupt:
-                    raise
-                problems.append(str(error))
-        raise CorruptImageError(f"no image can be decoded; the last: {problems[-1]}")
+        return self.dataset.decode_row(index, self.resolution, self.skip_corrupt)
 
 
 def collate(samples):

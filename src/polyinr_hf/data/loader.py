@@ -117,8 +117,8 @@ def make_loader(
 
     The batches of all processes together are the same for every number of processes, workers and caches, and for a run
     that goes on from `images_seen`, bit for bit. Streaming datasets are weaker: processes read different shards
-    (or every P-th row), and a resumed run goes on in each shard where it stopped, but with a new shuffle buffer: the
-    images that were in the old one are not drawn in that epoch.
+    (or every P-th row), and a resumed run goes on in each shard where it stopped, but with a new shuffle buffer: in
+    that epoch some images may be drawn twice and others not at all.
 
     Args:
         dataset: `ImageDataset`.

@@ -6,6 +6,7 @@ names the time it takes.
 """
 
 import hashlib
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ..images import to_uint8
 from .extractors import weights_digest
+
+logger = logging.getLogger(__name__)
 
 UPSAMPLING_MODES = ("nearest", "bilinear", "bicubic")
 
@@ -54,6 +57,7 @@ class DatasetSource:
         dataset: `polyinr_hf.data.ImageDataset`, not streaming.
         resolution: side in pixels.
         num_workers: threads that decode.
+        skip_corrupt: replace a broken image by the next good one, as training does, and warn, instead of raising.
 
     Raises:
         ValueError: a streaming dataset.
@@ -61,10 +65,10 @@ class DatasetSource:
 
     activity = "reading"
 
-    def __init__(self, dataset, resolution: int, num_workers: int = 2):
+    def __init__(self, dataset, resolution: int, num_workers: int = 2, skip_corrupt: bool = False):
         if dataset.streaming:
             raise ValueError("dataset: a streaming dataset cannot be gone through by index; load it without streaming")
-        self.dataset, self.resolution = dataset, resolution
+        self.dataset, self.resolution, self.skip_corrupt = dataset, resolution, skip_corrupt
         self.pool = ThreadPoolExecutor(num_workers)
         rows = dataset.dataset
         self.key = {
@@ -79,9 +83,12 @@ class DatasetSource:
 
     def load(self, start: int, stop: int) -> Tensor:
         def decode(index):
-            return self.dataset.decode(self.dataset.dataset[index], index, self.resolution)[0]
+            return self.dataset.decode_row(index, self.resolution, self.skip_corrupt)
 
-        return torch.stack(list(self.pool.map(decode, range(start, stop))))  # (B, 3, R, R)
+        decoded = list(self.pool.map(decode, range(start, stop)))
+        for problem in (problem for *_, problems in decoded for problem in problems):
+            logger.warning("skipped: %s", problem)
+        return torch.stack([image for image, *_ in decoded])  # (B, 3, R, R)
 
 
 class PipelineSource:
