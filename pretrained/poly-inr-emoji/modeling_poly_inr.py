@@ -24,7 +24,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .adaptive_rendering import check_tolerance, draw, first_pitch, refine
-from .integrity import check_config, check_json_object, check_shard_indices, check_weights
+from .integrity import check_config, check_json_object, check_shard_indices, check_weights, nonfinite_tensors
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
@@ -141,6 +141,14 @@ def _activate(x: Tensor) -> Tensor:
     return (
         x.clamp(-FEATURE_LIMIT, FEATURE_LIMIT) if torch.is_grad_enabled() else x.clamp_(-FEATURE_LIMIT, FEATURE_LIMIT)
     )
+
+
+def _modulate(x: Tensor, modulation: Tensor) -> Tensor:
+    """x * modulation in the dtype of x, modulation float32. In place where no graph is kept."""
+    if x.dtype == torch.float16:  # far beyond the border the product passes 65,504, and infinity makes NaN
+        limit = torch.finfo(torch.float16).max
+        return (x.float() * modulation).clamp(-limit, limit).to(x.dtype)
+    return x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
@@ -274,7 +282,7 @@ class PixelLevel(nn.Module):
             modulation = X @ A.float().transpose(1, 2)  # (B, N, n), float32: bf16 has too few digits for coordinates
         if self.modulation_activation == "leaky_relu":
             modulation = _leaky_relu(modulation)
-        x = x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
+        x = _modulate(x, modulation)  # (B, N, n)
         return _activate(linear(x))  # (B, N, n)
 
 
@@ -562,7 +570,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: for a wrong shape of `A` or a size, extent, `antialias`, `chunk_size` or `tolerance` out of
-                range.
+                range, and if `A` or the weights hold NaN or infinity, or the weights were never loaded.
         """
         self._check_affine_parameters(A)
         height, width = self._size_or_default(height, width)
@@ -570,7 +578,9 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         extent = check_extent(extent)
         antialias, chunk_size, tolerance = self._check_rendering(antialias, chunk_size, tolerance)
         if tolerance > 0:
-            return self._render_adaptively(A, height, width, extent, antialias, chunk_size, callback, tolerance)
+            image = self._render_adaptively(A, height, width, extent, antialias, chunk_size, callback, tolerance)
+            self._check_finite(image, A)
+            return image
         chunk_size = max(1, (chunk_size or self._default_chunk_size(A.device)) // A.shape[0])  # of each image
         rows, columns = rows.to(A.device), columns.to(A.device)
         offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device)  # (k * k, 2)
@@ -582,10 +592,11 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             centres = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
             total = 0
             for offset in offsets:
-                total = total + self._colours(level_0, A, homogeneous(centres + offset))  # (B, N, 3)
+                total = total + self._drawn(level_0, A, centres + offset)  # (B, N, 3)
             image[:, :, start : start + len(index)] = (total / len(offsets)).transpose(1, 2)
             if callback is not None:
                 callback(start + len(index), height * width)
+        self._check_finite(image, A)
         return image.unflatten(2, (height, width))  # (B, 3, H, W)
 
     def render_progressive(
@@ -644,7 +655,22 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _network(self, A: Tensor) -> Callable[[Tensor], Tensor]:
         """The image A (1, L, n, 3) as a function, coordinates (N, 2) -> colours (N, 3)."""
         level_0 = self._fold_level_0(A)
-        return lambda coordinates: self._colours(level_0, A, homogeneous(coordinates))[0]
+        return lambda coordinates: self._drawn(level_0, A, coordinates)[0]
+
+    def _drawn(self, level_0: Tensor, A: Tensor, coordinates: Tensor) -> Tensor:
+        """`_colours` that are there: of weights without values there are none, and copying them copies nothing."""
+        colours = self._colours(level_0, A, homogeneous(coordinates))
+        if colours.is_meta and not A.is_meta:
+            raise ValueError("The weights are on the meta device: they were never loaded.")
+        return colours
+
+    def _check_finite(self, image: Tensor, A: Tensor) -> None:
+        if image.is_meta or torch.isfinite(image).all():
+            return
+        if not torch.isfinite(A).all():
+            raise ValueError("The affine parameters hold NaN or infinity.")
+        broken = nonfinite_tensors(self)
+        raise ValueError(f"The image holds NaN or infinity; weights that do: {', '.join(broken[:8]) or 'none'}.")
 
     def _default_chunk_size(self, device: torch.device) -> int:
         """Points whose features of one level stay in a CPU's cache, or fill a GPU."""
