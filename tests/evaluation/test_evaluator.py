@@ -121,7 +121,7 @@ def test_nan_images_give_no_figure(rows, options):
     broken = make_pipeline()
     with torch.no_grad():
         broken.generator.to_rgb.bias[0] = float("nan")
-    with pytest.raises(ValueError, match="NaN or infinite pixels"):
+    with pytest.raises(ValueError, match="NaN or infinity"):
         evaluate(broken, ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
 
 
