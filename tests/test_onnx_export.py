@@ -112,7 +112,7 @@ def test_converted_checkpoints_draw_the_authors_images(name, reference_values, t
         images = torch.from_numpy(expected[key])  # (4, 3, H, W)
         coordinates = pixel_coordinates(*images.shape[2:], extent)
         rgb = torch.stack([graphs.synthesize(A, coordinates) for A in graphs.map(expected["z"], labels, psi)])
-        assert error(rgb.transpose(1, 2).reshape(images.shape), images) < 1e-5, key
+        assert error(rgb.transpose(1, 2).reshape(images.shape), images) < 2e-5, key  # two float32 computations apart
 
     z, _, coordinates = draw_inputs(g, len(expected["z"]), 1000)
     with torch.no_grad():
