@@ -93,9 +93,7 @@ class _ChunkedSynthesis(torch.autograd.Function):
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             ctx.autocast = torch.get_autocast_dtype(device)
         ctx.save_for_backward(A, coordinates, *weights)
-        fixed = (
-            A.detach()
-        )  # module hooks, such as torch's counter of FLOP, look for its graph, which there is none of here
+        fixed = A.detach()  # hooks of modules, such as torch's FLOP counter, would look for a graph that is not kept
         return torch.cat([synthesize(fixed, part) for part in coordinates.split(chunk, dim=-2)], dim=1)  # (B, N, 3)
 
     @staticmethod
