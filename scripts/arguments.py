@@ -113,7 +113,7 @@ def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str =
 
         A = load_affine_parameters(path)
         try:
-            pipe.generator._check_affine_parameters(A)
+            pipe.generator.check_affine_parameters(A)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         images.append(A.to(pipe.device))

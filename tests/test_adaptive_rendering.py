@@ -163,7 +163,7 @@ def test_points_that_were_run_are_the_exact_pixels(dtype, extent):
     generator = make_generator().to(dtype)
     A = draw_affine_parameters(generator, 1)
     exact = generator.render(A, 70, 90, extent, chunk_size=1050)
-    colours = generator._network(A)
+    colours = generator.as_function(A)
     pitch = first_pitch(70, 90, extent, generator.config.sample_size)
     lattice = last_lattice(colours, 70, 90, extent, pitch, tolerance=0.05, chunk_size=4096)
     assert 0.05 < lattice.ran.float().mean() < 0.95

@@ -1,4 +1,4 @@
-"""Which module may import which: downward only, and the files that travel to Hub repositories by themselves."""
+"""Which module may use what of which: imports downward only, nothing private, and the files that travel alone."""
 
 import ast
 import sys
@@ -21,6 +21,20 @@ FLOORS = (
 TRAVELLING = ("adaptive_rendering.py", "integrity.py", "modeling_poly_inr.py", "pipeline_poly_inr.py")
 INSTALLED = {"torch", "numpy", "PIL", "diffusers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOT = PACKAGE.parents[1]
+CODE = [*MODULES, *sorted((ROOT / "scripts").glob("*.py")), *sorted((ROOT / "space").glob("*.py"))]
+# What other libraries name with an underscore and offer no other way to: torch, datasets, accelerate and Gradio.
+PRIVATE_ELSEWHERE = {
+    "_foreach_add_",
+    "_foreach_lerp_",
+    "_foreach_norm",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+    "_fingerprint",
+    "_resolve_features",
+    "_hf_hook",
+    "_data",
+}
 
 
 def floor_of(room: str) -> int:
@@ -96,3 +110,21 @@ def test_travelling_files_import_only_what_travels_or_is_installed_with_diffuser
             assert f"{module.split('.')[1]}.py" in TRAVELLING, f"{name} imports {module}"
         else:
             assert top in INSTALLED, f"{name} imports {module}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_stay_in_their_module(path):
+    """An underscore is of the object itself, of its module, or of a library that offers no public way."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            private = [alias.name for alias in node.names if is_private(alias.name)]
+            assert not private, f"{path.name}:{node.lineno} imports {private}"
+        elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own | PRIVATE_ELSEWHERE:
+            owner = ast.unparse(node.value)
+            assert owner in ("self", "cls", "super()"), f"{path.name}:{node.lineno} uses {owner}.{node.attr}"

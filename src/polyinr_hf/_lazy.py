@@ -1,8 +1,29 @@
-"""Package faces: public names that are imported when they are first asked for (PEP 562)."""
+"""Imports that wait until they are needed: public names of packages (PEP 562), and the sentence on a missing extra."""
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def naming_extra(user: str, extra: str | None, instead: str = "") -> Iterator[None]:
+    """Where a package of the block's imports is missing, raises ImportError that says in a sentence what to install.
+
+    Args:
+        user: What needs the package.
+        extra: The optional dependencies that bring it, as setup.py names them; None leaves the error as it is.
+        instead: What else can be done, the sentence's end.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if extra is None or (error.name or "").startswith("polyinr_hf"):
+            raise
+        install = f'pip install "polyinr-hf[{extra}]"{instead}'
+        raise ImportError(
+            f"{user} needs the package {error.name}, which is not installed: {install}", name=error.name
+        ) from error
 
 
 def lazy_exports(
@@ -21,17 +42,8 @@ def lazy_exports(
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = module_of[name]
-        try:
+        with naming_extra(f"{package}.{name}", extra.get(module) if isinstance(extra, dict) else extra):
             value = getattr(importlib.import_module(module, package), name)
-        except ModuleNotFoundError as error:
-            needed = extra.get(module) if isinstance(extra, dict) else extra
-            if needed is None or (error.name or "").startswith("polyinr_hf"):
-                raise
-            raise ImportError(
-                f"{package}.{name} needs the package {error.name}, which is not installed: "
-                f'pip install "polyinr-hf[{needed}]"',
-                name=error.name,
-            ) from error
         setattr(sys.modules[package], name, value)  # the next access does not come here
         return value
 

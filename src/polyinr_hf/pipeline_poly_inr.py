@@ -387,13 +387,13 @@ class PolyINRPipeline(DiffusionPipeline):
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
         antialias = check_count("antialias", antialias)
         tolerance = as_tolerance(tolerance)
-        sampling = self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
-        num_images_per_label, truncation_psi, truncation_cutoff = sampling
+        num_images_per_label = check_count("num_images_per_label", num_images_per_label)
+        truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)
         if affine_parameters is not None:
             if class_labels is not None or latents is not None:
                 raise ValueError("`affine_parameters` are the whole image: give no `class_labels` or `latents`.")
             self._check_tensor("affine_parameters", affine_parameters)
-            self.generator._check_affine_parameters(affine_parameters)
+            self.generator.check_affine_parameters(affine_parameters)
         else:
             ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
 
@@ -426,8 +426,8 @@ class PolyINRPipeline(DiffusionPipeline):
             >>> A = pipe.encode("goldfish", generator=torch.Generator().manual_seed(0))
             >>> pipe(affine_parameters=A, height=512, width=512).images[0]
         """
-        sampling = self._check_sampling(num_images_per_label, truncation_psi, truncation_cutoff)
-        num_images_per_label, truncation_psi, truncation_cutoff = sampling
+        num_images_per_label = check_count("num_images_per_label", num_images_per_label)
+        truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)
         ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
         with self._loaded_model():
             return self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
@@ -485,11 +485,17 @@ class PolyINRPipeline(DiffusionPipeline):
 
     def _ids_and_latents(self, class_labels, num_images_per_label, generator, latents):
         """Class id of every image, or None for an unconditional model; z (B, z_dim)."""
-        ids = self._class_ids(class_labels, num_images_per_label)
+        ids = self.class_ids(class_labels, num_images_per_label)
         return ids, self.prepare_latents(num_images_per_label if ids is None else len(ids), generator, latents)
 
-    def _class_ids(self, class_labels, num_images_per_label: int) -> list[int] | None:
-        """Class id of every image, or None for an unconditional model."""
+    def class_ids(
+        self, class_labels: int | str | list[int | str] | Tensor | None, num_images_per_label: int = 1
+    ) -> list[int] | None:
+        """Class id of every image, or None for an unconditional model.
+
+        Raises:
+            ValueError: for an unknown name or id, or labels that are missing, or given to an unconditional model.
+        """
         num_classes = self.generator.config.num_classes
         if num_classes is None:
             if class_labels is not None:
@@ -511,13 +517,16 @@ class PolyINRPipeline(DiffusionPipeline):
                 ids.append(self._check_id(whole_number(label), label))
         return [key for key in ids for _ in range(num_images_per_label)]
 
-    def _check_sampling(
-        self, num_images_per_label: int, truncation_psi: float | None, truncation_cutoff: int | None
-    ) -> tuple[int, float, int | None]:
-        """All three as Python's numbers, with the pipeline's default where there is no `truncation_psi`."""
-        num_images_per_label = check_count("num_images_per_label", num_images_per_label)
+    def truncation_or_default(
+        self, truncation_psi: float | None, truncation_cutoff: int | None
+    ) -> tuple[float, int | None]:
+        """Both as Python's numbers, `config.default_truncation_psi` for a psi that is None.
+
+        Raises:
+            ValueError: for a psi that is no finite number, or a cutoff outside 0..L.
+        """
         psi = self.config.default_truncation_psi if truncation_psi is None else truncation_psi
-        return num_images_per_label, *self.generator._check_truncation(psi, truncation_cutoff)
+        return self.generator.check_truncation(psi, truncation_cutoff)
 
     @staticmethod
     def _check_tensor(name: str, tensor: Tensor) -> None:

@@ -886,7 +886,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         Raises:
             ValueError: for a wrong shape of `A` or `coordinates`.
         """
-        self._check_affine_parameters(A)
+        self.check_affine_parameters(A)
         if coordinates.ndim not in (2, 3) or coordinates.shape[-1] != 2:
             raise ValueError(f"`coordinates` must be (N, 2) or (B, N, 2), got {tuple(coordinates.shape)}.")
         return self._colours(self._fold_level_0(A), A, homogeneous(coordinates))  # (B, N, 3)
@@ -958,8 +958,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             ValueError: for a wrong shape of `A` or a size, extent, `antialias`, `chunk_size` or `tolerance` out of
                 range, and if `A` or the weights hold NaN or infinity, or the weights were never loaded.
         """
-        self._check_affine_parameters(A)
-        height, width = self._size_or_default(height, width)
+        self.check_affine_parameters(A)
+        height, width = self.size_or_default(height, width)
         rows, columns = coordinate_axes(height, width, extent)
         extent = check_extent(extent)
         antialias, chunk_size, tolerance = self._check_rendering(antialias, chunk_size, tolerance)
@@ -967,7 +967,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             image = self._render_adaptively(A, height, width, extent, antialias, chunk_size, callback, tolerance)
             self._check_finite(image, A)
             return image
-        chunk_size = max(1, (chunk_size or self._default_chunk_size(A.device)) // A.shape[0])  # of each image
+        chunk_size = max(1, (chunk_size or self.default_chunk_size(A.device)) // A.shape[0])  # of each image
         rows, columns = rows.to(A.device), columns.to(A.device)
         offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device)  # (k * k, 2)
 
@@ -1004,8 +1004,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             >>> for preview in generator.render_progressive(A, 512, 512, tolerance=0.1):
             ...     show(preview)
         """
-        self._check_affine_parameters(A)
-        height, width = self._size_or_default(height, width)
+        self.check_affine_parameters(A)
+        height, width = self.size_or_default(height, width)
         extent = check_extent(extent)
         _, chunk_size, tolerance = self._check_rendering(1, chunk_size, tolerance)
         return self._previews(A, height, width, extent, tolerance, chunk_size)
@@ -1014,8 +1014,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _previews(self, A: Tensor, height: int, width: int, extent, tolerance: float, chunk_size: int | None):
         rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
         pitch = first_pitch(height, width, extent, self.config.sample_size)
-        chunk_size = chunk_size or self._default_chunk_size(A.device)
-        images = [refine(self._network(a), rows, columns, pitch, tolerance, chunk_size) for a in A.split(1)]
+        chunk_size = chunk_size or self.default_chunk_size(A.device)
+        images = [refine(self.as_function(a), rows, columns, pitch, tolerance, chunk_size) for a in A.split(1)]
         for lattices in zip(*images, strict=True):
             yield torch.stack([lattice.enlarge(height, width) for lattice in lattices]).to(self.dtype)
 
@@ -1027,7 +1027,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device).unflatten(0, (antialias, -1))
         rows, columns = rows[:, None] + offsets[:, 0, 0], columns[:, None] + offsets[0, :, 1]  # (H, k), (W, k)
         pitch = first_pitch(height * antialias, width * antialias, extent, self.config.sample_size)
-        chunk_size = chunk_size or self._default_chunk_size(A.device)
+        chunk_size = chunk_size or self.default_chunk_size(A.device)
         image = self._empty_image(A, height, width)
         for i, a in enumerate(A.split(1)):
 
@@ -1035,10 +1035,10 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 if callback is not None:
                     callback(before + done, len(A) * height * width)
 
-            image[i] = draw(self._network(a), rows, columns, pitch, tolerance, chunk_size, report)
+            image[i] = draw(self.as_function(a), rows, columns, pitch, tolerance, chunk_size, report)
         return image
 
-    def _network(self, A: Tensor) -> Callable[[Tensor], Tensor]:
+    def as_function(self, A: Tensor) -> Callable[[Tensor], Tensor]:
         """The image A (1, L, n, 3) as a function, coordinates (N, 2) -> colours (N, 3)."""
         level_0 = self._fold_level_0(A)
         return lambda coordinates: self._drawn(level_0, A, coordinates)[0]
@@ -1059,7 +1059,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         broken = nonfinite_tensors(self)
         raise ValueError(f"The image holds NaN or infinity; weights that do: {', '.join(broken[:8]) or 'none'}.")
 
-    def _default_chunk_size(self, device: torch.device) -> int:
+    def default_chunk_size(self, device: torch.device) -> int:
         """Points whose features of one level stay in a CPU's cache, or fill a GPU."""
         return max(1, (2**20 if device.type == "cpu" else 2**27) // self.config.channels)
 
@@ -1094,7 +1094,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
 
         Arguments as in `map` and `render`. For images without gradients, `render` needs far less memory.
         """
-        height, width = self._size_or_default(height, width)
+        height, width = self.size_or_default(height, width)
         coordinates = pixel_coordinates(height, width, extent, device=z.device)  # (H * W, 2)
         A = self.affine(self.map(z, class_labels, truncation_psi, truncation_cutoff))  # (B, L, n, 3)
         rgb = self.synthesize(A, coordinates)  # (B, H * W, 3)
@@ -1102,7 +1102,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         return PolyINRGeneratorOutput(sample=sample) if return_dict else (sample,)
 
     # -- checks -------------------------------------------------------------------------------------------------------
-    def _size_or_default(self, height: int | None, width: int | None) -> tuple[int, int]:
+    def size_or_default(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width as ints, `config.sample_size` for what is None; ValueError unless both are positive."""
         default = self.config.sample_size
         return check_size(default if height is None else height, default if width is None else width)
 
@@ -1124,10 +1125,10 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 raise ValueError(f"`class_labels` is required: this model has {self.config.num_classes} classes.")
             if class_labels.shape != z.shape[:1]:
                 raise ValueError(f"`class_labels` must have shape ({len(z)},), got {tuple(class_labels.shape)}.")
-        return self._check_truncation(truncation_psi, truncation_cutoff)
+        return self.check_truncation(truncation_psi, truncation_cutoff)
 
-    def _check_truncation(self, truncation_psi: float, truncation_cutoff: int | None) -> tuple[float, int | None]:
-        """Both as Python's numbers."""
+    def check_truncation(self, truncation_psi: float, truncation_cutoff: int | None) -> tuple[float, int | None]:
+        """Both as Python's numbers; ValueError for a psi that is no finite number or a cutoff outside 0..L."""
         psi, cutoff = finite_number(truncation_psi), whole_number(truncation_cutoff)
         if psi is None:
             raise ValueError(f"`truncation_psi` must be a finite number, got {truncation_psi!r}.")
@@ -1135,7 +1136,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             raise ValueError(f"`truncation_cutoff` must be in 0..{self.config.num_levels}, got {truncation_cutoff!r}.")
         return psi, cutoff
 
-    def _check_affine_parameters(self, A: Tensor) -> None:
+    def check_affine_parameters(self, A: Tensor) -> None:
+        """Raises ValueError unless `A` has the shape (B, L, n, 3) of this model."""
         expected = (self.config.num_levels, self.config.channels, 3)
         if A.ndim != 4 or tuple(A.shape[1:]) != expected:
             raise ValueError(

@@ -16,8 +16,9 @@ from ..files import replace_file
 from ..images import caption
 from ..modeling_poly_inr import PolyINRGenerator, coordinate_axes
 from ..pipeline_poly_inr import PolyINRPipeline
+from ..reconstruction import psnr
 from ..training.reporting import peak_memory_mb
-from .rendering import DTYPES, _best_of, _psnr, _set_threads, in_fresh_process
+from .rendering import DTYPES, best_of, in_fresh_process, set_threads
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -79,9 +80,9 @@ def measure_adaptive_rendering(
         peaks = [in_fresh_process(_measure_peak, pipeline, chosen[:1], size, t, dtype, threads) for t in tolerances]
         images, exact_peak_mb = in_fresh_process(_measure_images, pipeline, chosen, size, tolerances, dtype, threads)
         for i, tolerance in enumerate(tolerances):
-            exact_seconds, seconds, share_run, psnr, error = zip(*(image[i] for image in images), strict=True)
+            exact_seconds, seconds, share_run, decibels, error = zip(*(image[i] for image in images), strict=True)
             times = median(exact_seconds), median(seconds)  # a pause of the machine is no matter
-            quality = fmean(share_run), fmean(psnr), min(psnr), max(error)
+            quality = fmean(share_run), fmean(decibels), min(decibels), max(error)
             yield AdaptiveResult(size, dtype, tolerance, count, *times, *quality, exact_peak_mb, peaks[i])
 
 
@@ -160,13 +161,13 @@ def draw_where_run(generator: PolyINRGenerator, A: Tensor, size: int, tolerance:
 
 def _last_lattice(generator: PolyINRGenerator, A: Tensor, size: int, tolerance: float) -> Lattice:
     axes, pitch = coordinate_axes(size, size), first_pitch(size, size, WHOLE, generator.config.sample_size)
-    chunk_size = generator._default_chunk_size(A.device)
-    *_, lattice = refine(generator._network(A), *axes, pitch, tolerance, chunk_size)
+    chunk_size = generator.default_chunk_size(A.device)
+    *_, lattice = refine(generator.as_function(A), *axes, pitch, tolerance, chunk_size)
     return lattice
 
 
 def _open(pipeline: str | Path, dtype: str, threads: int | None) -> PolyINRGenerator:
-    _set_threads(threads)
+    set_threads(threads)
     generator = PolyINRPipeline.from_pretrained(pipeline, dtype=DTYPES[dtype]).generator
     generator.render(torch.zeros(1, generator.config.num_levels, generator.config.channels, 3), 64, 64)
     return generator
@@ -180,25 +181,24 @@ def _measure_peak(pipeline, A: Tensor, size: int, tolerance: float, dtype: str, 
 def _measure_images(pipeline, A: Tensor, size: int, tolerances, dtype: str, threads: int | None):
     """For each image and tolerance, exact and adaptive seconds, share run, PSNR, error; peak memory of an exact one."""
     generator = _open(pipeline, dtype, threads)
-    points, network = 0, generator._colours
+    points = 0
 
-    def counted(level_0: Tensor, a: Tensor, X: Tensor) -> Tensor:
+    def count(module, features: tuple[Tensor], colours: Tensor) -> None:
         nonlocal points
-        points += len(X)
-        return network(level_0, a, X)
+        points += colours.shape[1]  # of (1, N, 3)
 
-    generator._colours = counted
+    generator.to_rgb.register_forward_hook(count)
     results, peak_mb = [], None
     for a in A.split(1):
-        image, exact_seconds = _best_of(lambda a=a: generator.render(a, size, size), repeats=1)
+        image, exact_seconds = best_of(lambda a=a: generator.render(a, size, size), repeats=1)
         exact = image.float().clamp(-1, 1)
         peak_mb = peak_memory_mb(A.device) if peak_mb is None else peak_mb
         row = []
         for tolerance in tolerances:
             points = 0
-            image, seconds = _best_of(lambda a=a, t=tolerance: generator.render(a, size, size, tolerance=t), repeats=1)
+            image, seconds = best_of(lambda a=a, t=tolerance: generator.render(a, size, size, tolerance=t), repeats=1)
             image = image.float().clamp(-1, 1)
             error = (image - exact).abs().max().item() * 127.5
-            row.append((exact_seconds, seconds, points / size**2, _psnr(image, exact), error))
+            row.append((exact_seconds, seconds, points / size**2, psnr(image, exact)[0], error))
         results.append(row)
     return results, peak_mb

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..modeling_poly_inr import FEATURE_LIMIT, NEGATIVE_SLOPE, PolyINRGenerator, pixel_coordinates
+from ..reconstruction import psnr
 from ..training.reporting import peak_memory_mb
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -75,8 +76,8 @@ def matmul_limit(pixels: int, channels: int, dtype: torch.dtype, num_levels: int
 
     chunks = [chunk for chunk in LIMIT_CHUNKS if chunk <= measured] or [measured]
     trial = min(measured, 2 * max(chunks))
-    best = min(chunks, key=lambda chunk: _best_of(lambda: multiply(chunk, trial))[1])
-    return _best_of(lambda: multiply(best, measured))[1] * pixels / measured
+    best = min(chunks, key=lambda chunk: best_of(lambda: multiply(chunk, trial))[1])
+    return best_of(lambda: multiply(best, measured))[1] * pixels / measured
 
 
 def measure_rendering(
@@ -113,8 +114,8 @@ def measure_rendering(
                 exact = image
                 if plain_seconds is not None:
                     _check_same(image, plain)
-            psnr = None if dtype == "float32" else _psnr(image.float(), exact)
-            yield RenderResult(size, dtype, plain_seconds, seconds, limit_seconds, psnr, peak_mb)
+            quality = None if dtype == "float32" else psnr(image, exact.clamp(-1, 1))[0]
+            yield RenderResult(size, dtype, plain_seconds, seconds, limit_seconds, quality, peak_mb)
 
 
 def format_table(results: list[RenderResult]) -> str:
@@ -144,7 +145,7 @@ def in_fresh_process(function: Callable, *args):
 
 def _seeded_model(channels: int, threads: int | None) -> tuple[PolyINRGenerator, Tensor]:
     """An unconditional model and one w (1, L, w_dim), the same in every process."""
-    _set_threads(threads)
+    set_threads(threads)
     torch.manual_seed(0)
     model = PolyINRGenerator(channels=channels, num_classes=None).eval().requires_grad_(False)
     return model, model.map(torch.randn(1, model.config.z_dim))
@@ -154,7 +155,7 @@ def _seeded_model(channels: int, threads: int | None) -> tuple[PolyINRGenerator,
 def _measure_plain(size: int, channels: int, threads: int | None) -> tuple[Tensor, float]:
     model, w = _seeded_model(channels, threads)
     synthesize_plainly(model, w, 8, 8)
-    return _best_of(lambda: synthesize_plainly(model, w, size, size), repeats=1)
+    return best_of(lambda: synthesize_plainly(model, w, size, size), repeats=1)
 
 
 def _measure_render(size: int, channels: int, dtype: str, threads: int | None) -> tuple[Tensor, float, float]:
@@ -163,21 +164,21 @@ def _measure_render(size: int, channels: int, dtype: str, threads: int | None) -
     if dtype == "bfloat16":
         model.bfloat16()
     model.render(A, 8, 8)
-    image, seconds = _best_of(lambda: model.render(A, size, size), repeats=2 if size * size <= LIMIT_PIXELS else 1)
+    image, seconds = best_of(lambda: model.render(A, size, size), repeats=2 if size * size <= LIMIT_PIXELS else 1)
     return image, seconds, peak_memory_mb(image.device)
 
 
 def _measure_limit(size: int, channels: int, dtype: str, threads: int | None) -> float:
-    _set_threads(threads)
+    set_threads(threads)
     return matmul_limit(size * size, channels, DTYPES[dtype])
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
 
 
-def _best_of(run: Callable[[], Tensor | None], repeats: int = 2) -> tuple[Tensor | None, float]:
+def best_of(run: Callable[[], Tensor | None], repeats: int = 2) -> tuple[Tensor | None, float]:
     """What `run` returns, and the seconds of its fastest call."""
     seconds = []
     for _ in range(repeats):
@@ -185,11 +186,6 @@ def _best_of(run: Callable[[], Tensor | None], repeats: int = 2) -> tuple[Tensor
         result = run()
         seconds.append(time.perf_counter() - start)
     return result, min(seconds)
-
-
-def _psnr(image: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of images clipped to [-1, 1], whose peak is 2."""
-    return (10 * torch.log10(4 / (image.clamp(-1, 1) - reference.clamp(-1, 1)).square().mean())).item()
 
 
 def _check_same(image: Tensor, reference: Tensor) -> None:

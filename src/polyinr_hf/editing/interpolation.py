@@ -101,8 +101,9 @@ def walk(
     if count < 2:
         raise ValueError("A walk needs at least two images: give several `seeds` or several `class_labels`.")
     steps = list(_steps(count, num_frames, loop))
-    _, truncation_psi, truncation_cutoff = pipe._check_sampling(1, truncation_psi, truncation_cutoff)
-    ids, latents = pipe._ids_and_latents(**images, latents=None)
+    truncation_psi, truncation_cutoff = pipe.truncation_or_default(truncation_psi, truncation_cutoff)
+    ids = pipe.class_ids(images["class_labels"])
+    latents = pipe.prepare_latents(count, images["generator"])  # (K, z_dim)
     if space == "z":
         latents = interpolate(latents, num_frames, spherical is not False, loop)  # (F, z_dim)
     return _walk(pipe.generator, ids, latents, steps, space, truncation_psi, truncation_cutoff)
@@ -165,9 +166,3 @@ def _walk(model, ids, latents, steps, space, psi, cutoff) -> Iterator[Tensor]:
             pair = model.affine(pair[0]), model.affine(pair[1])
         between = torch.lerp(pair[0].float(), pair[1].float(), weight)
         yield between if space == "affine" else model.affine(between)
-
-
-# --- style mixing -----------------------------------------------------------------------------------------------------
-
-
-# --- beyond the border ------------------------------------------------------------------------------------------------

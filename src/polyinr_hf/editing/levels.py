@@ -78,8 +78,8 @@ def prefix_images(
 
 def _prepare(generator, affine_parameters, height, width, extent, chunk_size, callback, passes):
     """Size, A where the model is, and a function that goes once through all (pixels, level, features (B, N, n))."""
-    generator._check_affine_parameters(affine_parameters)
-    height, width = generator._size_or_default(height, width)
+    generator.check_affine_parameters(affine_parameters)
+    height, width = generator.size_or_default(height, width)
     A = affine_parameters.to(generator.device)
     coordinates = pixel_coordinates(height, width, extent, device=A.device)  # (H * W, 2)
     step, done = max(1, check_count("chunk_size", chunk_size) // len(A)), 0
@@ -125,7 +125,7 @@ def level_figure(
     Arguments and errors as `heat_maps`; `callback` counts both walks as one.
     """
     generator = pipe.generator
-    size = generator._size_or_default(height, width)
+    size = generator.size_or_default(height, width)
     pixels = size[0] * size[1]
 
     def report(offset: int):

@@ -82,7 +82,7 @@ def invert(
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
     settings = InversionSettings() if settings is None else settings
     target = Target.prepare(image, mask)
-    class_id = None if class_label is None else pipe._class_ids(class_label, 1)[0]
+    class_id = None if class_label is None else pipe.class_ids(class_label)[0]
     model = float32_generator(pipe)
     network = load_perceptual_network(backbone, weights, model.device)
     phases = plan_phases(model, target, settings, network)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._lazy import naming_extra
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from .target import Target
 
@@ -68,14 +69,8 @@ def load_perceptual_network(
     """
     if backbone is None:
         return None
-    try:
+    with naming_extra("`backbone`", "eval", ", or give None (in a script, none) to compare pixels alone"):
         from ..feature_networks import FeatureNetwork, load_feature_network
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f'`backbone` needs the package {error.name}, which is not installed: pip install "polyinr-hf[eval]", or '
-            "give None (in a script, none) to compare pixels alone",
-            name=error.name,
-        ) from error
 
     if isinstance(backbone, str):
         backbone = load_feature_network(backbone, weights, feature_resolution=128)

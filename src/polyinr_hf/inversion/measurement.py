@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from ..modeling_poly_inr import PolyINRGenerator
-from ..reconstruction import psnr, ssim
+from ..reconstruction import SSIM, psnr, ssim
 from .result import InversionResult, draw
 from .target import Target
 
@@ -41,6 +41,5 @@ def known_ssim(rendered: Tensor, target: Target) -> float:
     if target.is_whole:
         return ssim(rendered, target.image)[0]
     pair = [(image * target.known)[0].double().numpy() for image in (rendered, target.image)]
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    _, values = structural_similarity(*pair, channel_axis=0, data_range=2, full=True, **options)  # (3, H, W)
+    _, values = structural_similarity(*pair, channel_axis=0, data_range=2, full=True, **SSIM)  # (3, H, W)
     return float(values[:, target.known[0, 0].bool().numpy()].mean())

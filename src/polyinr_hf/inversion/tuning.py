@@ -77,7 +77,7 @@ def tune(
     target = Target.prepare(image, mask)
     original = float32_generator(pipe)
     if affine_parameters is not None:
-        original._check_affine_parameters(affine_parameters)
+        original.check_affine_parameters(affine_parameters)
         if len(affine_parameters) != 1 or not affine_parameters.isfinite().all():
             raise ValueError(f"`affine_parameters` must be of one image, finite, got {tuple(affine_parameters.shape)}.")
     elif settings.affine_lr == 0:
