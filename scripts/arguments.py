@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,16 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--device", default="cpu", help="device to run on, such as cpu or cuda (default: cpu)")
+
+
+def add_command(commands, function: Callable[[argparse.Namespace], None], output: str) -> argparse.ArgumentParser:
+    """Adds the command that runs `function`, with its name and docstring, and writes to `output` by default."""
+    text = function.__doc__
+    parser = commands.add_parser(function.__name__, help=text.splitlines()[0], description=text)
+    parser.set_defaults(function=function)
+    add_pipeline_arguments(parser)
+    parser.add_argument("--output", type=Path, default=Path(output), help="(default: %(default)s)")
+    return parser
 
 
 def add_tolerance_argument(parser: argparse.ArgumentParser) -> None:

@@ -275,19 +275,19 @@ def test_invert(run, pipe, photos, tmp_path, capsys):
 def test_invert_goes_on_after_an_interruption(run, edit, photos, tmp_path, monkeypatch):
     output = tmp_path / "inverted"
     arguments = ["invert", *photos, *FAST, "--num_refine_steps", 2, "--output", output]
-    save_film = edit.save_film
+    save_film = edit.fitting.save_film
 
     def interrupted(images, path):
         if path.stem == "two":
             raise OSError("No space left on device")
         save_film(images, path)
 
-    monkeypatch.setattr(edit, "save_film", interrupted)
+    monkeypatch.setattr(edit.fitting, "save_film", interrupted)
     with pytest.raises(SystemExit):
         run(*arguments)
     assert (output / ".one.checkpoint").exists()
     first = (output / "one.png").read_bytes()
-    monkeypatch.setattr(edit, "save_film", save_film)
+    monkeypatch.setattr(edit.fitting, "save_film", save_film)
     run(*arguments)
     assert (output / "one.png").read_bytes() == first
     assert (output / "two.png").exists()
@@ -343,16 +343,16 @@ def test_tune_without_an_inversion(run, error_of, photos, tmp_path, capsys):
 
 def test_tune_goes_on_after_an_interruption(run, edit, photos, tmp_path, monkeypatch):
     arguments = ["tune", photos[0], *FAST, "--output", tmp_path / "tuned"]
-    replace_folder = edit.replace_folder
+    replace_folder = edit.fitting.replace_folder
 
     def interrupted(path):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(edit, "replace_folder", interrupted)
+    monkeypatch.setattr(edit.fitting, "replace_folder", interrupted)
     with pytest.raises(SystemExit, match="No space left"):
         run(*arguments)
     assert (tmp_path / ".tuned.checkpoint").exists()
-    monkeypatch.setattr(edit, "replace_folder", replace_folder)
+    monkeypatch.setattr(edit.fitting, "replace_folder", replace_folder)
     monkeypatch.setattr(edit.CallbackProgress, "update_step", lambda *step: pytest.fail("a step is done twice"))
     run(*arguments)
     assert (tmp_path / "tuned" / "image.png").exists()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-RUNNABLE = sorted(path for path in SCRIPTS.glob("*.py") if path.name != "arguments.py")
+SHARED = [SCRIPTS / "arguments.py", SCRIPTS / "fitting.py"]  # imported by scripts, not run
+RUNNABLE = sorted(set(SCRIPTS.glob("*.py")) - {*SHARED})
 
 
 class Stop(Exception):
@@ -40,9 +41,10 @@ def parsers_of(path: Path, monkeypatch) -> list[argparse.ArgumentParser]:
 
 
 def words_read(path: Path) -> set[str]:
-    """Attributes and strings in the script and in what scripts share, outside calls of `add_argument`."""
+    """Attributes and strings in the script and in what it imports of `SHARED`, outside calls of `add_argument`."""
     words: set[str] = set()
-    for source in (path, SCRIPTS / "arguments.py"):
+    script = path.read_text(encoding="utf-8")
+    for source in (path, *(shared for shared in SHARED if re.search(rf"^(from|import) {shared.stem}\b", script, re.M))):
         tree = ast.parse(source.read_text(encoding="utf-8"))
         declared = [
             node

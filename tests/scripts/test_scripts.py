@@ -18,7 +18,8 @@ from polyinr_hf.benchmarks import adaptive
 from polyinr_hf.benchmarks import rendering as benchmarks
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-RUNNABLE = sorted(path for path in SCRIPTS.glob("*.py") if path.name != "arguments.py")  # what the others share
+SHARED = ("arguments.py", "fitting.py")  # imported by scripts, not run
+RUNNABLE = sorted(path for path in SCRIPTS.glob("*.py") if path.name not in SHARED)
 SIZE = 8
 
 
@@ -54,9 +55,7 @@ def error_of(script: str, *arguments) -> str:
     return end.value.code
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(SCRIPTS.glob("*.py")) - {SCRIPTS / "arguments.py"}), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_help(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     with pytest.raises(SystemExit) as end:
