@@ -33,7 +33,8 @@ NOT_RUN = {
     "scripts/prepare_emoji.py": "fetches drawings from npm; tests/data/test_emoji.py",
     "space/app.py": "serves until it is stopped; tests/space",
 }
-# In docs/ the arguments of scripts are checked, in the README they run with what this appends.
+# In docs/ the arguments of scripts are checked, but for the export that a block of Python opens; in the README they run
+# with what this appends.
 SHORTER = {
     "scripts/train.py small": ["stages.0.kimg=0.064", "stages.1.kimg=0.032", "run.num_sample_columns=2"],
     "scripts/edit.py invert": ["--num_steps", "2", "--num_refine_steps", "2"],
@@ -140,7 +141,11 @@ def run_command(words: list[str], folder: Path, is_readme: bool) -> None:
     if words[0] in NOT_RUN or words[1] in NOT_RUN:
         assert words[0] != "python" or (folder / words[1]).is_file(), f"there is no {words[1]}"
         return
-    if not is_readme and (script := next((word for word in words if word.startswith("scripts/")), None)):
+    if (
+        not is_readme
+        and words[1] != "scripts/export_onnx.py"
+        and (script := next((word for word in words if word.startswith("scripts/")), None))
+    ):
         check_arguments(folder / script, words[words.index(script) + 1 :])
         return
     for prefix, extra in SHORTER.items():

@@ -249,7 +249,7 @@ def test_a_link_restores_its_state_and_draws_once(tab, chosen, page, studio, mon
     page.open(query)
     page.shows(studio.scene(tab, values, 128))
     page.tiles("between")
-    assert len(drawn) == 1
+    assert sum(values["size"] == 128 for _, values, *_ in drawn) == 1  # a page before may still wait for others
     assert page.query().items() >= dict(parse_qsl(query[1:])).items()
     for name in set(chosen) & {"class_label", "second_class_label"}:
         assert page.value(name) == values[name]

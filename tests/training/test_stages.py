@@ -4,8 +4,8 @@ import signal
 
 import pytest
 import torch
+from accelerate import Accelerator
 
-from polyinr_hf.training import loop
 from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.trainer import Trainer
 
@@ -31,10 +31,10 @@ def test_gradients_are_those_of_one_process_with_groups_of_eight(make_recipe, tm
     def gradient(num_processes: int) -> torch.Tensor:
         """What all processes' optimizers would get: the mean of theirs."""
         total = 0
-        monkeypatch.setattr(loop.Accelerator, "num_processes", num_processes)
+        monkeypatch.setattr(Accelerator, "num_processes", num_processes)
         monkeypatch.setattr(trainer, "_apply", lambda *_: None)
         for index in range(num_processes):
-            monkeypatch.setattr(loop.Accelerator, "process_index", index)
+            monkeypatch.setattr(Accelerator, "process_index", index)
             trainer.discriminator.load_state_dict(discriminator)  # a step moves spectral norm's vectors
             trainer.discriminator.zero_grad()
             micro_batches = [next(trainer.make_batches(stage))]

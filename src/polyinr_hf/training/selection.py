@@ -45,7 +45,8 @@ class BestExport:
     """
 
     def __init__(self, recipe: Recipe, dataset: ImageDataset, accelerator: Accelerator, output_dir: Path):
-        from ..evaluation.metrics import LOWER_IS_BETTER, check_image_counts, check_metric_names
+        from ..evaluation.metrics import check_image_counts, check_metric_names
+        from ..evaluation.report import LOWER_IS_BETTER
 
         self.recipe, self.dataset, self.accelerator, self.output_dir = recipe, dataset, accelerator, output_dir
         self.metric = recipe.run.metrics[0] if recipe.run.metrics else ""
