@@ -86,6 +86,14 @@ def test_a_changed_picture_is_another_dataset(tmp_path):
     assert load_image_dataset(folder).dataset._fingerprint != before
 
 
+def test_a_path_that_datasets_would_take_for_a_pattern_is_refused_where_it_reads_the_folder(tmp_path):
+    folder = write(tmp_path / "my [old] pictures", "1.png")
+    assert len(rows(folder, tmp_path)) == 1
+    (folder / "metadata.csv").write_text("file_name,text\n1.png,t\n")
+    with pytest.raises(ValueError, match=r"`name_or_path` .* is '.*my \[old\] pictures'; rename the folder"):
+        rows(folder, tmp_path)
+
+
 def test_metadata_that_leave_out_pictures_are_an_error_that_names_them(tmp_path):
     folder = write(tmp_path / "a", "1.png", "2.png", "3.png")
     lines = [json.dumps({"file_name": name, "text": "t"}) for name in ("1.png", "2.png", "3.png")]

@@ -187,6 +187,23 @@ def test_script(pipeline, rows, tmp_path, capsys):
             script.main([*common, *wrong])
 
 
+def test_script_names_a_corrupt_picture_and_the_option_that_leaves_it_out(pipeline, tmp_path, capsys):
+    script, folder = load_script("evaluate"), tmp_path / "pictures"
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    for index in range(10):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (index * 25, 0, 0)).save(path)
+    path.write_bytes(path.read_bytes()[:50])
+    common = ["--pipeline", tmp_path / "pipeline", "--dataset", folder, "--metrics", "recall_lite0"]
+    common = [str(item) for item in [*common, "--cache_dir", tmp_path / "cache", "--num_samples", 6]]
+    for _ in range(2):  # the second time beside cached features of those that could be read
+        with pytest.raises(SystemExit, match=r"9\.png.*--skip_corrupt"):
+            script.main(common)
+        script.main([*common, "--skip_corrupt"])
+        assert "recall_lite0" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import datasets
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -227,3 +228,18 @@ def test_bad_recipes_end_with_a_message(recipe_file, tmp_path, arguments, messag
 
 def test_a_missing_recipe_is_named(tmp_path):
     assert "nowhere.yaml" in error_of(tmp_path / "nowhere.yaml", "--output", tmp_path / "run")
+
+
+def test_a_corrupt_picture_ends_with_its_name_and_the_key_that_leaves_it_out(recipe_file, tmp_path):
+    pictures = tmp_path / "pictures"
+    for index in range(8):
+        path = pictures / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (16, 16), (index * 30, 0, 0)).save(path)
+    path.write_bytes(path.read_bytes()[:50])
+    arguments = [recipe_file, "--output", tmp_path / "run", f"data.dataset={pictures}"]
+    text = error_of(*arguments)
+    assert text.startswith("error: ")
+    assert "7.png" in text and "data.skip_corrupt=true" in text
+    train(*arguments, "data.skip_corrupt=true", f"--output={tmp_path / 'other'}")
+    assert list((tmp_path / "other" / "exports").iterdir())

@@ -77,6 +77,11 @@ def load_image_dataset(
     elif path.is_dir():
         dataset = read_image_folder(path, split) if config is None else None
         if dataset is None:
+            if glob.has_magic(str(path.resolve())):  # `datasets` would find nothing in it
+                raise ValueError(
+                    f"`name_or_path` must be a path without *, ? and [ where a folder holds tables, archives or a "
+                    f"configuration, is {str(path)!r}; rename the folder"
+                )
             if not streaming:
                 check_no_picture_is_missing(path, config, cache_dir)
             dataset = datasets.load_dataset(str(path), config, **kwargs)

@@ -77,6 +77,8 @@ class DatasetSource:
             "num_images": len(rows),
             "resolution": resolution,
         }
+        if skip_corrupt:  # without it, a broken image is an error, whatever was read before
+            self.key["skip_corrupt"] = True
 
     def __len__(self):
         return len(self.dataset)
