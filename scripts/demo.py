@@ -21,6 +21,7 @@ from PIL import Image
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.checks import cpu_multiplies_bfloat16
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
@@ -41,9 +42,7 @@ CAPTIONS = {
 
 
 def load_pipeline(path: str | None) -> PolyINRPipeline:
-    # bfloat16 is the fast way where a CPU multiplies it, and a slow one elsewhere.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    dtype = torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+    dtype = torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
     if path is not None or PRETRAINED.is_dir():
         return PolyINRPipeline.from_pretrained(path or PRETRAINED, dtype=dtype)
     print(f"There is no trained checkpoint in {PRETRAINED.relative_to(PRETRAINED.parents[1])}:")

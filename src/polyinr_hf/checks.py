@@ -1,10 +1,15 @@
-"""Checks of arguments that several modules share. Numbers may be Python's, numpy's or torch's; Python's come back."""
+"""Checks of arguments and of the machine that several modules share.
+
+Numbers may be Python's, numpy's or torch's; Python's come back.
+"""
 
 from collections.abc import Iterable
 
+import torch
+
 from .modeling_poly_inr import check_count, finite_number, whole_number
 
-__all__ = ["check_count", "check_number", "whole_numbers"]
+__all__ = ["check_count", "check_number", "cpu_multiplies_bfloat16", "whole_numbers"]
 
 
 def check_number(name: str, value: float, positive: bool = False) -> float:
@@ -19,3 +24,9 @@ def whole_numbers(values: int | Iterable[int]) -> list[int | None]:
     """One or several numbers as a list of ints, None for what is no whole number."""
     number = whole_number(values)
     return [whole_number(value) for value in values] if number is None and isinstance(values, Iterable) else [number]
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 products; without them float32 is many times faster."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

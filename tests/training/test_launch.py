@@ -30,11 +30,20 @@ def test_precision_is_the_recipes_or_else_what_accelerate_was_told(monkeypatch, 
         monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     else:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)  # as `accelerate launch` tells it
+    monkeypatch.setattr("polyinr_hf.training.launch.cpu_multiplies_bfloat16", lambda: True)
     recipe = make_recipe(mixed_precision=recipe)
     accelerator = make_accelerator(recipe, tmp_path)
     assert accelerator.mixed_precision == with_precision(recipe, accelerator).run.mixed_precision == expected
     line = describe_run(recipe, accelerator, [16, 2000])
     assert line == f"1 process on cpu, precision {expected}, batches of 8 then 4 images, 502 steps"
+
+
+@pytest.mark.parametrize(("has_bfloat16", "lines"), [(True, 1), (False, 2)])
+def test_bfloat16_on_a_cpu_that_is_slow_at_it_is_told_of(monkeypatch, tmp_path, has_bfloat16, lines):
+    monkeypatch.setattr("polyinr_hf.training.launch.cpu_multiplies_bfloat16", lambda: has_bfloat16)
+    recipe = make_recipe(mixed_precision="bf16")
+    told = describe_run(recipe, make_accelerator(recipe, tmp_path), [16, 2000]).splitlines()
+    assert len(told) == lines and all("run.mixed_precision=no" in line for line in told[1:])
 
 
 def test_processes_asked_for_in_vain_are_told_of(monkeypatch):

@@ -10,6 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checks import cpu_multiplies_bfloat16
 from .config import Recipe
 
 
@@ -49,6 +50,8 @@ def describe_run(recipe: Recipe, accelerator: Accelerator, images_of_stages: lis
     batches = " then ".join(dict.fromkeys(f"{stage.batch_size}" for stage in recipe.stages))
     line = f"{processes} process{'es' if processes > 1 else ''} on {accelerator.device.type}"
     line += f", precision {accelerator.mixed_precision}, batches of {batches} images, {steps:,} steps"
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16" and not cpu_multiplies_bfloat16():
+        line += "\nThis CPU has no bfloat16 products: float32, run.mixed_precision=no, is many times faster here."
     if processes == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         line += (
             "\nSeveral processes were asked for, but `accelerate launch` starts several on CPUs through MPI only. "

@@ -1,10 +1,10 @@
 """The recipe `small`: made for the pictures and the device that are there, to see something within minutes."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from accelerate import PartialState
 
+from ..checks import cpu_multiplies_bfloat16
 from ..data.dataset import ImageDataset, load_image_dataset
 from .config import DataConfig, Recipe, make_recipe
 
@@ -58,7 +58,7 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None) ->
         "run": {
             "new_classes": bool(init_from),
             "class_embeddings": "random",
-            "mixed_precision": "bf16" if on_gpu or _has_bfloat16() else "no",
+            "mixed_precision": "bf16" if on_gpu or cpu_multiplies_bfloat16() else "no",
             "compile": on_gpu,  # of a CPU's minutes it would take three
             "sample_every_kimg": total / 16,
             "export_every_kimg": total / 4,
@@ -78,9 +78,3 @@ def _load(data: DataConfig) -> ImageDataset:
         cache_dir=data.cache_dir,
         revision=data.revision,
     )
-
-
-def _has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers faster than float32 ones."""
-    info = Path("/proc/cpuinfo")
-    return info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
