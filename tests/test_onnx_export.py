@@ -1,7 +1,10 @@
+import copy
 import json
 import runpy
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -57,9 +60,9 @@ def error(found, expected) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def draw_inputs(generator, count, num_points):
+def draw_inputs(generator, count, num_points, seed=1):
     """z, class labels, and coordinates inside and outside the border."""
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
     num_classes = generator.config.num_classes
     z = torch.randn(count, generator.config.z_dim, generator=rng)
     labels = torch.randint(num_classes, (count,), generator=rng) if num_classes else None
@@ -102,38 +105,87 @@ def test_converted_checkpoints_draw_the_authors_images(name, reference_values, t
     expected = np.load(reference_values / f"{name}.npz")
     pipe = convert_original_checkpoint(reference_values / f"{name}.pkl")
     export_onnx(pipe, tmp_path / "onnx")
-    graphs, g = Graphs(tmp_path / "onnx"), pipe.generator
+    graphs = Graphs(tmp_path / "onnx")
     labels = torch.from_numpy(expected["labels"]).long() if len(expected["labels"]) else None
-    for key, psi, extent in (
-        ("image_native", 1.0, (0, 0, 1, 1)),
-        ("image_psi07", 0.7, (0, 0, 1, 1)),
-        ("image_extrapolated_33", 1.0, (-0.25, -0.25, 1.25, 1.25)),
+    for key, psi, extent, bound in (  # twice what was measured; the authors' own float32 is up to 1e-5 from float64
+        ("image_native", 1.0, (0, 0, 1, 1), 3e-5),
+        ("image_psi07", 0.7, (0, 0, 1, 1), 4e-6),
+        ("image_extrapolated_33", 1.0, (-0.25, -0.25, 1.25, 1.25), 6e-5),
     ):
         images = torch.from_numpy(expected[key])  # (4, 3, H, W)
         coordinates = pixel_coordinates(*images.shape[2:], extent)
         rgb = torch.stack([graphs.synthesize(A, coordinates) for A in graphs.map(expected["z"], labels, psi)])
-        assert error(rgb.transpose(1, 2).reshape(images.shape), images) < 2e-5, key  # two float32 computations apart
-
-    z, _, coordinates = draw_inputs(g, len(expected["z"]), 1000)
-    with torch.no_grad():
-        rgb = g.synthesize(g.affine(g.map(z, labels)), coordinates)
-    found = torch.stack([graphs.synthesize(A, coordinates) for A in graphs.map(z, labels, 1.0)])
-    assert error(found, rgb) < 1e-5
+        assert error(rgb.transpose(1, 2).reshape(images.shape), images) < bound, key
 
 
-def test_the_bundled_checkpoint_is_as_exact_as_float32_allows(bundled_onnx):
-    """Its images amplify the last digit of A some fifty times: torch's own are 1e-5 to 4e-5 from float64."""
-    pipe = PolyINRPipeline.from_pretrained(PRETRAINED)
-    graphs, g = Graphs(bundled_onnx), pipe.generator
-    z, labels, coordinates = draw_inputs(g, 3, 1000)
+@contextmanager
+def float64(generator):
+    """Yields the generator in float64 throughout: what the model computes in float32 by name is widened as well."""
+    generator = copy.deepcopy(generator)
+    torch.nn.Module.to(generator, torch.float64)
+    torch.set_default_dtype(torch.float64)
+    with patch.object(torch.Tensor, "float", torch.Tensor.double), torch.no_grad():
+        yield generator
+    torch.set_default_dtype(torch.float32)
+
+
+def errors(found, expected) -> torch.Tensor:
+    """Of each image (B, ...), the largest difference over its largest value."""
+    return (found.double() - expected.double()).abs().flatten(1).amax(1) / expected.double().abs().flatten(1).amax(1)
+
+
+def measure_precision(pipe, folder, count=32, num_points=400, seed=1):
+    """Errors of onnxruntime and of torch, both in float32, against float64, and of one against the other.
+
+    Returns:
+        The largest difference of A between onnxruntime and torch, over the largest value of its level; and a row
+        (place, part, onnxruntime's errors, torch's errors, onnxruntime's from torch), each (count,), for points inside
+        the image and in [-1, 2]^2, of the synthesis graph given torch's A, and of both graphs from z.
+    """
+    graphs, g = Graphs(folder), pipe.generator.requires_grad_(False)  # else torch folds level 0 by another kernel
+    rng = torch.Generator().manual_seed(seed)
+    z, labels, _ = draw_inputs(g, count, 1, seed)
     with torch.no_grad():
         A = g.affine(g.map(z, labels))
-        rgb = g.synthesize(A, coordinates)
-        found = graphs.map(z, labels, 1.0)
-        assert error(found, A) < 2e-6
-        for i in range(3):
-            assert error(graphs.synthesize(A[i], coordinates), rgb[i]) < 4e-5
-            assert error(graphs.synthesize(found[i], coordinates), rgb[i]) < 1e-4  # 0.013 steps of 255
+    with float64(g) as exact:
+        A64 = exact.affine(exact.map(z.double(), labels))
+    found = graphs.map(z, labels, 1.0)
+    rows = []
+    for place, low, high in (("inside", 0, 1), ("outside", -1, 2)):
+        X = torch.rand(num_points, 2, generator=rng) * (high - low) + low
+        with torch.no_grad():
+            rgb = g.synthesize(A, X)
+        for part, ours, theirs in (("synthesis", A, A.double()), ("both", found, A64)):
+            with float64(g) as exact:
+                expected = exact.synthesize(theirs, X.double())
+            drawn = torch.stack([graphs.synthesize(a, X) for a in ours])
+            rows.append((place, part, errors(drawn, expected), errors(rgb, expected), errors(drawn, rgb)))
+    return errors(found.transpose(0, 1), A.transpose(0, 1)).max().item(), rows
+
+
+@pytest.mark.parametrize("name", ["official_conditional_n64", "official_unconditional_superres_n32", "bundled"])
+def test_onnxruntime_is_as_exact_as_torch(name, request, reference_values, tmp_path):
+    """A polynomial of degree ten amplifies the last digits of float32, torch's and onnxruntime's alike.
+
+    By how much is a matter of the image, from some ten times to 100,000 times for these random weights. So both are
+    held against float64, over 32 images, and against each other where float32 has the digits for it. The bounds leave
+    a factor of about two to what three seeds gave.
+    """
+    if name == "bundled":
+        pipe, folder = PolyINRPipeline.from_pretrained(PRETRAINED), request.getfixturevalue("bundled_onnx")
+    else:
+        pipe, folder = convert_original_checkpoint(reference_values / f"{name}.pkl"), tmp_path / "onnx"
+        export_onnx(pipe, folder)
+    worst_level, rows = measure_precision(pipe, folder)
+    assert worst_level < 5e-6  # 2.6e-6 at most
+    for place, part, onnx_error, torch_error, difference in rows:
+        for share in (0.5, 0.75):  # 0.5 to 2.3 times torch's, the more even the fewer digits are amplified
+            bound = 2 if part == "synthesis" else 3
+            assert onnx_error.quantile(share) < bound * torch_error.quantile(share) + 1e-6, (place, part, share)
+        if part == "synthesis":
+            assert (difference[torch_error < 3e-6] < 1e-5).all(), place  # 5e-6 at most with this seed
+        if name == "bundled":
+            assert difference.max() < {"synthesis": 4e-5, "both": 2e-4}[part], place  # 1.4e-5 and 9.7e-5 at most
 
 
 def test_half_precision_halves_the_files_and_stays_close(exported):

@@ -53,11 +53,11 @@ def serve(folder: Path, headers: dict[str, str] = HEADERS):
         server.server_close()
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory):
-    """Headless Chromium that reaches nothing but the loopback, and logs its requests and its console."""
-    if not (BROWSER and DRIVER):
-        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
+def start_browser(folder: Path) -> webdriver.Chrome:
+    """Headless Chromium that reaches nothing but the loopback, and logs its requests and its console.
+
+    It keeps its profile in `folder` / "profile" and its downloads in `folder` / "downloads", `driver.downloads`.
+    """
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for argument in (
@@ -69,15 +69,22 @@ def chromium(tmp_path_factory):
         "disable-component-update",
         "window-size=1280,800",
         "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"user-data-dir={folder / 'profile'}",
     ):
         options.add_argument(f"--{argument}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.downloads = downloads
+    driver.downloads = folder / "downloads"
     driver.set_script_timeout(120)
+    return driver
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    if not (BROWSER and DRIVER):
+        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
+    driver = start_browser(tmp_path_factory.mktemp("browser"))
     yield driver
     driver.quit()
 

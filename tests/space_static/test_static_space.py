@@ -77,8 +77,11 @@ class Visitor:
 
     def affine_parameters(self, class_label: str | None, seed: int, psi: float = 1.0) -> torch.Tensor:
         """A (1, L, n, 3) of the z that the page draws."""
-        z = self.driver.execute_async_script(LATENT, seed, self.pipe.generator.config.z_dim)
-        return self.pipe.encode(class_label, truncation_psi=psi, latents=torch.tensor([z]))
+        return self.pipe.encode(class_label, truncation_psi=psi, latents=self.latent(seed))
+
+    def latent(self, seed: int) -> torch.Tensor:
+        """The page's z (1, z_dim) of a seed."""
+        return torch.tensor([self.driver.execute_async_script(LATENT, seed, self.pipe.generator.config.z_dim)])
 
     def assert_shows(self, A: torch.Tensor) -> None:
         """The picture is the pipeline's within 2 of 255."""
