@@ -117,11 +117,12 @@ class TuningSettings:
 
 
 # "close" on the photograph of a cat, 128 pixels, from a sample: 200 steps of Muon reached 28.4 dB in 51 seconds of one
-# core, where Adam (0.02) reached 24.9; a threefold `affine_lr` made no difference.
+# core, where Adam (0.02) reached 24.9; a threefold `affine_lr` made no difference. Five photographs have a mean of 29.5
+# dB after 400 steps and of 30.7 after 520.
 STRENGTHS = {
     "near": TuningSettings(),
     "close": TuningSettings(
-        num_steps=400,
+        num_steps=520,
         optimizer="muon",
         lr=0.03,
         affine_lr=0.05,
