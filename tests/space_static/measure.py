@@ -12,6 +12,7 @@ static_space_desktop_dark.png, static_space_phone.png and static_space_phone_dar
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,22 +21,24 @@ from urllib.parse import urlencode
 import torch
 from conftest import ROOT, serve, start_browser
 from PIL import Image
+from selenium.webdriver.support.ui import WebDriverWait
 from test_static_space import DESKTOP, PHONE, Visitor
 
 from polyinr_hf import PolyINRPipeline
 
 SIZE = 512
+MAX_SECONDS = 900  # for one picture
 VIEWS = {"desktop": {**DESKTOP, "width": 1280, "height": 800}, "phone": {**PHONE, "deviceScaleFactor": 2}}
 STAGE_TIMES = """
-    const [link, done] = arguments, began = performance.now(), times = {};
+    const began = performance.now(), times = (window.stageTimes = {});
     const canvas = document.getElementById("canvas");
     const observer = new MutationObserver(() => {
         const { stage } = canvas.dataset;
         times[stage] ??= performance.now() - began;
-        if (stage === "exact") { observer.disconnect(); done(times); }
+        if (stage === "exact") observer.disconnect();
     });
     observer.observe(canvas, { attributeFilter: ["data-stage"] });
-    location.hash = link;
+    location.hash = arguments[0];
 """
 
 
@@ -60,11 +63,14 @@ def measure(visitor: Visitor, repeats: int) -> None:
     for seed in range(1, repeats + 2):  # the first is not counted: both warm up
         z = visitor.latent(seed)
         link = urlencode({"seed": seed} if label is None else {"class_label": label, "seed": seed})
-        times = visitor.driver.execute_async_script(STAGE_TIMES, link)
+        visitor.driver.execute_script(STAGE_TIMES, link)
+        wait = WebDriverWait(visitor.driver, MAX_SECONDS, poll_frequency=1)
+        times = wait.until(lambda driver: (times := driver.execute_script("return stageTimes")).get("exact") and times)
         began = time.perf_counter()
         A = visitor.pipe.encode(label, latents=z)
         visitor.pipe.generator.render(A, SIZE, SIZE)
         rows.append((times["coarse"], times["sharp"], times["exact"], 1000 * (time.perf_counter() - began)))
+        print("  ".join(f"{value:.0f}" for value in rows[-1]), "ms", file=sys.stderr, flush=True)
     coarse, sharp, exact, python = (statistics.median(column) for column in zip(*rows[1:], strict=True))
     print(
         f"{visitor.find('#where').text}\n{SIZE} x {SIZE}, median of {repeats}, {threads} threads, {torch.__version__}"
@@ -75,6 +81,7 @@ def measure(visitor: Visitor, repeats: int) -> None:
 
 
 def take_pictures(visitor: Visitor, folder: Path, link: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name, device in VIEWS.items():
         for scheme in ("light", "dark"):
             visitor.look(device, scheme)
@@ -92,7 +99,6 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder, serve(args.space) as address:
         driver = start_browser(Path(folder))
         try:
-            driver.set_script_timeout(900)
             visitor = Visitor(driver, address, pipe)
             if not args.skip_timing:
                 measure(visitor, args.repeats)
