@@ -4,7 +4,7 @@
     print(format_plan(costs, num_processes=8, peak_tflops=989.0))
 
 Networks and losses are those of training, under torch's fake tensors: shapes and dtypes are right, nothing is computed,
-so that what needs eighty gigabytes is planned on a laptop, in under a minute.
+so that what needs eighty gigabytes is planned on a laptop, in a minute or two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from .augmentation import blur_sigma_at
 from .config import Recipe, StageConfig, check_division
@@ -36,8 +36,8 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4":
 # Of that peak, what a step is assumed to reach. Not measured on a GPU: heads and resizing are bound by memory, and half
 # of what rendering alone reaches on a CPU (docs/training.md) is a cautious guess.
 ASSUMED_SHARE = 0.3
-# Attention as a CPU's fake tensors run it, which torch's counter leaves out.
-_ATTENTION = {
+# Formulas of operations, with attention as a CPU's fake tensors run it, which torch leaves out.
+_FORMULAS = flop_registry | {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop(q, k, v),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda gradient, q, k, v, *_, **__: sdpa_backward_flop(gradient, q, k, v)
@@ -46,20 +46,37 @@ _ATTENTION = {
 MEMORY_MARGIN = 0.92  # of a device's memory: its context and the allocator's fragments need the rest
 
 
-class _PeakMemory(TorchDispatchMode):
-    """The most bytes of tensors alive at once, among those made while it is active."""
+class _Meter(TorchDispatchMode):
+    """Counts products, and the most bytes of tensors alive at once, `tensors` and what is made while it is active.
 
-    def __init__(self):
+    torch's own counter also follows modules and decomposes each operation it has no formula for, which takes most of
+    its time; autograd has decomposed them by then.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]):
         super().__init__()
-        self.alive = self.peak = 0
+        self.flops = self.alive = self.peak = 0
         self._seen: weakref.WeakSet = weakref.WeakSet()
+        for tensor in tensors:
+            self._watch(tensor.untyped_storage())
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.prim.device.default:  # two thirds of all calls
+            return args[0].fake_device
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        formula = _FORMULAS.get(function.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
                 self._watch(tensor.untyped_storage())
         return result
+
+    def count(self) -> int:
+        """Multiplications and additions since it was last asked."""
+        flops, self.flops = self.flops, 0
+        return flops
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
         if storage in self._seen:
@@ -130,11 +147,13 @@ def plan_run(recipe: Recipe, accelerator: Accelerator, num_classes: int | None) 
 
 def plan_recipe(recipe: Recipe, num_processes: int = 1, num_classes: int | None = None) -> list[StageCost]:
     """The cost of each stage, alike ones counted once; arguments and errors as in [`measure_stage`]."""
-    costs: dict[tuple, StageCost] = {}
+    for index in range(len(recipe.stages)):
+        check_division(recipe, index, num_processes)
+    networks, costs = _Networks(recipe, num_classes), {}
     plan = []
     for index, stage in enumerate(recipe.stages):
         if stage.shapes not in costs:
-            costs[stage.shapes] = measure_stage(recipe, index, num_processes, num_classes)
+            costs[stage.shapes] = measure_stage(recipe, index, num_processes, num_classes, networks)
         plan.append(replace(costs[stage.shapes], stage=stage))
     return plan
 
@@ -217,107 +236,155 @@ def peak_tflops_of(device: torch.device, mixed_precision: str | None) -> float:
     return 2 * 1024**3 / min(seconds) / 1e12  # the fastest: others may be at work as well
 
 
-def measure_stage(recipe: Recipe, index: int, num_processes: int = 1, num_classes: int | None = None) -> StageCost:
+class _TwoChunks(ImageGenerator):
+    """A generator that draws two of the chunks of pixels an image has, and leaves the rest empty.
+
+    Chunks cost alike, and one is in memory at a time; `chunks_left_out` says how many there were besides.
+    """
+
+    chunks_left_out = 0.0
+
+    def _colours(self, A: Tensor, coordinates: Tensor, pixel_chunk: int) -> Tensor:
+        chunk = max(1, pixel_chunk // len(A))
+        drawn = super()._colours(A, coordinates[: 2 * chunk], pixel_chunk)  # (B, 2 chunks, 3)
+        rest = drawn.new_empty(len(A), len(coordinates) - drawn.shape[1], 3)
+        self.chunks_left_out = rest.shape[1] / chunk
+        return torch.cat([drawn, rest], dim=1)  # (B, N, 3)
+
+
+class _Networks:
+    """The networks of a recipe as fake tensors, and a step of both, counted."""
+
+    def __init__(self, recipe: Recipe, num_classes: int | None):
+        untrained = replace(recipe.discriminator, pretrained=False, feature_weights={})
+        model = replace(recipe.model, initialization="released")  # the other one reads numbers off its weights
+        self.recipe, self.num_classes = replace(recipe, discriminator=untrained, model=model), num_classes
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.device("meta"):
+            self.discriminator = build_discriminator(self.recipe, num_classes, compiled=False)
+            self.classifier = build_guidance(self.recipe, num_classes)
+            self.image_generator = _TwoChunks(build_generator(self.recipe, num_classes))
+        self.generator = self.image_generator.generator
+        modules = nn.ModuleList([self.generator, self.discriminator, self.classifier or nn.Identity()])
+        with self.fake:
+            modules.to_empty(device="cpu")
+        self.tensors = [*modules.parameters(), *modules.buffers()]
+
+    def count_step(self, stage: StageConfig, images: int, chunk: int) -> StageCost:
+        """The cost of a stage whose micro-batches are `images`, with `chunk` pixels of each in the graph at once."""
+        with self.fake:
+            meter = _Meter(self.tensors)
+            labels = None if self.num_classes is None else torch.zeros(images, dtype=torch.long)
+            real = torch.zeros(images, 3, stage.resolution, stage.resolution)
+            with meter:
+                self._generator_step(stage, real, labels, chunk)
+                of_generator = meter.count()
+                self.generator.zero_grad()
+                self._discriminator_step(stage, real, labels, chunk)
+                of_discriminator = meter.count()
+                self.discriminator.zero_grad()
+            if self.image_generator.chunks_left_out:
+                forward, backward = self._count_chunk(images, chunk)
+                of_generator += round(self.image_generator.chunks_left_out * (2 * forward + backward))
+                of_discriminator += round(self.image_generator.chunks_left_out * forward)
+        average = _bytes(self.generator.parameters())
+        learning = average + _bytes(self.discriminator.trainable_parameters())
+        saved = _bytes(self.generator.state_dict().values()) + _bytes(self.discriminator.state_dict().values())
+        kept = average + 2 * learning  # the averaged generator, and Adam's two moments, which no step makes
+        return StageCost(
+            stage=stage,
+            micro_batch=images,
+            generator_gflop=of_generator / images / 1e9,
+            discriminator_gflop=of_discriminator / images / 1e9,
+            weights_gib=(kept + 2 * learning) / GIB,
+            peak_gib=(meter.peak + kept) / GIB,
+            checkpoint_gib=(kept + saved) / GIB,
+        )
+
+    def _generator_step(self, stage: StageConfig, real: Tensor, labels: Tensor | None, chunk: int) -> None:
+        loss = self.recipe.loss
+        self.discriminator.requires_grad_(False)
+        with _autocast(self.recipe):
+            fake = self._draw(stage, labels, len(real), chunk)
+            total = generator_loss(self._judge([fake, real] if loss.joint_batch_norm else [fake], labels)[0])
+            if self.classifier is not None and stage.resolution >= loss.guidance_start_resolution:
+                total = total + classifier_guidance_loss(self.classifier, fake, labels)
+        total.backward()
+        self.discriminator.requires_grad_(True)
+
+    def _discriminator_step(self, stage: StageConfig, real: Tensor, labels: Tensor | None, chunk: int) -> None:
+        with _autocast(self.recipe):
+            with torch.no_grad():
+                fake = self._draw(stage, labels, len(real), chunk)
+            fake_logits, real_logits = self._judge([fake, real], labels)
+            total = hinge_loss_fake(fake_logits) + hinge_loss_real(real_logits)
+        total.backward()
+
+    def _draw(self, stage: StageConfig, labels: Tensor | None, images: int, chunk: int) -> Tensor:
+        return self.image_generator(
+            torch.zeros(images, self.recipe.model.z_dim), labels, stage.resolution, chunk * images
+        )  # (B, 3, R, R)
+
+    def _judge(self, kinds: list[Tensor], labels: Tensor | None) -> list[dict[str, Tensor]]:
+        number, loss = len(kinds), self.recipe.loss
+        repeated = None if labels is None else labels.repeat(number)
+        num_batches = 1 if loss.joint_batch_norm else number
+        sigma = blur_sigma_at(0.0, loss.blur_initial_sigma, loss.blur_fade_kimg)
+        logits = self.discriminator(torch.cat(kinds), repeated, sigma, num_batches=num_batches)
+        return [{name: x.chunk(number)[kind] for name, x in logits.items()} for kind in range(number)]
+
+    def _count_chunk(self, images: int, chunk: int) -> tuple[int, int]:
+        """Products of one chunk's forward, and of its backward."""
+        model = self.recipe.model
+        A = torch.zeros(images, model.num_levels, model.channels, 3, requires_grad=True)
+        with _Meter(()) as meter:
+            with _autocast(self.recipe):
+                rgb = self.generator.synthesize(A, torch.zeros(chunk, 2))
+            forward = meter.count()
+            rgb.sum().backward()
+        self.generator.zero_grad()
+        return forward, meter.count()
+
+
+def measure_stage(
+    recipe: Recipe,
+    index: int,
+    num_processes: int = 1,
+    num_classes: int | None = None,
+    networks: _Networks | None = None,
+) -> StageCost:
     """Counts one stage of a recipe by going through a step of both networks without computing it.
 
-    Batch norm groups cost alike, so that of a large micro-batch one group and two are gone through. Of a stage with
-    windows, a window counts as an image of its pixels.
+    Batch norm groups cost alike, so that of a large micro-batch one group and two are gone through, and so do chunks of
+    pixels, of which two are. Of a stage with windows, a window counts as an image of its pixels.
 
     Args:
         recipe: The recipe.
         index: Of the stage.
         num_processes: Processes, one device each.
         num_classes: Of the data; None for an unconditional model.
+        networks: The recipe's, if they have been built already.
 
     Raises:
         ValueError: if the stage's batch cannot be cut for so many processes.
     """
     check_division(recipe, index, num_processes)
     stage = recipe.stages[index]
+    networks = networks or _Networks(recipe, num_classes)
     images = stage.batch_size // stage.gradient_accumulation_steps // num_processes
     chunk = stage.resolution**2  # pixels of an image
     if stage.pixel_chunk is not None:
         chunk = min(chunk, max(1, stage.pixel_chunk // images))
     group = recipe.discriminator.batch_norm_group_size or 2
     if images <= 2 * group:
-        count, peak = _count_step(recipe, stage, images, chunk, num_classes), None
-    else:
-        one, count = (_count_step(recipe, stage, number, chunk, num_classes) for number in (group, 2 * group))
-        peak = count.peak_gib + (count.peak_gib - one.peak_gib) / group * (images - 2 * group)
-    return replace(count, micro_batch=images, peak_gib=peak or count.peak_gib)
-
-
-def _count_step(recipe: Recipe, stage: StageConfig, images: int, chunk: int, num_classes: int | None) -> StageCost:
-    """The cost of a stage whose micro-batches are `images`, with `chunk` pixels of each in the graph at once."""
-    untrained = replace(recipe.discriminator, pretrained=False, feature_weights={})
-    model = replace(recipe.model, initialization="released")  # the other one reads numbers off its weights
-    recipe = replace(recipe, discriminator=untrained, model=model)
-    loss = recipe.loss
-    guided = loss.guidance_weight > 0 and stage.resolution >= loss.guidance_start_resolution
-    memory = _PeakMemory()
-    with torch.device("meta"):
-        discriminator = build_discriminator(recipe, num_classes, compiled=False)
-        classifier = build_guidance(recipe, num_classes) if guided else nn.Identity()
-        image_generator = ImageGenerator(build_generator(recipe, num_classes))
-    generator = image_generator.generator
-    with FakeTensorMode(allow_non_fake_inputs=True), memory:
-        for module in (discriminator, classifier, image_generator):
-            module.to_empty(device="cpu")
-        labels = None if num_classes is None else torch.zeros(images, dtype=torch.long)
-        real = torch.zeros(images, 3, stage.resolution, stage.resolution)
-        sigma = blur_sigma_at(0.0, loss.blur_initial_sigma, loss.blur_fade_kimg)
-
-        def draw() -> Tensor:
-            return image_generator(
-                torch.zeros(images, recipe.model.z_dim), labels, stage.resolution, chunk * images
-            )  # fmt: skip
-
-        def judge(kinds: list[Tensor]) -> list[dict[str, Tensor]]:
-            number = len(kinds)
-            repeated = None if labels is None else labels.repeat(number)
-            num_batches = 1 if loss.joint_batch_norm else number
-            logits = discriminator(torch.cat(kinds), repeated, sigma, num_batches=num_batches)
-            return [{name: x.chunk(number)[kind] for name, x in logits.items()} for kind in range(number)]
-
-        with _counted() as of_generator:
-            discriminator.requires_grad_(False)
-            with _autocast(recipe):
-                fake = draw()
-                total = generator_loss(judge([fake, real] if loss.joint_batch_norm else [fake])[0])
-                if guided:
-                    total = total + classifier_guidance_loss(classifier, fake, labels)
-            total.backward()
-        del fake, total
-        generator.zero_grad()
-        discriminator.requires_grad_(True)
-        with _counted() as of_discriminator:
-            with _autocast(recipe):
-                with torch.no_grad():
-                    fake = draw()
-                fake_logits, real_logits = judge([fake, real])
-                total = hinge_loss_fake(fake_logits) + hinge_loss_real(real_logits)
-            total.backward()
-        average = _bytes(generator.parameters())
-        learning = average + _bytes(discriminator.trainable_parameters())
-        saved = _bytes(generator.state_dict().values()) + _bytes(discriminator.state_dict().values())
-    kept = average + 2 * learning  # the averaged generator, and Adam's two moments, which no step makes
-    return StageCost(
-        stage=stage,
-        micro_batch=images,
-        generator_gflop=of_generator.get_total_flops() / images / 1e9,
-        discriminator_gflop=of_discriminator.get_total_flops() / images / 1e9,
-        weights_gib=(kept + 2 * learning) / GIB,
-        peak_gib=(memory.peak + kept) / GIB,
-        checkpoint_gib=(kept + saved) / GIB,
-    )
+        return networks.count_step(stage, images, chunk)
+    one, two = (networks.count_step(stage, number, chunk) for number in (group, 2 * group))
+    peak = two.peak_gib + (two.peak_gib - one.peak_gib) / group * (images - 2 * group)
+    return replace(two, micro_batch=images, peak_gib=peak)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _counted() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
 
 
 def _autocast(recipe: Recipe) -> AbstractContextManager:
