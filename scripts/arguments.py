@@ -48,7 +48,9 @@ def parse_seeds(text: str) -> list[int]:
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_pipeline` reads."""
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="(default: float32)"
+    )
     parser.add_argument("--device", default="cpu", help="device to run on, such as cpu or cuda (default: cpu)")
 
 
@@ -58,7 +60,9 @@ def add_command(commands, function: Callable[[argparse.Namespace], None], output
     parser = commands.add_parser(function.__name__, help=text.splitlines()[0], description=text)
     parser.set_defaults(function=function)
     add_pipeline_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path(output), help="(default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(output), help="file or folder to write (default: %(default)s)"
+    )
     return parser
 
 
@@ -85,7 +89,7 @@ def add_image_arguments(parser: argparse.ArgumentParser, seeds: str, prefix: str
         f"--{prefix}seeds",
         f"--{prefix}seed",
         type=parse_seeds,
-        help=f"such as 7, 0-15 or 0-3,9 (default: {seeds}, or none beside --{prefix}parameters)",
+        help=f"random seeds, such as 7, 0-15 or 0-3,9 (default: {seeds}, or none beside --{prefix}parameters)",
     )
     parser.add_argument(
         f"--{prefix}class",
@@ -174,9 +178,11 @@ class CallbackProgress:
 def add_run_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None:
     """Adds what `read_recipe` reads."""
     parser.add_argument("recipe", nargs="?", help=f"{recipe_help}; not needed with --resume")
-    parser.add_argument("overrides", nargs="*", help="key=value, dotted: data.dataset=..., stages.0.batch_size=32")
+    parser.add_argument(
+        "overrides", nargs="*", help="recipe values to change, such as data.dataset=my/pictures stages.0.batch_size=32"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder for checkpoints, exports, samples and logs")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in --output")
+    parser.add_argument("--resume", action="store_true", help="resume from the newest complete checkpoint in --output")
 
 
 def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
@@ -189,7 +195,7 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     own = arguments.output / "recipe.yaml"
     if name is None:
         if not arguments.resume:
-            raise ValueError("recipe: name one, such as small or configs/emoji.yaml, or --resume a run")
+            raise ValueError("`recipe` is missing: name one, such as small or configs/emoji.yaml, or --resume a run.")
         return training.load_recipe(own, overrides)
     if name == "small":
         return training.small_recipe(overrides)

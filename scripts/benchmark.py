@@ -1,13 +1,14 @@
-"""Measure what this machine needs for an image or a training step, all ways in one run.
+"""Measure rendering and training on this machine: the naive implementation, this package and the limit, in one run.
 
     python scripts/benchmark.py render --sizes 256 512 --json render.json
     python scripts/benchmark.py render --pipeline pretrained/poly-inr-emoji --tolerance 0.1 0.2 --sizes 256 512
     python scripts/benchmark.py train --recipe configs/emoji.yaml --set data.dataset=data/emoji-64 --json train.json
 
 `render`: an untrained model of the ImageNet size draws square images, batch 1, on the CPU. Columns: seconds of the
-plain way (every level on the whole pixel grid, nothing folded) in float32, of ours, and of the matrix products alone in
-the same dtype; how many times faster than the plain way; our share of the limit; PSNR of bfloat16 against float32; peak
-memory of a process that renders the image. A 256 x 256 image takes seconds; four times that per doubling.
+naive implementation (every level on the whole pixel grid, nothing folded) in float32, of this package, and of the
+matrix products alone in the same dtype, which is the limit; the speed-up over the naive implementation; the fraction of
+the limit that is reached; PSNR of bfloat16 against float32; peak memory of a process that renders the image. A
+256 x 256 image takes seconds; four times that per doubling.
 
 `render --pipeline`: images of a trained model, exact and adaptive (`render(tolerance=...)`) in turn. Columns: seconds
 of both, how many times faster, the share of pixels that the network was run at, PSNR against the exact image, mean and
@@ -21,8 +22,8 @@ names the key to change if the memory is too small.
     python scripts/benchmark.py plan --recipe configs/imagenet.yaml --processes 8
 
 `train`: the first stage of a recipe on its data. Seconds of the whole step and of the generator's forward and backward,
-the plain way (float32, eager, nothing folded) and as the recipe says, and the peak memory of the generator's backward
-with and without chunks of pixels.
+naively (float32, eager, nothing folded) and as the recipe says, and the peak memory of the generator's backward with
+and without chunks of pixels.
 """
 
 import argparse
@@ -49,26 +50,44 @@ def parse_args(argv=None):
         "--plain_max_size",
         type=int,
         default=256,
-        help="largest size drawn the plain way too; its memory grows with the image (default: 256)",
+        help="largest size drawn by the naive implementation too, whose memory grows with the image (default: 256)",
     )
     adaptive = render.add_argument_group("adaptive rendering of a trained model")
     adaptive.add_argument("--pipeline", help="pipeline folder or Hub id: measure adaptive rendering")
-    adaptive.add_argument("--tolerance", type=float, nargs="+", default=[0.1, 0.2], help="(default: 0.1 0.2)")
-    adaptive.add_argument("--num_images", type=int, nargs="+", default=[32], help="for each size, or one for all (32)")
-    adaptive.add_argument("--parameters", nargs="+", metavar="FILE", help="images from files of affine parameters")
+    adaptive.add_argument(
+        "--tolerance", type=float, nargs="+", default=[0.1, 0.2], help="tolerances (default: 0.1 0.2)"
+    )
+    adaptive.add_argument(
+        "--num_images",
+        type=int,
+        nargs="+",
+        default=[32],
+        help="number of images for each size, or for all (default: 32)",
+    )
+    adaptive.add_argument(
+        "--parameters", nargs="+", metavar="FILE", help="files of affine parameters to draw instead of samples"
+    )
     adaptive.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default: float32)")
-    adaptive.add_argument("--picture", type=Path, help="PNG to draw, of where the network runs at the first size")
-    adaptive.add_argument("--plot", type=Path, help="PNG to draw, of seconds against size")
+    adaptive.add_argument("--picture", type=Path, help="PNG to write: where the network runs at the first size")
+    adaptive.add_argument("--plot", type=Path, help="PNG to write: seconds against size")
     render.add_argument("--json", type=Path, help="file to write the results to")
     render.set_defaults(run=run_render)
 
     plan = commands.add_parser("plan", help="what a recipe costs on devices that need not be here")
     plan.add_argument("--recipe", default="configs/imagenet.yaml", help="YAML file (default: configs/imagenet.yaml)")
-    plan.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="such as stages.0.batch_size=64")
-    plan.add_argument("--processes", type=int, default=1, help="one device each (default: 1)")
+    plan.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values of the recipe to change, such as stages.0.batch_size=64",
+    )
+    plan.add_argument("--processes", type=int, default=1, help="number of processes, one device each (default: 1)")
     plan.add_argument("--num_classes", type=int, default=1000, help="classes in the data (default: 1,000)")
     plan.add_argument("--memory_gb", type=float, default=80.0, help="memory of a device in GiB (default: 80)")
-    plan.add_argument("--device", default="H100", help="its name (default: H100), or its peak in TFLOP/s of bfloat16")
+    plan.add_argument(
+        "--device", default="H100", help="name of the device (default: H100), or its peak in TFLOP/s of bfloat16"
+    )
     plan.add_argument("--share", type=float, default=0.3, help="share of the peak that is reached (default: 0.3)")
     plan.add_argument("--json", type=Path, help="file to write the results to")
     plan.set_defaults(run=run_plan)
@@ -82,9 +101,19 @@ def parse_args(argv=None):
         metavar="KEY=VALUE",
         help="values of the recipe to change, such as data.dataset=my/folder",
     )
-    train.add_argument("--memory_sizes", type=int, nargs="+", default=[64, 128, 256], help="pixels a side")
-    train.add_argument("--memory_batch_size", type=int, default=2, help="images of the memory test (default: 2)")
-    train.add_argument("--pixel_chunk", type=int, default=4096, help="pixels at once in it (default: 4096)")
+    train.add_argument(
+        "--memory_sizes",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256],
+        help="sides in pixels of the images of the memory test",
+    )
+    train.add_argument(
+        "--memory_batch_size", type=int, default=2, help="number of images in the memory test (default: 2)"
+    )
+    train.add_argument(
+        "--pixel_chunk", type=int, default=4096, help="pixels of a chunk in the memory test (default: 4096)"
+    )
     train.add_argument("--json", type=Path, help="file to write the results to")
     train.set_defaults(run=run_train)
     return parser.parse_args(argv)
@@ -109,7 +138,7 @@ def run_plan(args) -> dict:
         peak = training.PEAK_TFLOPS.get(args.device) or float(args.device)
     except ValueError:
         known = ", ".join(training.PEAK_TFLOPS)
-        raise ValueError(f"--device: {args.device!r} is none of {known}, nor a number") from None
+        raise ValueError(f"`--device` must be one of {known}, or a number, got {args.device!r}.") from None
     num_classes = args.num_classes if recipe.data.class_conditional else None
     costs = training.plan_recipe(recipe, args.processes, num_classes)
     print(training.format_plan(costs, args.processes, peak, args.share))

@@ -157,11 +157,13 @@ def add_drawing_arguments(parser, seeds: str, size: int = 256) -> None:
 def add_film_commands(commands) -> None:
     parser = add_command(commands, interpolate, "out/interpolation.gif")
     add_drawing_arguments(parser, seeds="0-1")
-    parser.add_argument("--space", choices=editing.SPACES, help="(default: w; affine beside --parameters)")
+    parser.add_argument(
+        "--space", choices=editing.SPACES, help="space to interpolate in (default: w; affine beside --parameters)"
+    )
     parser.add_argument(
         "--straight", action="store_true", help="interpolate along a straight line in z space instead of an arc"
     )
-    parser.add_argument("--loop", action="store_true", help="back to the first image")
+    parser.add_argument("--loop", action="store_true", help="return to the first image at the end")
     add_tolerance_argument(parser)
     add_frame_arguments(parser)
 
@@ -206,7 +208,10 @@ def add_picture_commands(commands) -> None:
     add_drawing_arguments(parser, seeds="0-3", size=128)
     add_image_arguments(parser, seeds="4-6", prefix="target_")
     parser.add_argument(
-        "--levels", type=int, nargs="+", help="copied from the images to the targets (default: a block each of groups)"
+        "--levels",
+        type=int,
+        nargs="+",
+        help="levels to copy from the images to the targets (default: a block for each of three groups)",
     )
 
     add_tolerance_argument(parser)

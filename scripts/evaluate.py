@@ -38,7 +38,7 @@ def numbers(text):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pipeline", required=True, help="folder or Hub id")
+    parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of the real images")
     parser.add_argument("--config", help="configuration of the dataset, if it has several")
     parser.add_argument("--split", default="train", help="split of the dataset (default: train)")
@@ -55,9 +55,13 @@ def parse_args(argv=None):
         "--skip_corrupt", action="store_true", help="replace real images that cannot be decoded by the next good ones"
     )
     parser.add_argument("--metrics", type=names, default="fid", help="names of metrics, comma-separated (default: fid)")
-    parser.add_argument("--num_samples", type=int, default=50_000, help="images to generate (default: 50,000)")
+    parser.add_argument(
+        "--num_samples", type=int, default=50_000, help="number of images to generate (default: 50,000)"
+    )
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
-    parser.add_argument("--truncation_psi", type=float, default=1.0, help="1 for no truncation (default)")
+    parser.add_argument(
+        "--truncation_psi", type=float, default=1.0, help="strength of truncation; 1, the default, is none"
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="images at once, per process (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for labels and latents (default: 0)")
     parser.add_argument(
@@ -66,9 +70,17 @@ def parse_args(argv=None):
         default="float32",
         help="dtype of the matrix products, by autocast, for samples and features",
     )
-    parser.add_argument("--truncation_sweep", type=numbers, help="several psi, as 0.2,0.6,1, drawn as a picture")
-    parser.add_argument("--output", default="truncation_sweep.png", help="the picture (default: %(default)s)")
-    parser.add_argument("--upsample_to", type=int, help="table 3: side at which to compare with interpolation")
+    parser.add_argument(
+        "--truncation_sweep", type=numbers, help="several values of psi to compare in a picture, such as 0.2,0.6,1"
+    )
+    parser.add_argument(
+        "--output", default="truncation_sweep.png", help="PNG of that comparison (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--upsample_to",
+        type=int,
+        help="side in pixels at which drawn images are compared with enlarged ones (table 3 of the paper)",
+    )
     parser.add_argument(
         "--weights",
         type=name_and_file,
@@ -77,7 +89,9 @@ def parse_args(argv=None):
         metavar="NAME=FILE",
         help="local weight files for inception, inception_random, vgg16, lpips or lite0",
     )
-    parser.add_argument("--cache_dir", help="reference statistics, unfinished work (default: ~/.cache/polyinr_hf)")
+    parser.add_argument(
+        "--cache_dir", help="folder for reference statistics and unfinished work (default: ~/.cache/polyinr_hf)"
+    )
     parser.add_argument("--json", help="file to write the result to")
     return parser.parse_args(argv)
 

@@ -4,7 +4,7 @@
     python scripts/export_onnx.py --pipeline poly-inr-imagenet --output out/onnx --dtype float16
 
 Writes mapping.onnx (z, class_labels, truncation_psi -> affine_parameters), synthesis.onnx (affine_parameters,
-coordinates -> rgb) and model.json (sizes, class names, licence), and prints their paths. The graphs are then run once,
+coordinates -> rgb) and model.json (sizes, class names, license), and prints their paths. The graphs are then run once,
 and how far they are from the pipeline is said on stderr.
 """
 

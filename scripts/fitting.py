@@ -138,21 +138,23 @@ def add_commands(commands) -> None:
     parser = add_command(commands, invert, "out/inverted")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--space", choices=editing.SPACES, help="what is searched for (default: affine)")
-    parser.add_argument("--class", dest="class_label", metavar="CLASS", help="class to start from")
+    parser.add_argument("--class", dest="class_label", metavar="CLASS", help="name or id of the class to start from")
     parser.add_argument("--num_refine_steps", type=int, help="number of L-BFGS iterations after Adam (default: 300)")
     add_fitting_arguments(parser, num_steps="40", lr="0.1", coarse_share="0.9 of the L-BFGS iterations")
 
     parser = add_command(commands, tune, "out/tuned")
     parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("--parameters", metavar="FILE", help="its affine parameters, from invert, which near needs")
+    parser.add_argument(
+        "--parameters", metavar="FILE", help="affine parameters of the image, from invert; near needs them"
+    )
     parser.add_argument(
         "--strength",
         choices=("near", "close"),
         default="close",
-        help="close: the image first; near: edits and other images stay what they were (default: close)",
+        help="close: fit the image as well as possible; near: keep edits and other images as they are (default: close)",
     )
     parser.add_argument("--affine_lr", type=float, help="Adam's highest learning rate of the affine parameters")
-    parser.add_argument("--locality_weight", type=float, help="weight of the change of other images")
+    parser.add_argument("--locality_weight", type=float, help="weight of the penalty on changes of other images")
     add_fitting_arguments(parser, num_steps="the strength's", lr="the strength's", coarse_share="the strength's")
 
 
@@ -167,7 +169,9 @@ def add_fitting_arguments(parser, num_steps: str, lr: str, coarse_share: str) ->
     parser.add_argument("--coarse_side", type=int, help="side of the smallest copy that is fitted first, in pixels")
     parser.add_argument("--coarse_share", type=float, help=f"share of steps on copies (default: {coarse_share})")
     parser.add_argument("--backbone", help="timm name of the network whose features are compared, or none")
-    parser.add_argument("--weights", help="its weight file (default: from an installed package, or downloaded)")
+    parser.add_argument(
+        "--weights", help="weight file of the backbone (default: from an installed package, or downloaded)"
+    )
     parser.add_argument(
         "--precision",
         help="dtype of Adam's matrix products (default: float32); bfloat16 is faster with AVX512-BF16, AMX or a GPU",

@@ -50,8 +50,8 @@ def parse_args(argv=None):
         help="truncation; below 1, images are more typical and less varied (default: the pipeline's own)",
     )
     parser.add_argument("--truncation_cutoff", type=int, help="truncate only the levels below this one")
-    parser.add_argument("--height", type=int, help="pixels (default: the pipeline's own)")
-    parser.add_argument("--width", type=int, help="pixels (default: the pipeline's own)")
+    parser.add_argument("--height", type=int, help="height in pixels (default: the pipeline's own)")
+    parser.add_argument("--width", type=int, help="width in pixels (default: the pipeline's own)")
     parser.add_argument(
         "--extent",
         type=float,

@@ -17,6 +17,7 @@ import torch
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline, data, evaluation
+from polyinr_hf.checks import check_count
 
 
 def parse_args(argv=None):
@@ -25,7 +26,9 @@ def parse_args(argv=None):
     parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
     parser.add_argument("--split", default="train", help="split of the dataset (default: train)")
     parser.add_argument("--label_column", help="column of class labels (default: the first of type ClassLabel)")
-    parser.add_argument("--class", dest="class_labels", nargs="+", metavar="NAME", help="measure and show these alone")
+    parser.add_argument(
+        "--class", dest="class_labels", nargs="+", metavar="NAME", help="names of the classes to measure (default: all)"
+    )
     parser.add_argument(
         "--num_samples", type=int, default=2000, help="number of samples that variety is measured with (default: 2,000)"
     )
@@ -40,9 +43,9 @@ def parse_args(argv=None):
     parser.add_argument("--num_neighbours", type=int, default=6, help="training images beside each sample (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for labels and latents (default: 0)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of the products, by autocast"
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of the matrix products, by autocast"
     )
-    parser.add_argument("--output", default="neighbours.png", help="the figure (default: %(default)s)")
+    parser.add_argument("--output", default="neighbours.png", help="PNG to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -70,18 +73,17 @@ def format_diversity(rows: list[dict], count: int) -> str:
 
 
 def run(args) -> None:
-    if args.num_rows < 1:
-        raise ValueError(f"--num_rows: {args.num_rows} given, at least 1 needed")
+    check_count("--num_rows", args.num_rows)
     pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
     if pipeline.generator.config.num_classes is None:
-        raise ValueError(f"--pipeline: {args.pipeline} has no classes")
+        raise ValueError(f"`--pipeline` must have classes, {args.pipeline} has none.")
     dataset = data.load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
     resolution = args.resolution or pipeline.generator.config.sample_size
     real = evaluation.DatasetSource(dataset, resolution)
     frequencies, id2label = evaluation.class_frequencies(dataset), dataset.id2label
     if args.class_labels:
         if unknown := sorted(set(args.class_labels) - set(id2label.values())):
-            raise ValueError(f"--class: {unknown} are not names of the dataset's classes")
+            raise ValueError(f"`--class` must be names of the dataset's classes, got {unknown}.")
         id2label = {key: name for key, name in id2label.items() if name in args.class_labels}
         frequencies[[key for key in range(len(frequencies)) if key not in id2label]] = 0
     sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}

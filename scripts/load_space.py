@@ -37,7 +37,7 @@ START_SECONDS, PAUSE, MEMORY_SECONDS = 300, 0.1, 10
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
-    parser.add_argument("--clients", type=int, default=20, help="users at once (default: 20)")
+    parser.add_argument("--clients", type=int, default=20, help="number of simultaneous users (default: 20)")
     parser.add_argument("--seconds", type=float, default=60, help="duration of the load in seconds (default: 60)")
     parser.add_argument(
         "--size", type=int, default=256, help="side in pixels of all images but previews (default: 256)"

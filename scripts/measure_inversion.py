@@ -39,16 +39,24 @@ def parse_args(argv=None):
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dataset", help="folder or Hub id of the emoji, unless there are none")
     parser.add_argument("--split", default="heldout", help="split of the dataset (default: heldout)")
-    parser.add_argument("--num_emoji", type=int, default=20, help="spread evenly over the split (default: 20)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="pixels (default: 64 128)")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm name (default: %(default)s), or none")
+    parser.add_argument(
+        "--num_emoji", type=int, default=20, help="number of emoji, spread evenly over the split (default: 20)"
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="sides in pixels (default: 64 128)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=METHODS, help="methods to measure (default: all)"
+    )
+    parser.add_argument(
+        "--backbone",
+        default="tf_efficientnet_lite0",
+        help="timm name of the network whose features are compared, or none (default: %(default)s)",
+    )
     parser.add_argument("--weights", help="file with the backbone's weights")
     parser.add_argument("--num_steps", type=int, help="number of Adam steps of the inversion (default: its own)")
     parser.add_argument("--num_refine_steps", type=int, help="number of L-BFGS iterations (default: its own)")
     parser.add_argument("--num_tuning_steps", type=int, help="number of steps of both tunings (default: their own)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of starts and pixels (default: 0)")
-    parser.add_argument("--device", default="cpu", help="such as cpu or cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="device to run on, such as cpu or cuda (default: cpu)")
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for results (default: out)")
     return parser.parse_args(argv)
 

@@ -25,7 +25,12 @@ def parse_args():
         help="emoji sets (default: the three npm packages; `openmoji` needs pip only)",
     )
     parser.add_argument("--groups", nargs="+", default=data.STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
-    parser.add_argument("--labels", choices=data.LABELS, default="group", help="classes: 6 groups or 21 finer kinds")
+    parser.add_argument(
+        "--labels",
+        choices=data.LABELS,
+        default="group",
+        help="classes: 6 groups, such as Food & Drink, or 21 finer kinds, such as mammal (default: group)",
+    )
     parser.add_argument("--cache_dir", help="folder for npm packages (default: ~/.cache/polyinr_hf/emoji)")
     return parser.parse_args()
 

@@ -24,13 +24,15 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", required=True, type=Path, help="folder of save_pretrained or of a run's exports/")
     parser.add_argument("--repo", required=True, help="org/name, or a name of your own; created if there is none")
-    parser.add_argument("--private", action="store_true", default=None, help="if the repository is created")
+    parser.add_argument(
+        "--private", action="store_true", default=None, help="make the repository private, if it is created"
+    )
     parser.add_argument("--revision", help="branch to commit to; created if there is none (default: main)")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--variant", help="fp16 or bf16: weights of that dtype, beside those that are there")
     parser.add_argument("--tag", help="name for the commit, such as v1")
     parser.add_argument("--commit_message", help='default: what was trained, "kimg 500, 64 x 64"')
-    parser.add_argument("--card", type=Path, help="YAML of what no file knows: title, licence, ..., as in model_cards/")
+    parser.add_argument("--card", type=Path, help="YAML file of title, license and so on, as in model_cards/")
     parser.add_argument("--evaluation", type=Path, help="JSON of scripts/evaluate.py, for the card")
     parser.add_argument("--dry_run", action="store_true", help="print the files and the card, and upload nothing")
     return parser.parse_args(argv)

@@ -54,7 +54,7 @@ def fetch(folder: Path) -> Path:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="checkout of diffusers (default: the installed version's, fetched)")
-    parser.add_argument("pytest_arguments", nargs="*", help="after --, for pytest")
+    parser.add_argument("pytest_arguments", nargs="*", help="arguments for pytest, after --")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as workspace:
         try:

@@ -1,4 +1,4 @@
-"""A page to play with a Poly-INR model: look into its pictures, mix and morph them, rebuild a picture of your own.
+"""A page to play with a Poly-INR model: zoom into its pictures, mix and morph them, rebuild a picture of your own.
 
     python space/app.py
 

@@ -1,4 +1,4 @@
-"""The parts of the page: controls, a picture to look into, rows of thumbnails; and what the endpoints take."""
+"""The parts of the page: controls, a picture to zoom into, rows of thumbnails; and what the endpoints take."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from actions import Studio
 from components import Upload, parameter
 from PIL import Image
 from settings import REQUEST_SECONDS, link
-from turns import time_limit
+from turns import SupersededError, time_limit
 
 from polyinr_hf.editing import save_film
 
@@ -58,6 +58,34 @@ def _in_new_folder(folder: str, name: str, save: Callable[[Path], None]) -> str:
     path.parent.mkdir(parents=True)
     save(path)
     return str(path)
+
+
+def sentences(method: Callable) -> Callable:
+    """A method of the page whose errors are sentences under the picture, which stays."""
+
+    def sentence(page, error: Exception) -> dict:
+        if isinstance(error, (ValueError, TimeoutError)):
+            return {page.stage: {"note": str(error), "idle": True}}
+        logging.error("%s failed", method.__name__, exc_info=error)
+        return {page.stage: {"note": WENT_WRONG, "idle": True}}
+
+    @functools.wraps(method)
+    def run(page, *args, **kwargs):
+        try:
+            return method(page, *args, **kwargs)
+        except Exception as error:
+            return sentence(page, error)
+
+    @functools.wraps(method)
+    def generate(page, *args, **kwargs):
+        try:
+            yield from method(page, *args, **kwargs)
+        except SupersededError:
+            return
+        except Exception as error:
+            yield sentence(page, error)
+
+    return generate if inspect.isgeneratorfunction(method) else run
 
 
 class Endpoints:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import random
 import time
@@ -14,7 +13,7 @@ from urllib.parse import parse_qsl
 import gradio as gr
 from actions import Studio, readable
 from components import Stage, Strip, UploadButton, control, data_uri, strip_of
-from endpoints import DRAWING, HEAVY, PREVIEW, WENT_WRONG, Endpoints, save_frames
+from endpoints import DRAWING, HEAVY, PREVIEW, Endpoints, save_frames, sentences
 from PIL import Image
 from settings import (
     CACHE_SECONDS,
@@ -30,7 +29,7 @@ from settings import (
     restore,
 )
 from texts import ABOUT, CARD_PICTURES, CODE, HEAD, SELECT_ON_FOCUS, SHOW_LINK, SHOW_WALL
-from turns import Latest, SupersededError, preview, time_limit, updates_of, wanted_while
+from turns import Latest, preview, time_limit, updates_of, wanted_while
 
 from polyinr_hf.editing import detail
 
@@ -38,38 +37,10 @@ PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = {"queue": False, **PRIVATE}  # done in no time
 LAST = {"trigger_mode": "always_last", **PRIVATE}  # of several while one runs, the last
 COLUMNS = 10  # of the wall's contact sheet
-SECONDS_OFFERED = 7
+SECONDS_OFFERED = 7  # one row of tiles
 DICE_SIDES = 10_000  # seeds that a dice can show
 EMERGE_SECONDS = 0.7  # between two pictures of one that is being rebuilt
 TAB_OF = {"levels": "mix", "position": "morph"}  # control -> what it shows
-
-
-def sentences(method: Callable) -> Callable:
-    """A method of `Page` whose errors are sentences under the picture, which stays."""
-
-    def sentence(page: Page, error: Exception) -> dict:
-        if isinstance(error, (ValueError, TimeoutError)):
-            return {page.stage: {"note": str(error), "idle": True}}
-        logging.error("%s failed", method.__name__, exc_info=error)
-        return {page.stage: {"note": WENT_WRONG, "idle": True}}
-
-    @functools.wraps(method)
-    def run(page, *args, **kwargs):
-        try:
-            return method(page, *args, **kwargs)
-        except Exception as error:
-            return sentence(page, error)
-
-    @functools.wraps(method)
-    def generate(page, *args, **kwargs):
-        try:
-            yield from method(page, *args, **kwargs)
-        except SupersededError:
-            return
-        except Exception as error:
-            yield sentence(page, error)
-
-    return generate if inspect.isgeneratorfunction(method) else run
 
 
 class Page:

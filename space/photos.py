@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import zipfile
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from settings import MAX_PHOTOS, MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from torch import Tensor
 
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.digests import tensor_digest
 from polyinr_hf.images import load_photo
 
 SCRIPT_MARKS = (b"<script", b"<!doctype html", b"<?php", b"<!entity")
@@ -58,7 +58,7 @@ class RebuiltPhotos:
 
     def keep(self, pipe: PolyINRPipeline, A: Tensor) -> str:
         """Keeps A (1, L, n, 3) and the pipeline that draws it, and returns their ID."""
-        code = hashlib.sha256(A.contiguous().numpy().tobytes()).hexdigest()[:20]
+        code = tensor_digest(A)
         with self._lock:
             self._kept[code] = pipe, A
             self._kept.move_to_end(code)

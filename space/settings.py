@@ -16,12 +16,12 @@ PREVIEW_SIZE = 64  # pixels: what is drawn at once, while the picture moves
 TOLERANCE = 0.1  # of a colour, of a range of 2: the network runs where there is detail, several times faster
 MAX_PIXELS = 2**22  # of all its images together: four of 1024 x 1024, or a film of 60 frames of 256 x 256
 MAX_COUNT = 9  # images
-MAX_FRAMES = 60
+MAX_FRAMES = 60  # of a film, there: five seconds, and as many back
 FILM_SIZE = 256  # pixels: a film made on the page is at most this large
 MAX_STEPS = 600  # of rebuilding
-REQUEST_SECONDS = 180.0
-MAX_UPLOAD_BYTES = 10 * 2**20
-MAX_UPLOAD_PIXELS = 2**24
+REQUEST_SECONDS = 180.0  # of work for one request: others wait behind it
+MAX_UPLOAD_BYTES = 10 * 2**20  # each is read into memory
+MAX_UPLOAD_PIXELS = 2**24  # 16 megapixels, 48 MB once decoded
 PHOTO_SIZE = 96  # pixels: an uploaded image is rebuilt from a square of this side
 # Of the server.
 QUEUE_LENGTH = 64  # requests waiting

@@ -1,4 +1,4 @@
-// A picture to look into. Pictures of parts of it, coarse and sharp, lie where they belong in the coordinates of the
+// A picture to zoom into. Pictures of parts of it, coarse and sharp, lie where they belong in the coordinates of the
 // image, (0, 0) to (1, 1); the frame shows `side` of them around the centre. What the server sends, `props.value`:
 //   tab, settings   something else is to be seen from now on
 //   title, name     what it is called, and its file

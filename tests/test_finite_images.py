@@ -44,7 +44,7 @@ def test_nan_parameters_and_weights_are_an_error(tolerance):
     A = encode(generator)
     broken = A.clone()
     broken[0, 3, 2, 1] = float("nan")
-    with pytest.raises(ValueError, match="affine parameters hold NaN"):
+    with pytest.raises(ValueError, match="`affine_parameters` must be finite"):
         generator.render(broken, 8, 8, tolerance=tolerance)
     with torch.no_grad():
         generator.synthesis_levels[4].bias[3] = float("nan")

@@ -12,7 +12,7 @@ FLOORS = (
     {"adaptive_rendering", "integrity", "safe_pickle", "_lazy"},
     {"modeling_poly_inr"},
     {"pipeline_poly_inr"},
-    {"files", "checks", "images", "reconstruction", "feature_networks", "conversion"},
+    {"files", "checks", "digests", "schedules", "images", "reconstruction", "feature_networks", "conversion"},
     {"data", "editing", "inversion", "evaluation", "onnx_export"},
     {"hub"},
     {"training"},
@@ -128,3 +128,10 @@ def test_private_names_stay_in_their_module(path):
         elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own | PRIVATE_ELSEWHERE:
             owner = ast.unparse(node.value)
             assert owner in ("self", "cls", "super()"), f"{path.name}:{node.lineno} uses {owner}.{node.attr}"
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_stay_short(path):
+    """A module is read in one sitting; only the model and its pipeline, which travel as one file each, are longer."""
+    if path.name not in ("modeling_poly_inr.py", "pipeline_poly_inr.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 330

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-CLASSIFIER_SIZE = 224
-CNN_STRIDES = (4, 8, 16, 32)
+CLASSIFIER_SIZE = 224  # pixels a side, which the classifiers were trained at
+CNN_STRIDES = (4, 8, 16, 32)  # of the four maps that are compared
 
 
 class FrozenNetwork(nn.Module):

@@ -145,7 +145,7 @@ def to_uint8(images: Tensor, what: str) -> Tensor:
         ValueError: NaN or infinity.
     """
     if not torch.isfinite(images).all():
-        raise ValueError(f"{what}: there are NaN or infinite pixels")
+        raise ValueError(f"{what} must be finite, got NaN or infinite pixels.")
     return images.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -26,7 +26,7 @@ LIMITS = {
     "num_mapping_layers": 2**8,
     "sample_size": 2**20,
 }
-MAX_PARAMETERS = 2**36
+MAX_PARAMETERS = 2**36  # 275 GB in float32
 CHOICES = {
     "modulation_activation": ("leaky_relu", "none"),
     "initialization": ("signal_preserving", "released"),

@@ -77,7 +77,8 @@ def describe_hub_error(
         kinds = "folder or repository" if opening else "repository"
         return f"There is no {kinds} {repo_id}, or it is private: then `hf auth login` or pass `token`."
     if errors.EntryNotFoundError in found and errors.LocalEntryNotFoundError not in found:
-        return f"{repo_id} lacks {Path(found[errors.EntryNotFoundError].response.url.path).name}, as no pipeline may."
+        missing = Path(found[errors.EntryNotFoundError].response.url.path).name
+        return f"{repo_id} is not a complete pipeline: {missing} is missing."
     if errors.HfHubHTTPError in found:
         status = found[errors.HfHubHTTPError].response.status_code
         hints = {401: "`hf auth login` or pass a valid `token`", 403: "the token does not allow this"}

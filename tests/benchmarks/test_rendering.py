@@ -38,5 +38,5 @@ def test_the_limit_is_scaled_beyond_what_is_measured(monkeypatch):
 
 @pytest.mark.parametrize("arguments, name", [({"sizes": [8, 0]}, "sizes"), ({"sizes": [8], "channels": 0}, "channels")])
 def test_bad_input(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a whole number from 1, got 0"):
         next(benchmarks.measure_rendering(**arguments))

@@ -17,5 +17,5 @@ def test_the_naive_way_draws_the_same_images_and_is_called_as_ours():
     with torch.no_grad():
         plain, ours = PlainImageGenerator(generator)(*arguments), ImageGenerator(generator)(*arguments)
     torch.testing.assert_close(plain, ours, rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match="stages.0.image_resolution"):
+    with pytest.raises(ValueError, match="`stages.0.image_resolution` must be null"):
         PlainImageGenerator(generator)(*arguments[:-1], Windows(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), 8))

@@ -99,12 +99,12 @@ def test_split_slices(tmp_path):
 
 
 def test_wrong_path_file_and_split_are_named(tmp_path):
-    with pytest.raises(ValueError, match="neither a local file or folder nor a Hub id"):
+    with pytest.raises(ValueError, match="`name_or_path` must be a local file or folder or a Hub id"):
         load_image_dataset(tmp_path / "nowhere")
     (tmp_path / "images.rar").touch()
     with pytest.raises(ValueError, match="parquet"):
         load_image_dataset(tmp_path / "images.rar")
-    with pytest.raises(ValueError, match="'test' is not in .*train"):
+    with pytest.raises(ValueError, match="`split` must be one of .*train.*, got 'test'"):
         load_image_dataset(write_saved_dict(make_dataset(), tmp_path), split="test")
 
 

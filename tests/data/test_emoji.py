@@ -124,7 +124,7 @@ def test_written_dataset_loads_with_labels_licences_and_disjoint_splits(tmp_path
     assert len(loaded["heldout"]) > 0
     assert not set(loaded["heldin"]["name"]) & set(loaded["heldout"]["name"])
     row = loaded["train"].filter(lambda row: row["set"] == "noto")[0]
-    assert (row["name"], row["licence"], row["group"]) == ("grapes", "Apache-2.0", "Food & Drink")
+    assert (row["name"], row["license"], row["group"]) == ("grapes", "Apache-2.0", "Food & Drink")
     assert loaded["train"].features["label"].names == ["Food & Drink"]
     assert row["image"].size == (16, 16)
     card = (tmp_path / "emoji" / "README.md").read_text()

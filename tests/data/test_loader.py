@@ -236,5 +236,5 @@ def test_bad_arguments_are_refused_at_once(dataset, arguments, message):
 
 
 def test_streams_cannot_be_cached(stream):
-    with pytest.raises(ValueError, match="cache_in_memory"):
+    with pytest.raises(ValueError, match="`cache_in_memory`"):
         make_loader(stream, 8, 4, cache_in_memory=True)

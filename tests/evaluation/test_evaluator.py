@@ -74,7 +74,7 @@ def test_upsampling_protocol(pipeline, rows, options):
     assert list(result) == [*names, "settings"]
     assert result["settings"]["resolution"] == 8 and result["settings"]["upsample_to"] == 16
     assert result["settings"]["reference"]["resolution"] == 16
-    with pytest.raises(ValueError, match="upsample_to: 8 given, it must be above the resolution, 8"):
+    with pytest.raises(ValueError, match="`upsample_to` must be above `resolution`, 8, got 8"):
         evaluate(pipeline, ImageDataset(rows), ["recall_lite0"], num_samples=5, upsample_to=8, **options)
 
 
@@ -83,7 +83,7 @@ def test_truncation_sweep(pipeline, rows, options):
     assert [row["truncation_psi"] for row in result["results"]] == [0.5, 1.0]
     single = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=6, truncation_psi=0.5, **options)
     assert {name: single[name] for name in NEIGHBOURS}.items() <= result["results"][0].items()
-    with pytest.raises(ValueError, match="truncation_psis: none given"):
+    with pytest.raises(ValueError, match="`truncation_psis` is empty"):
         truncation_sweep(pipeline, ImageDataset(rows), [], NEIGHBOURS, **options)
 
 
@@ -108,10 +108,10 @@ def test_bad_arguments(pipeline, rows, options, arguments, message):
 
 
 def test_classes_must_fit(rows, options):
-    with pytest.raises(ValueError, match="it has 2 classes, the pipeline 3"):
+    with pytest.raises(ValueError, match="`class_frequencies` must be of the pipeline's 3 classes, got 2"):
         evaluate(make_pipeline(3), ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
     unlabelled = ImageDataset(rows, class_conditional=False)
-    with pytest.raises(ValueError, match="no classes to draw from"):
+    with pytest.raises(ValueError, match="`class_frequencies` is required"):
         evaluate(make_pipeline(), unlabelled, NEIGHBOURS, num_samples=6, **options)
     evaluate(make_pipeline(None), unlabelled, NEIGHBOURS, num_samples=6, **options)
     evaluate(make_pipeline(None), ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)

@@ -151,7 +151,7 @@ def test_failed_write_leaves_nothing_to_read(images, tmp_path, monkeypatch):
     "bad", [torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, 3, 4, 4), torch.zeros(3, 4, 4).byte()]
 )
 def test_mismatched_images(bad, tmp_path):
-    with pytest.raises(ValueError, match=r"uint8 \(B, 3, H, W\) needed"):
+    with pytest.raises(ValueError, match=r"`images` must be uint8 \(B, 3, H, W\)"):
         make(tmp_path).extract("means", bad)
 
 

@@ -437,7 +437,7 @@ def test_gated_private_and_missing(hub, folder):
     assert "bob/gated is gated: accept its terms" in pull_error("bob/gated")
     assert "no folder or repository bob/private, or it is private" in pull_error("bob/private", token=False)
     assert "no folder or repository bob/none, or it is private" in pull_error("bob/none")
-    assert "bob/empty lacks model_index.json" in pull_error("bob/empty")
+    assert "bob/empty is not a complete pipeline: model_index.json is missing" in pull_error("bob/empty")
     assert pull_error("bob/gated", revision="v9") == "bob/gated has no revision 'v9'."
     assert pull_error("bob/gated", revision="v9", subfolder="a") == "bob/gated has no revision 'v9'."
 

@@ -235,7 +235,7 @@ def test_demo_without_a_checkpoint(tmp_path, monkeypatch, capsys):
 
 
 def test_the_demo_knows_its_classes():
-    """Those it draws of the checkpoint in the box are classes of it."""
+    """Those it draws of the bundled checkpoint are classes of it."""
     demo = load_script("demo")
     assert set(demo.PRETRAINED_CLASSES) <= set(demo.load_pipeline(None).labels)
 

@@ -86,11 +86,11 @@ def test_a_class_without_images_gets_the_mean_of_the_others(labelled_images, tmp
 def test_sums_of_another_dataset_are_refused(dataset, embeddings, labelled_images):
     other = load_image_dataset(labelled_images)
     other.id2label = dict(enumerate("abcd"))
-    with pytest.raises(ValueError, match=r"sums\.safetensors: holds 3 classes, the dataset has 4"):
+    with pytest.raises(ValueError, match=r"sums\.safetensors is of 3 classes, the dataset has 4"):
         compute_class_embeddings(other, embeddings[1])
     other = load_image_dataset(labelled_images)
     other.dataset = other.dataset.select(range(8))
-    with pytest.raises(ValueError, match=r"sums\.safetensors: is of 16 images, the dataset has 8"):
+    with pytest.raises(ValueError, match=r"sums\.safetensors is of 16 images, the dataset has 8"):
         compute_class_embeddings(other, embeddings[1])
 
 

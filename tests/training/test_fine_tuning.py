@@ -55,7 +55,7 @@ def test_new_classes_take_the_rows_of_their_names(trained, source):
 
 def test_classes_in_another_order_are_other_classes(trained, source):
     names = {0: NAMES[2], 1: NAMES[1], 2: NAMES[0]}
-    with pytest.raises(ValueError, match=r"run\.init_from: .* names differ; set run\.new_classes=true"):
+    with pytest.raises(ValueError, match="`run.init_from` .* names differ: set run.new_classes=true"):
         load_source(make_generator(), source, names, new_classes=False)
     state = start(make_generator(), source, names, new_classes=True)
     for name in ROWS:
@@ -63,15 +63,15 @@ def test_classes_in_another_order_are_other_classes(trained, source):
 
 
 def test_another_number_of_classes_is_refused(source):
-    with pytest.raises(ValueError, match=r"run\.init_from: .* has 3 classes, the dataset 2"):
+    with pytest.raises(ValueError, match="`run.init_from` .* has 3 classes, the dataset 2"):
         load_source(make_generator(num_classes=2), source, {0: "tench", 1: "stork"}, new_classes=False)
 
 
 def test_classes_and_none_do_not_mix(source, tmp_path):
-    with pytest.raises(ValueError, match=r"data\.class_conditional: .* has 3 classes, the dataset none"):
+    with pytest.raises(ValueError, match="`data.class_conditional` .* has 3 classes, the dataset none"):
         load_source(make_generator(num_classes=None), source, None, new_classes=True)
     PolyINRPipeline(make_generator(num_classes=None)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"data\.class_conditional: .* has no classes, the dataset 3"):
+    with pytest.raises(ValueError, match="`data.class_conditional` .* has no classes, the dataset 3"):
         load_source(make_generator(), str(tmp_path), NAMES, new_classes=True)
 
 
@@ -84,7 +84,7 @@ def test_unconditional_weights_are_copied(tmp_path):
 
 
 def test_other_sizes_are_refused_by_name(source):
-    with pytest.raises(ValueError, match=r"model\.channels: 16 does not fit run\.init_from .*, which has 8"):
+    with pytest.raises(ValueError, match="`model.channels` must be 8, as in `run.init_from` .*, got 16"):
         load_source(make_generator(channels=16), source, NAMES, new_classes=True)
 
 
@@ -117,5 +117,5 @@ def test_more_numbers_of_a_class_change_no_more_than_their_mean_square(tmp_path)
 
 
 def test_fewer_latent_numbers_are_refused(source):
-    with pytest.raises(ValueError, match=r"model\.z_dim: 32 does not fit run\.init_from .*, which has 64"):
+    with pytest.raises(ValueError, match="`model.z_dim` must be 64, as in `run.init_from` .*, got 32"):
         load_source(make_generator(z_dim=32), source, NAMES, new_classes=False)

@@ -170,7 +170,7 @@ def test_run_goes_on_while_the_hub_is_down(hub, make_recipe, tmp_path, caplog):
 
 def test_push_without_a_login_is_refused_before_any_work(hub, make_recipe, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(ValueError, match="run.push_to_hub: no Hub token"):
+    with pytest.raises(ValueError, match="`run.push_to_hub` needs a Hub token"):
         Trainer(make_recipe("run.push_to_hub=true", "run.hub_model_id=ann/inr"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -178,11 +178,11 @@ def test_push_without_a_login_is_refused_before_any_work(hub, make_recipe, tmp_p
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["run.push_to_hub=true"], "run.hub_model_id: None must be org/name"),
-        (["run.push_to_hub=true", "run.hub_model_id=a/b/c"], "run.hub_model_id: 'a/b/c' must be org/name"),
-        (["run.push_to_hub=true", "run.hub_model_id=a b/c"], "run.hub_model_id: 'a b/c' must be org/name"),
-        (["run.push_exports=some"], "run.push_exports: 'some' must be one of"),
-        (["run.push_wait_seconds=-1"], "run.push_wait_seconds: -1"),
+        (["run.push_to_hub=true"], "`run.hub_model_id` must be org/name .* got None"),
+        (["run.push_to_hub=true", "run.hub_model_id=a/b/c"], "`run.hub_model_id` must be org/name .* got 'a/b/c'"),
+        (["run.push_to_hub=true", "run.hub_model_id=a b/c"], "`run.hub_model_id` must be org/name .* got 'a b/c'"),
+        (["run.push_exports=some"], "`run.push_exports` must be one of .* got 'some'"),
+        (["run.push_wait_seconds=-1"], "`run.push_wait_seconds` must be at least 0, got -1"),
     ],
 )
 def test_push_settings_are_checked(recipe_file, overrides, message):

@@ -75,7 +75,7 @@ def test_the_recipe_small_grows_with_the_pictures_and_the_device(flat, tmp_path)
     assert on_cpu["model"]["channels"] < on_gpu["model"]["channels"]
     assert sum(stage["kimg"] for stage in on_cpu["stages"]) < sum(stage["kimg"] for stage in on_gpu["stages"])
     assert choose(few, on_gpu=False, init_from="model")["model"] is None
-    with pytest.raises(ValueError, match=r"data\.dataset: the recipe small needs it"):
+    with pytest.raises(ValueError, match="`data.dataset` is required by the recipe small"):
         small_recipe(["run.seed=1"])
 
 
@@ -93,5 +93,5 @@ def test_a_model_is_fine_tuned_without_naming_its_sizes(flat, tmp_path):
     pipeline = PolyINRPipeline.from_pretrained(export)
     assert pipeline.id2label == {0: "robins"}
     assert pipeline.generator.config.channels == 24
-    with pytest.raises(ValueError, match=r"model: null takes it from run\.init_from"):
+    with pytest.raises(ValueError, match="`model` must be given, or taken from `run.init_from`"):
         load_recipe(FINETUNE, ["run.init_from=null"])

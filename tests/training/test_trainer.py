@@ -198,7 +198,7 @@ def test_resuming_from_nothing_starts(make_recipe, tmp_path, caplog):
 
 
 def test_a_run_is_not_overwritten(undisturbed, make_recipe):
-    with pytest.raises(ValueError, match="output_dir: .* holds checkpoints of a run"):
+    with pytest.raises(ValueError, match="`output_dir` .* holds checkpoints of a run"):
         Trainer(make_recipe(), undisturbed[0])
 
 
@@ -433,7 +433,7 @@ def test_guidance_pulls_from_its_resolution_on(make_recipe, tmp_path, monkeypatc
 def test_a_classifier_of_other_classes_is_refused(make_recipe, tmp_path):
     overrides = ["loss.guidance_weight=1", "loss.guidance_classifier=tf_efficientnet_lite0"]
     with pytest.raises(
-        ValueError, match="loss.guidance_classifier: tf_efficientnet_lite0 knows 1000 classes, .* has 3"
+        ValueError, match="`loss.guidance_classifier` tf_efficientnet_lite0 knows 1000 classes, .* has 3"
     ):
         Trainer(make_recipe(*overrides), tmp_path)
 
@@ -488,18 +488,18 @@ def test_fine_tuning_starts_from_the_pipeline(undisturbed, make_recipe, tmp_path
 
 
 def test_a_conditional_model_needs_labels(make_recipe, unlabelled_images, tmp_path):
-    with pytest.raises(ValueError, match="label_column: a class-conditional model needs labels"):
+    with pytest.raises(ValueError, match="`label_column` is missing: a class-conditional model needs labels"):
         Trainer(make_recipe(f"data.dataset={unlabelled_images}"), tmp_path)
 
 
 def test_classes_that_do_not_match_init_from(undisturbed, make_recipe, unlabelled_images, tmp_path):
     (export,) = (undisturbed[0] / "exports").iterdir()
     overrides = [f"data.dataset={unlabelled_images}", "data.class_conditional=false", f"run.init_from={export}"]
-    with pytest.raises(ValueError, match=r"data\.class_conditional: .* has 3 classes"):
+    with pytest.raises(ValueError, match="`data.class_conditional` must be .* has 3 classes"):
         Trainer(make_recipe(*overrides), tmp_path)
 
 
 def test_a_batch_that_processes_cannot_share(make_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 3)
-    with pytest.raises(ValueError, match=r"stages\.0\.batch_size: 4 .* gradient_accumulation_steps 1 x 3 processes"):
+    with pytest.raises(ValueError, match="`stages.0.batch_size` .*_steps`, 1, times 3 processes, got 4"):
         Trainer(make_recipe(), tmp_path)

@@ -284,13 +284,14 @@ def test_a_folder_of_large_photographs_trains_by_the_same_keys(make_recipe, tmp_
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.0.image_resolution=8"], r"stages\.0\.image_resolution: 8 must be at least resolution, 16"),
-        (["stages.0.image_resolution=32", "stages.0.window_scales=[0.5,0.25]"], r"stages\.0\.window_scales: \[0\.5"),
-        (["stages.0.image_resolution=32", "stages.0.window_scales=[0.0,1.0]"], r"stages\.0\.window_scales: \[0\.0"),
-        (["stages.0.image_resolution=32", "stages.0.whole_share=1.5"], r"stages\.0\.whole_share: 1\.5 must be in"),
-        (["stages.0.image_resolution=32", "loss.matching_weight=1"], r"loss\.matching_by: 'likeness' must be 'latent'"),
+        (["8"], "`stages.0.image_resolution` must be at least `resolution`, 16, .* got 8"),
+        (["32", "stages.0.window_scales=[0.5,0.25]"], r"`stages.0.window_scales` .* got \(0\.5"),
+        (["32", "stages.0.window_scales=[0.0,1.0]"], r"`stages.0.window_scales` .* got \(0\.0"),
+        (["32", "stages.0.whole_share=1.5"], r"`stages.0.whole_share` must be in \[0, 1\], got 1.5"),
+        (["32", "loss.matching_weight=1"], "`loss.matching_by` must be 'latent' .* got 'likeness'"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(make_recipe, overrides, message):
+    side, *others = overrides
     with pytest.raises(ValueError, match=message):
-        make_recipe(*overrides)
+        make_recipe(f"stages.0.image_resolution={side}", *others)

@@ -270,7 +270,7 @@ LIMITS = {
     "num_mapping_layers": 2**8,
     "sample_size": 2**20,
 }
-MAX_PARAMETERS = 2**36
+MAX_PARAMETERS = 2**36  # 275 GB in float32
 CHOICES = {
     "modulation_activation": ("leaky_relu", "none"),
     "initialization": ("signal_preserving", "released"),
@@ -1055,7 +1055,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         if image.is_meta or torch.isfinite(image.sum(dtype=torch.float32)):
             return
         if not torch.isfinite(A).all():
-            raise ValueError("The affine parameters hold NaN or infinity.")
+            raise ValueError("`affine_parameters` must be finite, got NaN or infinity.")
         broken = nonfinite_tensors(self)
         raise ValueError(f"The image holds NaN or infinity; weights that do: {', '.join(broken[:8]) or 'none'}.")
 
@@ -1141,7 +1141,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         expected = (self.config.num_levels, self.config.channels, 3)
         if A.ndim != 4 or tuple(A.shape[1:]) != expected:
             raise ValueError(
-                f"affine parameters must have shape (B, {', '.join(map(str, expected))}), got {tuple(A.shape)}."
+                f"`affine_parameters` must have shape (B, {', '.join(map(str, expected))}), got {tuple(A.shape)}."
             )
 
 

@@ -1,4 +1,4 @@
-"""What rendering costs: the plain way, ours, and the matrix products alone, measured side by side on one machine.
+"""What rendering costs: the naive implementation, `render`, and the matrix products alone, side by side on one machine.
 
 Everything is measured in a process of its own, with the same seeded weights, so that peak memory is that of one job.
 """
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_count
 from ..modeling_poly_inr import FEATURE_LIMIT, NEGATIVE_SLOPE, PolyINRGenerator, pixel_coordinates
 from ..reconstruction import psnr
 from ..training.reporting import peak_memory_mb
@@ -98,11 +99,10 @@ def measure_rendering(
 
     Raises:
         ValueError: for a size, `channels` or `threads` below 1.
-        RuntimeError: if the plain way and `render` do not draw the same image.
+        RuntimeError: if the naive implementation and `render` do not draw the same image.
     """
     for name, value in [("sizes", size) for size in sizes] + [("channels", channels), ("threads", threads or 1)]:
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        check_count(name, value)
     for size in sizes:
         plain_seconds = None
         if size <= plain_max_size:
@@ -191,4 +191,4 @@ def best_of(run: Callable[[], Tensor | None], repeats: int = 2) -> tuple[Tensor 
 def _check_same(image: Tensor, reference: Tensor) -> None:
     difference = ((image - reference).abs().max() / reference.abs().max()).item()
     if not difference <= 1e-5:
-        raise RuntimeError(f"the two ways draw different images: they differ by {difference:.1e} of the largest value.")
+        raise RuntimeError(f"The naive implementation and `render` draw different images, {difference:.1e} apart.")

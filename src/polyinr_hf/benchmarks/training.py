@@ -1,4 +1,4 @@
-"""What a training step costs, the plain way and ours in one run, and the memory that chunks of pixels save."""
+"""What a training step costs, naively implemented and as it is, in one run; the memory that chunks of pixels save."""
 
 import tempfile
 import time
@@ -32,7 +32,9 @@ class PlainImageGenerator(ImageGenerator):
         windows: Windows | None = None,
     ) -> Tensor:
         if windows is not None:
-            raise ValueError("stages.0.image_resolution: the naive way draws whole images only; leave it at null")
+            raise ValueError(
+                "`stages.0.image_resolution` must be null: the naive implementation draws whole images only."
+            )
         w = self.generator.map(z, class_labels)  # (B, L, w_dim)
         return synthesize_plainly(self.generator, w, resolution, resolution)  # (B, 3, R, R)
 

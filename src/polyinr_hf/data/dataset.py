@@ -15,11 +15,12 @@ from datasets.utils.file_utils import is_local_path, xopen
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..images import preprocess_image, read_image
+from .columns import describe_columns, find_column, read_classes
 from .folders import check_no_picture_is_missing, read_image_folder
 
 logger = logging.getLogger(__name__)
 
-MAX_DATASET_PIXELS = 2**28
+MAX_DATASET_PIXELS = 2**28  # 16,384 x 16,384; more of one image is taken for a decompression bomb
 STREAM_SHARDS = 64  # that a streamed folder of pictures is cut into, and that are shuffled
 _FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
@@ -72,7 +73,7 @@ def load_image_dataset(
     kwargs = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
     if path.is_file():
         if path.suffix not in _FILE_BUILDERS:
-            raise ValueError(f"name_or_path: {path} is not one of {', '.join(_FILE_BUILDERS)}, nor a folder")
+            raise ValueError(f"`name_or_path` must be a folder or a file of {', '.join(_FILE_BUILDERS)}, got {path}.")
         dataset = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=glob.escape(str(path)), **kwargs)
     elif path.is_dir():
         dataset = read_image_folder(path, split) if config is None else None
@@ -90,7 +91,7 @@ def load_image_dataset(
         if class_conditional and class_name is None:
             columns["class_name"] = _folder_name(path)
     elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or len(path.parts) > 2:
-        raise ValueError(f"name_or_path: {name_or_path} is neither a local file or folder nor a Hub id (owner/name)")
+        raise ValueError(f"`name_or_path` must be a local file or folder or a Hub id (owner/name), got {name_or_path}.")
     else:
         dataset = datasets.load_dataset(str(name_or_path), config, token=token, revision=revision, **kwargs)
     return ImageDataset(dataset, **columns)
@@ -111,7 +112,7 @@ def _load_saved(path, split):
     if isinstance(saved, datasets.Dataset):
         return saved
     if split not in saved:
-        raise ValueError(f"split: {split!r} is not in {path}; choose from {list(saved)}")
+        raise ValueError(f"`split` must be one of {list(saved)}, got {split!r}.")
     return saved[split]
 
 
@@ -140,30 +141,34 @@ class ImageDataset:
         if self.streaming and dataset.features is None:
             dataset = dataset._resolve_features()
         if not self.streaming and len(dataset) == 0:
-            raise ValueError("dataset: it has no rows")
-        self.image_column = _find_column(dataset, "image_column", image_column, datasets.Image)
+            raise ValueError("`dataset` has no rows.")
+        self.image_column = find_column(dataset, "image_column", image_column, datasets.Image)
         if self.image_column is None:
-            raise ValueError(f"image_column: no image column found; the columns are {_describe_columns(dataset)}")
+            raise ValueError(
+                f"`image_column` is missing and none was found: the columns are {describe_columns(dataset)}."
+            )
         self.label_column, self.id2label = None, None
         if class_conditional is not False:
-            self.label_column = _find_column(dataset, "label_column", label_column, datasets.ClassLabel)
+            self.label_column = find_column(dataset, "label_column", label_column, datasets.ClassLabel)
         if class_conditional and self.label_column is None:
             if class_name is None:
                 raise ValueError(
-                    "label_column: a class-conditional model needs labels and no ClassLabel column was found; "
-                    f"the columns are {_describe_columns(dataset)}. Name one, or give `class_name`, the one class of "
-                    "all images (in a recipe: data.class_name=...), or do without (data.class_conditional=false)"
+                    "`label_column` is missing: a class-conditional model needs labels and no ClassLabel column was "
+                    f"found; the columns are {describe_columns(dataset)}. Name one, or give `class_name`, the one "
+                    "class of all images (in a recipe: data.class_name=...), or data.class_conditional=false."
                 )
             self.id2label = {0: class_name}
         feature = dataset.features[self.image_column]
         is_image = isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("string", "binary")
         if not is_image:
-            raise ValueError(f"image_column: {self.image_column!r} is not an image: {_describe_columns(dataset)}")
+            raise ValueError(
+                f"`image_column` must hold images, {self.image_column!r} does not: {describe_columns(dataset)}."
+            )
         dataset = dataset.with_format(None).select_columns(
             [name for name in (self.image_column, self.label_column) if name is not None]
         )
         if self.label_column is not None:
-            names, self._ids = _read_classes(dataset, self.label_column)
+            names, self._ids = read_classes(dataset, self.label_column)
             self.id2label = dict(enumerate(names))
         # Rows keep the encoded file; decoding is ours, so that a broken image can be named.
         dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
@@ -204,7 +209,8 @@ class ImageDataset:
             label = self._ids[label]
         if label is None or not 0 <= label < self.num_classes:
             raise ValueError(
-                f"{self.label_column}: row {index} has class id {label}, not one of 0..{self.num_classes - 1}"
+                f"`label_column` must hold class ids 0..{self.num_classes - 1}, "
+                f"{self.label_column!r} has {label} in row {index}."
             )
         return image, label
 
@@ -235,45 +241,6 @@ def _open(value, draft):
         with xopen(path, "rb") as file:
             content = file.read()
     return read_image(BytesIO(content), MAX_DATASET_PIXELS, draft)
-
-
-def _describe_columns(dataset):
-    return ", ".join(f"{name} ({getattr(f, 'dtype', None) or f})" for name, f in dataset.features.items())
-
-
-def _find_column(dataset, argument, name, feature_type):
-    """The column asked for, or the first of the type, or None."""
-    if name is None:
-        return next((name for name, feature in dataset.features.items() if isinstance(feature, feature_type)), None)
-    if name not in dataset.features:
-        raise ValueError(f"{argument}: no column {name!r}; the columns are {_describe_columns(dataset)}")
-    return name
-
-
-def _read_classes(dataset, column):
-    """Class names of a label column, and {value: class id} if its values are not ids. Every row must have a class."""
-    feature = dataset.features[column]
-    if isinstance(dataset, datasets.IterableDataset):
-        if isinstance(feature, datasets.ClassLabel):
-            return feature.names, None
-        raise ValueError(f"label_column: {column!r} must be a ClassLabel column when streaming; it is {feature}")
-    values = dataset.select_columns([column]).with_format("arrow")[:][column]
-    if values.null_count:
-        raise ValueError(f"label_column: {column!r} has {values.null_count} rows without a class")
-    dtype = getattr(feature, "dtype", "")
-    if dtype in ("string", "large_string"):
-        names = sorted(values.unique().to_pylist())
-        return names, {name: i for i, name in enumerate(names)}
-    if not dtype.startswith(("int", "uint")):
-        raise ValueError(f"label_column: {column!r} is {feature}; ClassLabel, integers or strings can be classes")
-    low, high = values.to_numpy().min(), values.to_numpy().max()
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else [str(i) for i in range(high + 1)]
-    if low < 0 or high >= len(names):
-        raise ValueError(
-            f"label_column: {column!r} has class ids {low}..{high}, legal are 0..{len(names) - 1} "
-            "(test splits often come without classes)"
-        )
-    return names, None
 
 
 # --- all images, once -------------------------------------------------------------------------------------------------
@@ -327,7 +294,7 @@ def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrup
         CorruptImageError: a broken image.
     """
     if dataset.streaming:
-        raise ValueError("dataset: a streaming dataset cannot be gone through by index; load it without streaming")
+        raise ValueError("`dataset` must not be streaming, to be gone through by index: load it without `streaming`.")
     for images, labels, problems in batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start):
         for problem in problems:
             logger.warning("skipped: %s", problem)

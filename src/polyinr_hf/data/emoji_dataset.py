@@ -6,10 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
+from ..checks import check_count
 from ..files import replace_folder
 from .emoji import EMOJI_SETS, KINDS, LABELS, STANDARD_GROUPS, rasterize
 
-HELDOUT_FRACTION = 0.1
+HELDOUT_FRACTION = 0.1  # about a hundred names: enough to measure on, and little to train without
 
 
 def is_heldout(name):
@@ -27,24 +28,23 @@ def build_emoji_splits(emoji, resolution, labels="group"):
         labels: "group" (the six groups in the standard set) or "kind" (21 finer classes of similar shape).
 
     Returns:
-        dict with `Dataset`s "heldin" and "heldout"; columns image, label, set, name, group, kind, licence, codepoint.
+        dict with `Dataset`s "heldin" and "heldout"; columns image, label, set, name, group, kind, license, codepoint.
     """
     if labels not in LABELS:
-        raise ValueError(f"labels: {labels!r} given; choose from {LABELS}")
-    if resolution < 8:
-        raise ValueError(f"resolution: {resolution} given; at least 8 pixels are needed")
+        raise ValueError(f"`labels` must be one of {LABELS}, got {labels!r}.")
+    check_count("resolution", resolution, minimum=8)
     order = STANDARD_GROUPS if labels == "group" else tuple(KINDS)
     present = {getattr(e, labels) for e in emoji}
     classes = [name for name in order if name in present] + sorted(present - set(order))
     from datasets import ClassLabel, Dataset, Features, Image, Value
 
-    text = {column: Value("string") for column in ("set", "name", "group", "kind", "licence", "codepoint")}
+    text = {column: Value("string") for column in ("set", "name", "group", "kind", "license", "codepoint")}
     features = Features({"image": Image(), "label": ClassLabel(names=classes), **text})
     rows = {"heldin": [], "heldout": []}
     for e in emoji:
         row = {"image": {"bytes": rasterize(e.svg, resolution), "path": None}, "label": getattr(e, labels)}
         row |= {"set": e.set, "name": e.name, "group": e.group, "kind": e.kind}
-        row |= {"licence": EMOJI_SETS[e.set].licence, "codepoint": e.codepoint}
+        row |= {"license": EMOJI_SETS[e.set].license, "codepoint": e.codepoint}
         rows["heldout" if is_heldout(e.name) else "heldin"].append(row)
     return {
         split: Dataset.from_dict({column: [row[column] for row in part] for column in features}, features=features)
@@ -55,12 +55,12 @@ def build_emoji_splits(emoji, resolution, labels="group"):
 def emoji_card(splits, resolution, labels):
     """The dataset's card: what Hub and `load_dataset` need to find the splits, whom to credit, what was done."""
     sets = Counter(name for split in splits.values() for name in split["set"])
-    licences = sorted({EMOJI_SETS[name].licence.lower() for name in sets})
+    licenses = sorted({EMOJI_SETS[name].license.lower() for name in sets})
     files = [{"split": "train", "path": [f"data/{split}-*.parquet" for split in splits]}]
     files += [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     data = DatasetCardData(
         pretty_name=f"Emoji, {resolution} px",
-        license=licences,
+        license=licenses,
         task_categories=["unconditional-image-generation"],
         configs=[{"config_name": "default", "data_files": files}],
     )
@@ -76,13 +76,13 @@ def emoji_card(splits, resolution, labels):
         *(f"| `{split}` | {len(dataset):,} | {names[split]:,} |" for split, dataset in splits.items()),
         f"\n`heldout` has about {HELDOUT_FRACTION:.0%} of the names (by hash), in every set: no twin is in `heldin`.\n",
         f"`label` is the {labels}: " + ", ".join(f"{name} ({count:,})" for name, count in classes.items()) + ".\n",
-        "## Credits and licences\n",
-        "The licence of each image is in its `licence` column.\n",
-        "| set | images | by | licence |\n|---|---|---|---|",
+        "## Credits and licenses\n",
+        "The license of each image is in its `license` column.\n",
+        "| set | images | by | license |\n|---|---|---|---|",
     ]
     for name, count in sets.items():
         source = EMOJI_SETS[name]
-        lines.append(f"| [{source.title}]({source.url}) | {count:,} | {source.author} | {source.licence} |")
+        lines.append(f"| [{source.title}]({source.url}) | {count:,} | {source.author} | {source.license} |")
     return "\n".join(lines) + "\n"
 
 

@@ -54,7 +54,7 @@ def read_image_folder(folder: Path, split: str) -> datasets.Dataset | None:
     try:
         instructions = datasets.ReadInstruction.from_spec(split).to_absolute({k: len(v) for k, v in found.items()})
     except (ValueError, AssertionError, KeyError) as error:
-        raise ValueError(f"split: {split!r} is not in {folder}; choose from {list(found)}") from error
+        raise ValueError(f"`split` must be one of {list(found)}, got {split!r}.") from error
     chosen = [path for part in instructions for path in found[part.splitname][part.from_ : part.to]]
     columns = {"image": [str(folder / path) for path in chosen]}
     features = {"image": datasets.Image()}
@@ -93,7 +93,7 @@ def check_no_picture_is_missing(folder: Path, config: str | None, cache_dir: str
     missing = [str(path) for path in pictures if os.path.realpath(folder / path) not in found]
     if missing:
         raise ValueError(
-            f"name_or_path: {folder} has {len(pictures)} pictures, and `datasets` leaves out {len(missing)} of them: "
+            f"`name_or_path` {folder} has {len(pictures)} pictures, and `datasets` leaves out {len(missing)} of them: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Add them to the metadata, or rename "
             "folders and files that are called like a split (train, test, val, dev, eval)."
         )

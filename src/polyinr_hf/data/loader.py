@@ -9,6 +9,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
+from ..checks import check_count
 from ..images import to_float
 from .dataset import CorruptImageError, DecodedRows, batches_once, collate
 
@@ -142,18 +143,17 @@ def make_loader(
         ValueError: `batch_size` not divisible by `num_processes`, values out of range.
         CorruptImageError: a broken image, while iterating or while filling the cache.
     """
-    if resolution < 1 or batch_size < 1 or images_seen < 0 or seed < 0:
-        raise ValueError(
-            f"resolution {resolution} and batch_size {batch_size} must be at least 1, "
-            f"images_seen {images_seen} and seed {seed} at least 0"
-        )
+    for name, value in (("resolution", resolution), ("batch_size", batch_size)):
+        check_count(name, value)
+    for name, value in (("images_seen", images_seen), ("seed", seed)):
+        check_count(name, value, minimum=0)
     if not 0 <= process_index < num_processes:
-        raise ValueError(f"process_index: {process_index} is not in 0..{num_processes - 1}")
+        raise ValueError(f"`process_index` must be in 0..{num_processes - 1}, got {process_index}.")
     if batch_size % num_processes:
-        raise ValueError(f"batch_size: {batch_size} cannot be divided by num_processes {num_processes}")
+        raise ValueError(f"`batch_size` must be a multiple of `num_processes`, {num_processes}, got {batch_size}.")
     if dataset.streaming:
         if cache_in_memory:
-            raise ValueError("cache_in_memory: a streaming dataset cannot be held in memory")
+            raise ValueError("`cache_in_memory` must be False or None: a streaming dataset cannot be held in memory.")
         shard = split_dataset_by_node(
             dataset.dataset.shuffle(seed=seed, buffer_size=shuffle_buffer), process_index, num_processes
         )
@@ -220,7 +220,7 @@ def _stream_rows(shard, state):
             state |= {"num_rows": state["num_rows"] + 1, "dataset": shard.state_dict()}
             yield row, state["num_rows"] - 1, dict(state)
         if state["num_rows"] == rows_before and state["dataset"] is None:
-            raise ValueError("dataset: this process's part of the stream has no rows")
+            raise ValueError("`dataset` has no rows in this process's part of the stream.")
         state |= {"epoch": state["epoch"] + 1, "dataset": None}
 
 

@@ -1,4 +1,4 @@
-"""Interpolation between images, in z, in w or in the space of affine parameters (figures 5, 7 and 8 of the paper)."""
+"""Interpolation between images, in z, w or affine parameters (section 4.2 of the paper, figures 5, 7 and 8)."""
 
 from collections.abc import Iterator, Sequence
 

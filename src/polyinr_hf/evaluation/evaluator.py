@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from ..checks import check_count
 from .extractors import load_extractor
 from .features import Extraction
 from .metrics import check_image_counts, check_metric_names, compute_metrics, layers_of
@@ -21,11 +22,11 @@ def check_random_inception(metrics, weights) -> None:
     given = "inception_random" in (weights or {})
     if "rfid" in metrics and not given:
         raise ValueError(
-            "metrics: 'rfid' needs the random Inception that StyleGAN-XL published, as weights inception_random=FILE; "
-            "'rfid_own' draws one of its own, whose figures compare with no published rFID"
+            "`metrics` has 'rfid', which needs the random Inception that StyleGAN-XL published, as weights "
+            "inception_random=FILE; 'rfid_own' draws one of its own, whose figures compare with no published rFID."
         )
     if "rfid_own" in metrics and given:
-        raise ValueError("metrics: with weights for inception_random, 'rfid' is the name; 'rfid_own' draws its own")
+        raise ValueError("`metrics` must have 'rfid' with weights for inception_random: 'rfid_own' draws its own.")
 
 
 def default_cache_dir() -> Path:
@@ -65,9 +66,8 @@ class Evaluator:
         check_metric_names(metrics)
         check_random_inception(metrics, weights)
         if dtype not in DTYPES:
-            raise ValueError(f"dtype: {dtype!r} is not one of {DTYPES}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size} given, at least 1 needed")
+            raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
+        check_count("batch_size", batch_size)
         self.reference, self.metrics, self.weights = reference, list(dict.fromkeys(metrics)), weights
         self.batch_size, self.progress = batch_size, progress
         self.feature_metrics = [name for name in self.metrics if name != "ppl"]
@@ -151,7 +151,7 @@ def evaluate(
     """
     resolution = resolution or pipeline.generator.config.sample_size
     if upsample_to is not None and upsample_to <= resolution:
-        raise ValueError(f"upsample_to: {upsample_to} given, it must be above the resolution, {resolution}")
+        raise ValueError(f"`upsample_to` must be above `resolution`, {resolution}, got {upsample_to}.")
     sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "truncation_psi": truncation_psi}
     if upsample_to is None:
         variants = {"": {"resolution": resolution}}
@@ -190,7 +190,7 @@ def truncation_sweep(
         ValueError: no `truncation_psis`, and as `evaluate`.
     """
     if not truncation_psis:
-        raise ValueError("truncation_psis: none given, at least one needed")
+        raise ValueError("`truncation_psis` is empty: give at least one.")
     resolution = resolution or pipeline.generator.config.sample_size
     sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "resolution": resolution}
     variants = {f" at psi {psi:g}": sampling | {"truncation_psi": psi} for psi in truncation_psis}

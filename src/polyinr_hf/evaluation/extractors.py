@@ -4,9 +4,7 @@ Every extractor takes uint8 images (B, 3, H, W), resizes them itself, and return
 """
 
 import contextlib
-import hashlib
 import io
-import itertools
 import logging
 import math
 import tempfile
@@ -42,7 +40,7 @@ WEIGHT_URLS = {
 }
 WEIGHT_NAMES = ("lite0", "inception", "inception_random", "vgg16", "lpips")
 SPATIAL_CHANNELS = 7  # of 17 x 17 positions: 2,023 numbers, close to FID's 2,048 (Nash et al. 2021)
-RANDOM_INCEPTION_SEED = 0
+RANDOM_INCEPTION_SEED = 0  # of rfid_own's weights: any will do, as long as it stays the same
 
 
 class FeatureExtractorLite0(FeatureExtractorBase):
@@ -175,13 +173,13 @@ def load_extractor(name: str, layers, weights=None) -> FeatureExtractorBase:
     try:
         return extractor_class(EXTRACTORS[name], list(layers), feature_extractor_weights_path=path)
     except RuntimeError as error:
-        raise ValueError(f"weights: {path} does not hold the weights of {name}: {error}") from error
+        raise ValueError(f"`weights` for {name}: {path} does not hold them: {error}") from error
 
 
 def check_weight_names(weights) -> None:
     for name in weights or {}:
         if name not in WEIGHT_NAMES:
-            raise ValueError(f"weights: {name!r} is not one of {', '.join(WEIGHT_NAMES)}")
+            raise ValueError(f"`weights` must be for some of {', '.join(WEIGHT_NAMES)}, got {name!r}.")
 
 
 def find_weights(name: str, path=None) -> Path:
@@ -198,8 +196,8 @@ def find_weights(name: str, path=None) -> Path:
         torch.hub.download_url_to_file(url, str(cached), progress=False)
     except (URLError, OSError) as error:
         raise FileNotFoundError(
-            f"weights: {cached.name}, needed for {name}, is not at {cached} and cannot be downloaded from {url} "
-            f"({error}). Fetch it on a connected machine and give it as weights {name}={cached.name}"
+            f"`weights` for {name}: {cached} does not exist and cannot be downloaded from {url} "
+            f"({error}). Fetch it on a connected machine and give it as weights {name}={cached.name}."
         ) from error
     return cached
 
@@ -208,11 +206,11 @@ def _check_file(name: str, path) -> Path:
     """A state dict that holds nothing but tensors: torch-fidelity would run code pickled in it."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"weights: {path}, given for {name}, does not exist")
+        raise FileNotFoundError(f"`weights` for {name}: {path} does not exist.")
     try:
         torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # unpickling raises many kinds
-        raise ValueError(f"weights: {path}, given for {name}, is not a plain state dict: {error}") from error
+        raise ValueError(f"`weights` for {name}: {path} is not a plain state dict: {error}") from error
     return path
 
 
@@ -244,12 +242,3 @@ def lpips_weights(weights=None):
             yield
         finally:
             torch.hub.set_dir(previous)
-
-
-def weights_digest(module: nn.Module) -> str:
-    """A short fingerprint of all parameters and buffers, the same on every device."""
-    digest = hashlib.sha256()
-    for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

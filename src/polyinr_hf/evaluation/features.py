@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from ..digests import weights_digest
 from ..files import replace_file
-from .extractors import weights_digest
 from .metrics import FeatureSet
 
-CACHE_VERSION = 1
+CACHE_VERSION = 1  # raised when features are computed in another way: older files are then left alone
 CHUNK_SIZE = 512  # images; fixed, so that results do not depend on the number of processes
 MAX_FEATURES_KEPT = 200_000  # real images that kid, precision and recall look at (StyleGAN-XL's limit)
 
@@ -157,7 +157,7 @@ class Extraction:
     def extract(self, name: str, images: Tensor) -> dict[str, Tensor]:
         """Features of uint8 images (B, 3, H, W): {layer: (B, D)}, float32, on the CPU."""
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
-            raise ValueError(f"images: {tuple(images.shape)} {images.dtype} given, uint8 (B, 3, H, W) needed")
+            raise ValueError(f"`images` must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
         device, extractor = self.accelerator.device, self.extractors[name]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"), without_tf32():
             features = extractor(images.to(device))

@@ -31,7 +31,8 @@ from .report import METRIC_NAMES
 
 logger = logging.getLogger(__name__)
 
-NEIGHBOURS = 3
+# As published figures are measured, so that ours compare with them.
+NEIGHBOURS = 3  # of precision and recall
 INCEPTION_SCORE_SPLITS = 10
 KID_SUBSET_SIZE = 1000
 
@@ -165,10 +166,10 @@ METRICS = {
 def check_metric_names(names) -> None:
     """Raises ValueError for no name or an unknown one."""
     if not names:
-        raise ValueError(f"metrics: none given; choose from {', '.join(METRIC_NAMES)}")
+        raise ValueError(f"`metrics` is empty: choose from {', '.join(METRIC_NAMES)}.")
     for name in names:
         if name not in METRIC_NAMES:
-            raise ValueError(f"metrics: {name!r} is not one of {', '.join(METRIC_NAMES)}")
+            raise ValueError(f"`metrics` must be some of {', '.join(METRIC_NAMES)}, got {name!r}.")
 
 
 def layers_of(names, reference_only=False) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ def nearest_neighbours(features: Tensor, train_features: Tensor, k: int = 5) -> 
     """
     _check_features(features=features, train_features=train_features)
     if not 1 <= k <= len(train_features):
-        raise ValueError(f"k: {k} given, 1..{len(train_features)} are possible")
+        raise ValueError(f"`k` must be in 1..{len(train_features)}, got {k}.")
     exact = "donot_use_mm_for_euclid_dist"  # the faster way gives copies a distance above 0
     parts = [
         torch.cdist(part, train_features, compute_mode=exact).topk(k, largest=False)
@@ -48,7 +48,7 @@ def neighbours_figure(images: Tensor, train_source, indices: Tensor, path) -> No
         ValueError: indices that are not one row for each sample.
     """
     if len(indices) != len(images):
-        raise ValueError(f"indices: {len(indices)} rows given for {len(images)} images")
+        raise ValueError(f"`indices` must have a row for each of {len(images)} images, got {len(indices)}.")
     gap = torch.full((3, images.shape[2], images.shape[3] // 8), 255, dtype=torch.uint8)
     rows = []
     for image, row in zip(images, indices.tolist(), strict=True):
@@ -78,7 +78,10 @@ def class_diversity(features: Tensor, labels, real_features: Tensor, real_labels
     _check_features(features=features, real_features=real_features)
     labels, real_labels = torch.as_tensor(labels), torch.as_tensor(real_labels)
     if len(labels) != len(features) or len(real_labels) != len(real_features):
-        raise ValueError("labels, real_labels: one for each image needed")
+        raise ValueError(
+            "`labels` and `real_labels` must be one for each image, "
+            f"got {len(labels)} and {len(real_labels)} for {len(features)} and {len(real_features)}."
+        )
     rows = []
     for key, name in id2label.items():
         groups = features[labels == key], real_features[real_labels == key]
@@ -106,4 +109,6 @@ def _pairwise_rms(features: Tensor) -> float | None:
 def _check_features(**features) -> None:
     (name, x), (other, y) = features.items()
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"{name}, {other}: shapes {tuple(x.shape)} and {tuple(y.shape)} given, (N, D), (M, D) needed")
+        raise ValueError(
+            f"`{name}` and `{other}` must be (N, D) and (M, D), got {tuple(x.shape)} and {tuple(y.shape)}."
+        )

@@ -36,7 +36,9 @@ def perceptual_path_length(source, weights=None, batch_size: int = 32, progress:
         FileNotFoundError: LPIPS' weights cannot be had; the message names the file.
     """
     if not isinstance(source, PipelineSource) or source.upsample_to is not None:
-        raise ValueError("ppl: needs a pipeline that renders the images itself")
+        raise ValueError(
+            "`source` must be a pipeline that renders the images itself, without upsampling: ppl moves through its z."
+        )
     config = source.pipeline.generator.config
     model = GenerativeModelModuleWrapper(_Renderer(source), config.z_dim, "normal", config.num_classes or 0)
     with lpips_weights(weights):

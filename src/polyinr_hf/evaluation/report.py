@@ -83,7 +83,7 @@ def write_json(result: dict, path) -> None:
     """Writes beside, then renames. Raises ValueError for a value that JSON does not have (NaN, infinity)."""
     for name, value in result.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}: the value is {value}")
+            raise ValueError(f"`result` must be finite, {name} is {value}.")
     with replace_file(path) as partial:
         partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

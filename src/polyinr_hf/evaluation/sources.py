@@ -5,7 +5,6 @@ process it is asked, and a `key`: what they depend on, in JSON's types, under wh
 names the time it takes.
 """
 
-import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_count
+from ..digests import tensor_digest, weights_digest
 from ..images import to_uint8
-from .extractors import weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +36,11 @@ class TensorSource:
 
     def __init__(self, images: Tensor):
         if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: shape {tuple(images.shape)} given, (N, 3, H, W) needed")
+            raise ValueError(f"`images` must be (N, 3, H, W), got {tuple(images.shape)}.")
         if len(images) == 0:
-            raise ValueError("images: there are none")
-        self.images = images if images.dtype == torch.uint8 else to_uint8((images + 1) / 2, "images")
-        digest = hashlib.sha256(self.images.cpu().contiguous().numpy()).hexdigest()
-        self.key = {"images": digest[:16], "shape": list(images.shape)}
+            raise ValueError("`images` is empty.")
+        self.images = images if images.dtype == torch.uint8 else to_uint8((images + 1) / 2, "`images`")
+        self.key = {"images": tensor_digest(self.images)}
 
     def __len__(self):
         return len(self.images)
@@ -67,7 +66,9 @@ class DatasetSource:
 
     def __init__(self, dataset, resolution: int, num_workers: int = 2, skip_corrupt: bool = False):
         if dataset.streaming:
-            raise ValueError("dataset: a streaming dataset cannot be gone through by index; load it without streaming")
+            raise ValueError(
+                "`dataset` must not be streaming, to be gone through by index: load it without `streaming`."
+            )
         self.dataset, self.resolution, self.skip_corrupt = dataset, resolution, skip_corrupt
         self.pool = ThreadPoolExecutor(num_workers)
         rows = dataset.dataset
@@ -125,12 +126,10 @@ class PipelineSource:
         upsample_to: int | None = None,
         upsampling: str = "nearest",
     ):
-        if num_samples < 1:
-            raise ValueError(f"num_samples: {num_samples} given, at least 1 needed")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} given, 0 or more needed")
+        check_count("num_samples", num_samples)
+        check_count("seed", seed, minimum=0)
         if upsampling not in UPSAMPLING_MODES:
-            raise ValueError(f"upsampling: {upsampling!r} is not one of {UPSAMPLING_MODES}")
+            raise ValueError(f"`upsampling` must be one of {UPSAMPLING_MODES}, got {upsampling!r}.")
         self.pipeline, self.num_samples, self.seed = pipeline, num_samples, seed
         self.truncation_psi, self.dtype = truncation_psi, dtype
         self.resolution = resolution or pipeline.generator.config.sample_size
@@ -139,7 +138,7 @@ class PipelineSource:
         self.key = {
             "pipeline": weights_digest(pipeline.generator),
             "config": {name: value for name, value in pipeline.generator.config.items() if not name.startswith("_")},
-            "labels": None if self.labels is None else hashlib.sha256(self.labels).hexdigest()[:16],
+            "labels": None if self.labels is None else tensor_digest(torch.from_numpy(self.labels)),
             "num_samples": num_samples,
             "resolution": self.resolution,
             "truncation_psi": truncation_psi,
@@ -153,9 +152,13 @@ class PipelineSource:
         if num_classes is None:
             return None
         if frequencies is None:
-            raise ValueError("dataset: the pipeline is class-conditional, and the dataset has no classes to draw from")
+            raise ValueError(
+                "`class_frequencies` is required: the pipeline is class-conditional. Has the dataset no classes?"
+            )
         if len(frequencies) != num_classes:
-            raise ValueError(f"dataset: it has {len(frequencies)} classes, the pipeline {num_classes}")
+            raise ValueError(
+                f"`class_frequencies` must be of the pipeline's {num_classes} classes, got {len(frequencies)}."
+            )
         p = np.asarray(frequencies, dtype=np.float64)
         return np.random.default_rng(self.seed).choice(num_classes, size=self.num_samples, p=p / p.sum())
 
@@ -179,7 +182,7 @@ class PipelineSource:
         if self.upsample_to is not None:
             align = {} if self.upsampling == "nearest" else {"align_corners": False}
             images = F.interpolate(images, size=(self.upsample_to,) * 2, mode=self.upsampling, **align)
-        return to_uint8(images, f"generated images {start} to {stop - 1}")
+        return to_uint8(images, f"Generated images {start} to {stop - 1}")
 
 
 def _generator_of(seed: int, index: int) -> torch.Generator:
@@ -197,7 +200,7 @@ def label_frequencies(num_classes, dataset, labels="frequency"):
         labels: "frequency", as often as the dataset has them, or "uniform".
     """
     if labels not in ("frequency", "uniform"):
-        raise ValueError(f"labels: {labels!r} is not one of ('frequency', 'uniform')")
+        raise ValueError(f"`labels` must be one of ('frequency', 'uniform'), got {labels!r}.")
     if num_classes is None:
         return None
     if labels == "uniform" or num_classes == 1:

@@ -37,9 +37,9 @@ SHARED_FILES = (  # of a pipeline folder; only these files are uploaded
     "README.md",
 )
 VARIANT_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
+TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)  # of HTTP: worth another try
 TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{20,}")
-NUM_SAMPLE_COLUMNS = 4
+NUM_SAMPLE_COLUMNS = 4  # and as many rows, in the card's picture
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,14 +181,14 @@ def redact(text: str, token: str | bool | None = None) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks
 # ---------------------------------------------------------------------------------------------------------------------
-def check_repo_id(repo_id: str) -> None:
-    """Raises ValueError unless it is org/name or a name."""
+def check_repo_id(repo_id: str | None, name: str = "repo_id") -> None:
+    """Raises ValueError that calls it `name` unless it is org/name or a name."""
     try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"`repo_id` must be org/name or a name, got {repo_id!r}: {error}") from None
-    if not repo_id:
-        raise ValueError("`repo_id` must be org/name or a name, got ''.")
+        validate_repo_id(repo_id or "?")
+    except HFValidationError:
+        raise ValueError(
+            f"`{name}` must be org/name or a name of letters, digits, '-', '_' and '.', got {repo_id!r}."
+        ) from None
 
 
 def check_pipeline_folder(folder: str | Path, variant: str | None = None) -> None:

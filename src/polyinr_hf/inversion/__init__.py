@@ -1,4 +1,4 @@
-"""An image -> its affine parameters (section 4.3 of the paper), and, by tuning, weights fitted to it."""
+"""An image -> its affine parameters (section 4.2 of the paper), and, by tuning, weights fitted to it."""
 
 from .._lazy import lazy_exports
 

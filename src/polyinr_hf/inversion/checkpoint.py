@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import torch
 
 from ..files import replace_file
-from ..modeling_poly_inr import PolyINRGenerator
 
 
 def new_state(work: str, start: dict | None = None, seconds: float = 0.0) -> dict:
@@ -51,11 +49,3 @@ def load_state(checkpoint: str | Path | None, work: str) -> dict | None:
             "remove it or name another file."
         )
     return state
-
-
-def model_digest(model: PolyINRGenerator) -> str:
-    """SHA-256 of the weights, as float32."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""An image -> its affine parameters, with the weights fixed (section 4.3 of the paper, "Inversion").
+"""An image -> its affine parameters, with the weights fixed (section 4.2 of the paper, "Inversion").
 
     result = invert(pipe, load_photo("cat.jpg"))
     pipe(affine_parameters=result.affine_parameters, height=1024, width=1024).images[0]
@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..digests import weights_digest
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .checkpoint import load_state, model_digest, new_state
+from .checkpoint import load_state, new_state
 from .losses import InversionLoss, backbone_name, load_perceptual_network
 from .measurement import describe
 from .optimization import InversionStep, Phase, optimize, split_steps
@@ -90,7 +91,7 @@ def invert(
     seed = draw_seed(generator)
     record = {"space": space, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
     record |= {"backbone": backbone_name(network), "class_label": class_id, "seed": seed} | asdict(settings)
-    work = json.dumps({**record, "image": target.digest(), "model": model_digest(model)})
+    work = json.dumps({**record, "image": target.digest(), "model": weights_digest(model)})
     state = load_state(checkpoint, work)
     if state is None:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""How close an inversion came to its image: PSNR and SSIM over the known pixels."""
+"""How close an inversion came to its image: PSNR and SSIM, as in section 4.2 of the paper, over the known pixels."""
 
 import math
 

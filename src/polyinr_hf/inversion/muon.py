@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al.: of the quintic that pulls singular values to about 1
-NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ_STEPS = 5  # Jordan et al.'s number: more make the matrix more orthogonal, and cost as much each
 
 
 class Muon(torch.optim.Optimizer):

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..modeling_poly_inr import PolyINRGenerator
+from ..schedules import half_cosine
 from .checkpoint import save_state
 from .losses import InversionLoss
 from .muon import Muon
@@ -24,7 +25,7 @@ RAMP = 0.1  # share of Adam's steps in which the learning rate rises
 PLATEAU = 1e-3  # relative decrease of the mean loss over `patience` steps below which a phase ends
 LBFGS_BLOCK = 10  # iterations between two callbacks and saves
 LBFGS_HISTORY = 50  # pairs of steps; each holds two copies of the parameters
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 20.0  # between two saves: what an interruption can lose
 
 
 class Problem(Protocol):
@@ -183,7 +184,7 @@ def has_settled(losses: list[float], patience: int | None) -> bool:
 def learning_rate_factor(step: int, num_steps: int) -> float:
     """Rises linearly over the first tenth of the steps, then falls as half a cosine to almost 0."""
     progress = (step + 1) / (num_steps + 1)
-    return min(1.0, progress / RAMP) * (0.5 + 0.5 * math.cos(math.pi * progress))
+    return min(1.0, progress / RAMP) * half_cosine(progress)
 
 
 def _adam(problem: Problem) -> list[torch.optim.Optimizer]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPACES = ("affine", "w", "z")
 START_SIDE = 32  # longest side, in pixels, at which starts are compared
-START_BATCH = 8
+START_BATCH = 8  # starts drawn at once: memory against calls
 START_CLASSES = 5  # the classifier's likeliest
 # [u, v, 1] = CENTRED @ [2u - 1, 2v - 1, 1]: about the image's centre, slope and height of a modulation pull apart.
 CENTRED = ((0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (0.0, 0.0, 1.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..digests import tensor_digest
 from ..images import to_float, to_rgb
 from ..modeling_poly_inr import pixel_coordinates
 
@@ -97,9 +97,8 @@ class Target:
         return [self.downscaled(side) for side in sides]
 
     def digest(self) -> str:
-        """SHA-256 of the image and the mask."""
-        data = np.ascontiguousarray(torch.cat([self.image, self.known], dim=1).numpy())
-        return hashlib.sha256(repr(data.shape).encode() + data.tobytes()).hexdigest()
+        """A fingerprint of the image and the mask."""
+        return tensor_digest(torch.cat([self.image, self.known], dim=1))
 
 
 def _known_pixels(mask, height: int, width: int) -> Tensor:

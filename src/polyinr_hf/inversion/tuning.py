@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..digests import tensor_digest, weights_digest
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .checkpoint import load_state, model_digest, new_state
+from .checkpoint import load_state, new_state
 from .losses import InversionLoss, backbone_name, load_perceptual_network, synthesize
 from .measurement import describe
 from .optimization import InversionStep, Phase, optimize, split_steps
@@ -87,7 +87,8 @@ def tune(
     seed = draw_seed(generator)
     record = {"tuned": True, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
     record |= {"backbone": backbone_name(network), "seed": seed} | asdict(settings)
-    work = {**record, "image": target.digest(), "model": model_digest(original), "start": _digest(affine_parameters)}
+    start = None if affine_parameters is None else tensor_digest(affine_parameters.float())
+    work = {**record, "image": target.digest(), "model": weights_digest(original), "start": start}
     state = load_state(checkpoint, json.dumps(work))
     if state is None:
         began = time.monotonic()
@@ -104,10 +105,6 @@ def tune(
     tuned = problem.finish()
     result = describe(tuned, target, A, state["losses"], state["seconds"], record)
     return type(pipe).from_pipe(pipe, generator=tuned), result
-
-
-def _digest(A: Tensor | None) -> str | None:
-    return A if A is None else hashlib.sha256(A.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def plan_phases(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..modeling_poly_inr import full_precision
 
+# Of the release, for projected GANs; DiffAugment's own cutout is larger, half the side.
 TRANSLATION_RATIO = 1 / 8  # largest shift, in image sides
 CUTOUT_RATIO = 0.2  # side of the square cut out, in image sides
 
@@ -150,6 +151,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 def blur_sigma_at(kimg: float, initial_sigma: float = 2.0, fade_kimg: float = 300.0) -> float:
     """Blur sigma, in pixels, after `kimg` thousand real images: from `initial_sigma` linearly to 0 at `fade_kimg`.
 
+    The defaults are those of StyleGAN-XL (Sauer et al., 2022), whose training the paper follows (section 4).
     A `fade_kimg` of 0 means no blur at all.
     """
     if fade_kimg <= 0:

@@ -77,7 +77,7 @@ def load_newest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | Non
             try:
                 accelerator.load_state(str(checkpoint))
             except (RuntimeError, ValueError) as error:
-                raise ValueError(f"checkpoint {checkpoint} does not fit the recipe's networks: {error}") from error
+                raise ValueError(f"The checkpoint {checkpoint} does not fit the recipe's networks: {error}") from error
             return json.loads((checkpoint / MANIFEST).read_text())["progress"]
         logger.warning("checkpoint %s is skipped: %s", checkpoint, problem)
     return None

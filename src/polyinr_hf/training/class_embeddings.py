@@ -42,7 +42,7 @@ def compute_class_embeddings(
         FileNotFoundError: if the weights of EfficientNet-lite0 cannot be had.
     """
     if not dataset.num_classes:
-        raise ValueError("dataset: it has no classes to embed")
+        raise ValueError("`dataset` has no classes to embed.")
     path = Path(path)
     sums, counts, images_done = _load_sums(path, dataset.num_classes, len(dataset))
     if images_done < len(dataset):
@@ -75,9 +75,9 @@ def _load_sums(path: Path, num_classes: int, num_images: int) -> tuple[Tensor, T
     with safe_open(path, "pt") as file:
         sums, counts, metadata = file.get_tensor("sums"), file.get_tensor("counts"), file.metadata()
     if len(sums) != num_classes:
-        raise ValueError(f"{path}: holds {len(sums)} classes, the dataset has {num_classes}; remove it")
+        raise ValueError(f"{path} is of {len(sums)} classes, the dataset has {num_classes}: remove it.")
     if int(metadata.get("num_images", num_images)) != num_images:
-        raise ValueError(f"{path}: is of {metadata['num_images']} images, the dataset has {num_images}; remove it")
+        raise ValueError(f"{path} is of {metadata['num_images']} images, the dataset has {num_images}: remove it.")
     return sums, counts, int(metadata["images_done"])
 
 

@@ -13,7 +13,7 @@ from .config import Recipe
 
 logger = logging.getLogger(__name__)
 
-LICENCE_COLUMNS = ("licence", "license")
+LICENSE_COLUMNS = ("license", "licence")  # as the Hub spells it; as data folders of earlier versions do
 
 
 def export_name(exports: Path, images_seen: int) -> str:
@@ -59,7 +59,7 @@ def stage_resolution(recipe: Recipe, kimg: float) -> int:
 def count_licences(name_or_path, config=None, split="train", image_column=None, cache_dir=None, revision=None):
     """{licence: images}, most first, by the licence column; {} without one. Arguments as in `load_image_dataset`."""
     options = {"image_column": image_column, "cache_dir": cache_dir, "revision": revision}
-    for column in LICENCE_COLUMNS:
+    for column in LICENSE_COLUMNS:
         try:  # as if the licence were the class: its column is the one that is kept
             dataset = load_image_dataset(
                 name_or_path, config, split, label_column=column, class_conditional=True, **options

@@ -35,17 +35,17 @@ def load_source(
             continue
         if theirs[key] != ours[key] and not (key == "z_dim" and theirs.z_dim < ours.z_dim):
             raise ValueError(
-                f"model.{key}: {ours[key]!r} does not fit run.init_from {source}, which has {theirs[key]!r}"
+                f"`model.{key}` must be {theirs[key]!r}, as in `run.init_from` {source}, got {ours[key]!r}."
             )
     if (theirs.num_classes is None) != (ours.num_classes is None):
         raise ValueError(
-            f"data.class_conditional: {source} has {theirs.num_classes or 'no'} classes, the dataset "
-            f"{ours.num_classes or 'none in use'}; both must have classes or neither"
+            f"`data.class_conditional` must be as in `run.init_from`: {source} has {theirs.num_classes or 'no'} "
+            f"classes, the dataset {ours.num_classes or 'none in use'}."
         )
     if not new_classes and not _has_same_classes(generator, pipeline, id2label):
         raise ValueError(
-            f"run.init_from: {source} has {theirs.num_classes} classes, the dataset {ours.num_classes}, or their names "
-            "differ; set run.new_classes=true to fine-tune on another class list"
+            f"`run.init_from` {source} has {theirs.num_classes} classes, the dataset {ours.num_classes}, or their "
+            "names differ: set run.new_classes=true to fine-tune on another class list."
         )
     return pipeline
 

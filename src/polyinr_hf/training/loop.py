@@ -59,7 +59,7 @@ class TrainingLoop(ABC):
         recipe = resolve_source(recipe)
         self.output_dir = Path(output_dir)
         if not resume and any(self.output_dir.glob("checkpoints/step-*")):
-            raise ValueError(f"output_dir: {self.output_dir} holds checkpoints of a run; resume it or choose another")
+            raise ValueError(f"`output_dir` {self.output_dir} holds checkpoints of a run: resume it or choose another.")
         self.accelerator = make_accelerator(recipe, self.output_dir)
         self.recipe = recipe = with_precision(recipe, self.accelerator)
         self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)

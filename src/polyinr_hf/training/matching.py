@@ -105,7 +105,7 @@ class FeatureMatching(nn.Module):
     def forward(
         self, images: Tensor, z: Tensor, class_labels: Tensor | None = None, windows: Windows | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean squared distance of images (B, 3, R, R) in [-1, 1] to their matches, and which those are, (B,).
+        """Matches images (B, 3, R, R) in [-1, 1]; returns the mean squared distance and the matches' indices (B,).
 
         `z` (B, z_dim) and `class_labels` (B,) are what the images were generated from, at `windows` if given.
         """

@@ -123,7 +123,7 @@ def build_guidance(recipe: Recipe, num_classes: int | None) -> Classifier | None
     classifier = build_classifier(name, settings.feature_weights.get(name), settings.pretrained)
     if classifier.num_classes != num_classes:
         raise ValueError(
-            f"loss.guidance_classifier: {name} knows {classifier.num_classes} classes, the dataset has {num_classes}"
+            f"`loss.guidance_classifier` {name} knows {classifier.num_classes} classes, the dataset has {num_classes}."
         )
     return classifier
 

@@ -7,7 +7,6 @@ an image for its class and the latents that stand for it. Adversarial training g
 each code learns from one image alone.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from ..data.dataset import DecodedRows, image_batches
+from ..data.loader import TrainingOrder
 from ..images import to_float
 from ..modeling_poly_inr import MappingNetwork, PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
+from ..schedules import half_cosine
 from .config import Recipe, StageConfig
 from .image_generator import ImageGenerator
 from .loop import TrainingLoop
@@ -37,9 +38,9 @@ from .models import (
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code is updated once per epoch
 BETAS_CODES = (0.5, 0.9)  # short memory: each code is updated once per epoch
-MAX_GRADIENT_NORM = 1.0
-SELECTOR_GAIN = 8  # beside a number of the class
-MAPPING_BATCH, MAPPING_LR = 256, 0.03  # relative to the size of a tensor's numbers
+MAX_GRADIENT_NORM = 1.0  # a lower one slows learning down, a higher one lets a bad batch undo more
+SELECTOR_GAIN = 8  # norm of the selector's weights, relative to the largest of a class dimension
+MAPPING_BATCH, MAPPING_LR = 256, 0.03  # latents a step; rate relative to the standard deviation of a weight tensor
 
 
 class Pretrainer(TrainingLoop):
@@ -61,19 +62,21 @@ class Pretrainer(TrainingLoop):
         by, weight = recipe.loss.matching_by, recipe.loss.matching_weight
         if by != "latent" or not weight:
             raise ValueError(
-                f"loss.matching_by: {by!r} with loss.matching_weight {weight}; pretraining needs 'latent' and above 0"
+                "`loss.matching_by` must be 'latent' and `loss.matching_weight` above 0 in pretraining, "
+                f"got {by!r} and {weight}."
             )
         if recipe.run.evaluate_every_kimg is not None or recipe.run.stage_start != "carry":
             raise ValueError(
-                "run.evaluate_every_kimg and run.stage_start: pretraining has no averaged generator to measure or to "
-                "start a stage from; leave them at null and 'carry'"
+                "`run.evaluate_every_kimg` must be null and `run.stage_start` 'carry' in pretraining, which has no "
+                "averaged generator to measure or to start a stage from."
             )
         self.mapping_steps = mapping_steps
         super().__init__(recipe, output_dir, resume)
 
     def build_models(self) -> None:
         if self.accelerator.num_processes > 1:
-            raise ValueError(f"num_processes: {self.accelerator.num_processes} must be 1: codes are not shared")
+            processes = self.accelerator.num_processes
+            raise ValueError(f"`num_processes` must be 1 in pretraining, whose codes are not shared, got {processes}.")
         recipe, dataset, device = self.recipe, self.dataset, self.device
         generator = build_generator(recipe, dataset.num_classes)
         source = open_source(recipe, generator, dataset.id2label, new_mapping=True)
@@ -131,7 +134,7 @@ class Pretrainer(TrainingLoop):
 
     def train_step(self, stage: StageConfig, loader: "ImageOrder") -> None:
         """One step of codes, affine and synthesis levels on the next real images of an epoch's random order."""
-        factor = 0.5 * (1 + math.cos(math.pi * self.images_seen / self.total_images))
+        factor = half_cosine(self.images_seen / self.total_images)
         for optimizer, lr in self.learning_rates(stage):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
@@ -219,7 +222,7 @@ def fit_mapping(mapping: MappingNetwork, batches: Iterator[tuple[Tensor, Tensor 
     errors = []
     for step, (z, class_labels, w) in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = MAPPING_LR * group["size"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = MAPPING_LR * group["size"] * half_cosine(step / steps)
         error = F.mse_loss(mapping(z, class_labels), w)
         error.backward()
         optimizer.step()
@@ -244,20 +247,12 @@ class ImageOrder:
     num_skipped = 0
 
     def __init__(self, num_images: int, batch_size: int, seed: int, images_seen: int = 0):
-        self.num_images, self.batch_size, self.seed, self.images_seen = num_images, batch_size, seed, images_seen
-        self._epoch, self._order = None, None
+        self.batch_size, self.images_seen = batch_size, images_seen
+        self._batches = TrainingOrder(num_images, seed, mirror=False).batches(images_seen, batch_size)
 
     def __next__(self) -> Tensor:
-        batch = [self._at(position) for position in range(self.images_seen, self.images_seen + self.batch_size)]
         self.images_seen += self.batch_size
-        return torch.tensor(batch)
-
-    def _at(self, position: int) -> int:
-        epoch, offset = divmod(position, self.num_images)
-        if epoch != self._epoch:
-            source = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.num_images, generator=source).tolist()
-        return self._order[offset]
+        return torch.tensor([index for index, _ in next(self._batches)])
 
     def state_dict(self) -> dict:
         return {"images_seen": self.images_seen}

@@ -26,7 +26,7 @@ def make_pusher(recipe: Recipe, output_dir: Path, is_main_process: bool = True) 
     if not run.push_to_hub:
         return None
     if get_token() is None:
-        raise ValueError("run.push_to_hub: no Hub token; run `hf auth login` or set HF_TOKEN")
+        raise ValueError("`run.push_to_hub` needs a Hub token: run `hf auth login` or set HF_TOKEN.")
     return BackgroundPusher(output_dir, run.hub_model_id, run.hub_private) if is_main_process else None
 
 

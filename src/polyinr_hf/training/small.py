@@ -22,7 +22,7 @@ def small_recipe(overrides: list[str], report: Callable[[str], None] = print) ->
         ValueError: without `data.dataset`, and as [`load_recipe`] and [`load_image_dataset`].
     """
     if not any(override.startswith("data.dataset=") for override in overrides):
-        raise ValueError("data.dataset: the recipe small needs it, such as data.dataset=path/to/pictures")
+        raise ValueError("`data.dataset` is required by the recipe small, such as data.dataset=path/to/pictures.")
     given = make_recipe({"stages": CPU_STAGES, "data": {"class_conditional": True}}, overrides)
     on_gpu = PartialState().device.type == "cuda"
     recipe = make_recipe(choose(_load(given.data), on_gpu, given.run.init_from), overrides)
