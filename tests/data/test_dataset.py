@@ -149,13 +149,13 @@ def test_labels_can_be_ignored_and_required():
     ("dataset", "arguments", "message"),
     [
         (make_dataset(0), {}, "no rows"),
-        (make_dataset().remove_columns("image"), {}, "no image column found; the columns are label"),
-        (make_dataset(), {"image_column": "img"}, "image_column: no column 'img'.*image"),
-        (make_dataset(), {"label_column": "class"}, "label_column: no column 'class'.*label"),
-        (make_dataset(), {"image_column": "label"}, "'label' is not an image"),
+        (make_dataset().remove_columns("image"), {}, "`image_column` is missing .* the columns are label"),
+        (make_dataset(), {"image_column": "img"}, "`image_column` must be one of .*image.* got 'img'"),
+        (make_dataset(), {"label_column": "class"}, "`label_column` must be one of .*label.* got 'class'"),
+        (make_dataset(), {"image_column": "label"}, "`image_column` must hold images, 'label' does not"),
         (make_dataset(colour=["r", None] * 3), {"label_column": "colour"}, "3 rows without a class"),
         (make_dataset(label=datasets.Value("float32")), {"label_column": "label"}, "ClassLabel, integers or strings"),
-        (make_dataset().map(lambda _: {"label": -1}), {}, "class ids -1..-1, legal are 0..1"),
+        (make_dataset().map(lambda _: {"label": -1}), {}, "class ids 0..1, 'label' has -1..-1"),
         (make_dataset(colour=list("rgbrgb")).to_iterable_dataset(), {"label_column": "colour"}, "when streaming"),
     ],
 )

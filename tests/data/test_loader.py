@@ -223,11 +223,11 @@ def test_a_batch_may_be_larger_than_the_dataset(dataset):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 9, "num_processes": 2}, "batch_size: 9 cannot be divided by num_processes 2"),
-        ({"process_index": 2, "num_processes": 2}, "process_index: 2"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"images_seen": -1}, "images_seen -1"),
-        ({"resolution": 0}, "resolution 0"),
+        ({"batch_size": 9, "num_processes": 2}, "`batch_size` must be a multiple of `num_processes`, 2, got 9"),
+        ({"process_index": 2, "num_processes": 2}, "`process_index` must be in 0..1, got 2"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number from 1, got 0"),
+        ({"images_seen": -1}, "`images_seen` must be a whole number from 0, got -1"),
+        ({"resolution": 0}, "`resolution` must be a whole number from 1, got 0"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(dataset, arguments, message):

@@ -304,7 +304,7 @@ def test_benchmark_render_of_a_pipeline(folders, tmp_path, monkeypatch, capsys):
 
 
 def test_benchmark_refuses_bad_sizes():
-    assert "`sizes` must be at least 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
+    assert "`sizes` must be a whole number from 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
 
 
 # -- measure_inversion.py ---------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_the_script_pretrains_by_a_recipe(recipe_file, tmp_path):
 def test_the_script_says_what_is_wrong_in_a_line(recipe_file, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         run_script(recipe_file, "--output", tmp_path / "run")
-    assert end.value.code.startswith("error: loss.matching_by")
+    assert end.value.code.startswith("error: `loss.matching_by`")
     with pytest.raises(SystemExit):
         run_script(recipe_file, "--output", tmp_path / "run", *MATCHING, "--mapping_steps", 0)
     assert "--mapping_steps" in capsys.readouterr().err
