@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline, data, editing, inversion
+from polyinr_hf._lazy import naming_extra
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import load_photo, preprocess_image
 
@@ -63,7 +64,8 @@ def parse_args(argv=None):
 
 def load_images(args, size: int) -> dict[str, Image.Image]:
     """Name -> RGB image (size, size): emoji, then photographs, their middle square."""
-    import skimage.data
+    with naming_extra("measure_inversion.py", "eval"):
+        import skimage.data
 
     images = {}
     dataset = data.load_image_dataset(args.dataset, split=args.split) if args.num_emoji else None

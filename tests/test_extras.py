@@ -132,3 +132,20 @@ def test_help_of_every_script_opens_after_a_core_install(path):
     result = run_without(EVERY_EXTRA, code)
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
+
+
+def test_a_function_that_needs_an_extra_names_it():
+    """Where a module opens in a core install and one of its functions needs more."""
+    code = """
+from polyinr_hf import benchmarks, data, training
+calls = [(benchmarks.plot_costs, ([], "x.png")), (data.read_emoji, ()), (training.plot_log, (".", "x.png"))]
+for function, arguments in calls:
+    try:
+        function(*arguments)
+    except ImportError as error:
+        print(error)
+"""
+    result = run_without(EVERY_EXTRA, code)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3 and all(re.fullmatch(SENTENCE, line) for line in lines), result.stdout

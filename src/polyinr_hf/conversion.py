@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ._lazy import naming_extra
 from .modeling_poly_inr import PolyINRGenerator
 from .pipeline_poly_inr import PolyINRPipeline
 from .safe_pickle import MAX_TEXT, Record, UnsafePickleError, describe, read_pickle
@@ -198,7 +199,8 @@ def read_id2label(source: str | Path) -> dict[int, str]:
         ValueError: if the file is neither of these.
     """
     if str(source) == "imagenet":
-        from timm.data import ImageNetInfo
+        with naming_extra("`id2label` imagenet", "eval"):
+            from timm.data import ImageNetInfo
 
         info = ImageNetInfo()
         return {index: info.index_to_description(index, detailed=False) for index in range(info.num_classes())}

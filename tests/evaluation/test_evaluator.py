@@ -91,8 +91,8 @@ def test_truncation_sweep(pipeline, rows, options):
     "arguments, message",
     [
         ({"metrics": ["fd_lite0"], "num_samples": 320}, "320 generated images are too few"),
-        ({"metrics": ["rfid"]}, "'rfid' needs the random Inception"),
-        ({"metrics": ["rfid_own"], "weights": {"inception_random": "x"}}, "'rfid' is the name"),
+        ({"metrics": ["rfid"]}, "`metrics` has 'rfid', which needs the random Inception"),
+        ({"metrics": ["rfid_own"], "weights": {"inception_random": "x"}}, "`metrics` must have 'rfid'"),
         ({"labels": "sorted"}, "`labels` must be one of .* got 'sorted'"),
         ({"metrics": ["fds"]}, "`metrics` must be some of .* got 'fds'"),
         ({"metrics": []}, "`metrics` is empty"),

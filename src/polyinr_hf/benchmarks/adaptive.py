@@ -10,6 +10,7 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
+from .._lazy import naming_extra
 from ..adaptive_rendering import Lattice, check_tolerance, first_pitch, refine
 from ..checks import check_count, check_number
 from ..files import replace_file
@@ -112,7 +113,8 @@ def plot_costs(results: list[AdaptiveResult], path: str | Path) -> None:
 
     Dashed lines grow with the area and with the length of the edges from the smallest image on.
     """
-    from matplotlib.figure import Figure
+    with naming_extra("plot_costs", "eval"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()

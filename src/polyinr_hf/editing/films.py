@@ -80,4 +80,4 @@ def check_film(path: str | Path, fps: int = 20, suffixes: Sequence[str] = FILM_S
     if not 1 <= (whole_number(fps) or 0) <= MAX_FPS:
         raise ValueError(f"`fps` must be a whole number in 1..{MAX_FPS}, got {fps!r}.")
     if suffix == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
-        raise ImportError("MP4 needs two more packages: pip install imageio imageio-ffmpeg. GIF needs none.")
+        raise ImportError('MP4 needs imageio and imageio-ffmpeg: pip install "polyinr-hf[film]". GIF needs neither.')

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
+from .._lazy import naming_extra
 from ..files import replace_file
 
 # Here, not beside the metrics: a model card shows results without torch-fidelity, which computes them.
@@ -90,7 +91,8 @@ def write_json(result: dict, path) -> None:
 
 def plot_truncation_sweep(result: dict, path) -> None:
     """Draws a result of `truncation_sweep` as PNG: distances on the left axis, the others on the right."""
-    from matplotlib.figure import Figure
+    with naming_extra("plot_truncation_sweep", "eval"):
+        from matplotlib.figure import Figure
 
     results = sorted(result["results"], key=lambda row: row["truncation_psi"])
     psis = [row["truncation_psi"] for row in results]

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .._lazy import naming_extra
 from ..files import replace_file
 
 LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss"}
@@ -170,7 +171,8 @@ def plot_log(log: Path, output: Path) -> None:
     Raises:
         ValueError: for a file without a whole line.
     """
-    from matplotlib.figure import Figure
+    with naming_extra("plot_log", "eval"):
+        from matplotlib.figure import Figure
 
     lines = []
     for text in Path(log).read_text().splitlines():
