@@ -18,9 +18,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor, nn
 
+from ._lazy import naming_extra
 from .files import replace_folder
 from .modeling_poly_inr import PolyINRGenerator
 from .pipeline_poly_inr import PolyINRPipeline
+from .reconstruction import psnr
 
 OPSET = 20
 DTYPES = ("float32", "float16")  # of the stored weights
@@ -126,19 +128,10 @@ def import_onnx():
     Raises:
         ImportError: that names the extra, where it or onnxscript, which torch exports with, is missing.
     """
-    try:
+    with naming_extra("export_onnx", "onnx"):
         import onnx
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise _missing("export_onnx", error) from error
     return onnx
-
-
-def _missing(function: str, error: ImportError) -> ImportError:
-    return ImportError(
-        f'{function} needs the package {error.name}, which is not installed: pip install "polyinr-hf[onnx]"',
-        name=error.name,
-    )
 
 
 def read_license(path_or_repo: str | Path) -> dict[str, str]:
@@ -168,10 +161,8 @@ def measure_onnx(pipeline: PolyINRPipeline, folder: str | Path, num_points: int 
     Raises:
         ImportError: without onnxruntime.
     """
-    try:
+    with naming_extra("measure_onnx", "onnx"):
         import onnxruntime
-    except ImportError as error:
-        raise _missing("measure_onnx", error) from error
     generator = _float32_copy(pipeline)
     rng = torch.Generator().manual_seed(0)
     z = torch.randn(1, generator.config.z_dim, generator=rng)
@@ -189,11 +180,11 @@ def measure_onnx(pipeline: PolyINRPipeline, folder: str | Path, num_points: int 
     inputs |= {} if labels is None else {"class_labels": labels.numpy()}
     A = mapping.run(None, inputs)[0][0]
     rgb = synthesis.run(None, {"affine_parameters": A, "coordinates": coordinates.numpy()})[0]
-    difference = torch.from_numpy(rgb) - expected
-    clipped = torch.from_numpy(rgb).clamp(-1, 1) - expected.clamp(-1, 1)
+    found = torch.from_numpy(rgb)  # (N, 3)
+    images = [colours.T[None, :, None] for colours in (found, expected.clamp(-1, 1))]  # (1, 3, 1, N) each
     return {
-        "relative_error": (difference.abs().max() / expected.abs().max()).item(),
-        "psnr": (10 * torch.log10(4 / clipped.square().mean())).item(),
+        "relative_error": ((found - expected).abs().max() / expected.abs().max()).item(),
+        "psnr": psnr(*images)[0],
     }
 
 
