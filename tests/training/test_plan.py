@@ -8,7 +8,8 @@ import torch
 
 from polyinr_hf.training.image_generator import ImageGenerator
 from polyinr_hf.training.models import build_generator
-from polyinr_hf.training.plan import StageCost, _Networks, check_memory, format_plan, measure_stage, plan_recipe
+from polyinr_hf.training.plan import check_memory, format_plan, plan_recipe
+from polyinr_hf.training.stage_costs import StageCost, StageNetworks, measure_stage
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def generator_flop(n: int, levels: int, pixels: int) -> int:
     return level_0 + pixels * (2 * n * 3 + (levels - 1) * (2 * n * 3 + 2 * n * n) + 2 * n * 3)
 
 
+@pytest.mark.slow
 def test_products_of_the_generator_are_those_of_its_layers(recipe):
     """One forward in the discriminator's step, a forward and twice that backward in its own: 4 in all."""
     costs = [measure_stage(recipe, 0)]
@@ -38,6 +40,7 @@ def test_products_of_the_generator_are_those_of_its_layers(recipe):
     assert added * 1e9 == pytest.approx(4 * (synthesis + affine), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_second_forward_of_chunks_is_counted(recipe):
     whole = measure_stage(recipe, 0)
     recipe.stages[0].pixel_chunk = 8 * 256  # as large as the batch: nothing is done twice
@@ -50,6 +53,7 @@ def test_a_second_forward_of_chunks_is_counted(recipe):
     assert extra == pytest.approx(generator_flop(64, 3, 256) + folds * 2 * 64 * 64 * 3, rel=0.01)
 
 
+@pytest.mark.slow
 def test_chunks_lower_the_planned_peak(make_recipe):
     """Of large images: of small ones the discriminator is the peak, which chunks leave as it is."""
     recipe = make_recipe("stages=[{resolution: 128, kimg: 10, batch_size: 8}]", "model.channels=64")
@@ -64,9 +68,10 @@ def test_chunks_lower_the_planned_peak(make_recipe):
     assert saved == pytest.approx(8 * 128**2 * 64 * a_feature, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_large_micro_batch_is_counted_by_a_small_one(recipe):
     recipe.stages[0].pixel_chunk = 512
-    planned, counted = measure_stage(recipe, 0), _Networks(recipe, None).count_step(recipe.stages[0], 8, 64)
+    planned, counted = measure_stage(recipe, 0), StageNetworks(recipe, None).count_step(recipe.stages[0], 8, 64)
     assert planned.micro_batch == 8
     assert planned.generator_gflop == pytest.approx(counted.generator_gflop, rel=1e-3)
     assert planned.discriminator_gflop == pytest.approx(counted.discriminator_gflop, rel=1e-3)
@@ -84,6 +89,7 @@ def test_a_chunk_as_large_as_the_image_runs_synthesis_once(recipe, monkeypatch):
         assert len(calls) == expected  # in chunks, each again in the backward
 
 
+@pytest.mark.slow
 def test_stages_of_the_same_shapes_are_counted_once(make_recipe, monkeypatch):
     stages = (
         "[{resolution: 16, kimg: 1, batch_size: 8}, {resolution: 16, kimg: 3, batch_size: 8, lr_generator: 1.0e-5}]"
@@ -118,6 +124,7 @@ def test_days_are_products_over_the_devices_speed(make_recipe):
     assert "images/s" not in format_plan([planned], 8)
 
 
+@pytest.mark.slow
 def test_the_plan_command_refuses_what_does_not_fit(recipe_file, capsys):
     """On a device that is not here, whose memory is said."""
     spec = importlib.util.spec_from_file_location("scripts_benchmark", SCRIPTS / "benchmark.py")
