@@ -137,7 +137,7 @@ def test_mp4(tmp_path):
 def test_mp4_without_its_packages_says_what_to_install(tmp_path, monkeypatch, missing):
     monkeypatch.setattr("polyinr_hf.editing.films.find_spec", lambda name: None if name == missing else sys)
     frames = (pytest.fail("work started") for _ in range(2))
-    with pytest.raises(ImportError, match="pip install imageio imageio-ffmpeg"):
+    with pytest.raises(ImportError, match=r"pip install \"polyinr-hf\[film\]\""):
         save_film(frames, tmp_path / "a.mp4")
 
 
