@@ -8,9 +8,9 @@ from ..checks import cpu_multiplies_bfloat16
 from ..data.dataset import ImageDataset, load_image_dataset
 from .config import DataConfig, Recipe, make_recipe
 
-# Runs with a person in front of them. On two CPU cores a step of 32 images takes one to two seconds at 32 px and three
-# to five at 64 (docs/training.md), so these are about twenty minutes; the GPU's are hours.
-CPU_STAGES = ({"resolution": 32, "kimg": 12.0}, {"resolution": 64, "kimg": 4.0})
+# Runs with a person in front of them. On two CPU cores with AVX2 a step of 32 images takes about four seconds at 32 px
+# and ten at 64, most of it the discriminator's, so these are a quarter of an hour; the GPU's are hours.
+CPU_STAGES = ({"resolution": 32, "kimg": 4.0}, {"resolution": 64, "kimg": 1.0})
 GPU_STAGES = ({"resolution": 32, "kimg": 300.0}, {"resolution": 64, "kimg": 300.0}, {"resolution": 128, "kimg": 150.0})
 MATCHED_IMAGES = 5000  # up to here each generated image is drawn towards a real one too, which shows shapes early
 
@@ -36,13 +36,13 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None) ->
     stages = [dict(stage, batch_size=32) for stage in (GPU_STAGES if on_gpu else CPU_STAGES)]
     total = sum(stage["kimg"] for stage in stages)
     for stage in stages:
-        stage |= {"lr_generator": 2e-4, "lr_discriminator": 1e-4}
+        stage |= {"lr_generator": 2e-4 if on_gpu else 5e-4, "lr_discriminator": 1e-4}  # few steps on a CPU
     return {
         "data": {
             "class_conditional": None if init_from else dataset.num_classes is not None,
             "num_workers": 2 if on_gpu else 0,  # decoded once, held in memory
         },
-        "model": None if init_from else {"channels": 512 if on_gpu else 256},
+        "model": None if init_from else {"channels": 512 if on_gpu else 128},
         "discriminator": {
             "feature_networks": ["tf_efficientnet_lite0"],
             "feature_resolution": 128 if on_gpu else 64,
@@ -59,7 +59,7 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None) ->
             "new_classes": bool(init_from),
             "class_embeddings": "random",
             "mixed_precision": "bf16" if on_gpu or cpu_multiplies_bfloat16() else "no",
-            "compile": on_gpu,  # of a CPU's minutes it would take three
+            "compile": True,  # half a minute on a CPU, where steps then take half as long
             "sample_every_kimg": total / 16,
             "export_every_kimg": total / 4,
             "checkpoint_every_kimg": total / 8,
