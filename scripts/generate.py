@@ -1,6 +1,6 @@
 """Generate images, one PNG for each class and seed.
 
-    python scripts/generate.py --pipeline pretrained/poly-inr-emoji --seeds 0-15 --grid --output out
+    python scripts/generate.py --pipeline pretrained/poly-inr-emoji --class penguin --seeds 0-15 --grid --output out
     python scripts/generate.py --pipeline poly-inr-imagenet --class goldfish 207 --seeds 0-3,9 --truncation_psi 0.7 \\
         --height 512 --width 768 --extent -0.25 -0.25 1.25 1.25 --output out
 

@@ -20,6 +20,7 @@ FAST = [
     "discriminator.num_heads=1",
     "stages=[{resolution: 16, kimg: 0.016, batch_size: 16}]",
     "run.mixed_precision=no",
+    "run.compile=false",
     "run.num_sample_columns=2",
 ]
 

@@ -145,6 +145,9 @@ def test_a_run_says_what_it_costs_where_it_is_and_what_comes_next(recipe_file, t
     for command in ("generate.py", "evaluate.py", "push_to_hub.py"):
         assert any(command in line and f"--pipeline {export}" in line for line in shown.out.splitlines()), command
     assert "--resume" not in shown.out
+    (draw,) = (line.split()[2:-1] for line in shown.out.splitlines() if line.startswith("draw:"))  # after `python`
+    subprocess.run([sys.executable, *draw, tmp_path / "out"], cwd=ROOT, check=True, capture_output=True)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3 * 4 + 1  # of each of three classes four, and the grid
     recipe = load_recipe(run / "recipe.yaml")
     train("--output", run, "--resume", "stages.1.kimg=0.008")
     assert f"finished at 0.016 of 0.016 kimg: {run}" in capsys.readouterr().out

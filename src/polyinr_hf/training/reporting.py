@@ -3,6 +3,7 @@
 import itertools
 import json
 import resource
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -149,12 +150,21 @@ def next_commands(run_folder: Path, dataset: str, command: str, finished: bool) 
         return "\n".join(lines)
     pipeline = (best or exports)[-1]
     lines += [
-        f"draw:      python scripts/generate.py --pipeline {pipeline} --seeds 0-15 --grid --output out",
+        f"draw:      python scripts/generate.py --pipeline {pipeline}{_classes_to_draw(pipeline)} --grid --output out",
         f"measure:   python scripts/evaluate.py --pipeline {pipeline} --dataset {dataset} --metrics fd_lite0 "
         "--num_samples 2000",
         f"share:     python scripts/push_to_hub.py --pipeline {pipeline} --repo YOUR_NAME/poly-inr --dry_run",
     ]
     return "\n".join(lines)
+
+
+def _classes_to_draw(pipeline: Path) -> str:
+    """Arguments of generate.py: sixteen images, or four of each of the first classes by their first names."""
+    id2label = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8")).get("id2label")
+    if not id2label:
+        return " --seeds 0-15"
+    names = [id2label[key].split(",")[0] for key in sorted(id2label, key=int)[:4]]
+    return f" --class {shlex.join(names)} --seeds 0-3"
 
 
 def peak_memory_mb(device: torch.device) -> float:
