@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -178,9 +177,8 @@ class TrainingLoop(ABC):
         self.accelerator.set_trigger()
 
     def _train(self) -> bool:
-        if self.accelerator.is_main_process:
-            print(describe_run(self.recipe, self.accelerator, self._stage_images()), file=sys.stderr)
         bar = TrainingBar(self.total_images, self.images_seen, disable=not self.accelerator.is_main_process)
+        bar.note(describe_run(self.recipe, self.accelerator, self._stage_images()))
         begin = 0
         for stage, images in zip(self.recipe.stages, self._stage_images(), strict=True):
             self.stage_begin, end = begin, begin + images
