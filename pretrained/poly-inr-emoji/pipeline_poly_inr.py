@@ -24,14 +24,14 @@ from huggingface_hub import errors, snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .adaptive_rendering import check_tolerance  # noqa: F401  diffusers copies what this file itself imports
+from .adaptive_rendering import draw  # noqa: F401  diffusers copies what this file itself imports
 from .integrity import check_id2label, check_index, check_json_object
 from .modeling_poly_inr import (
     PolyINRGenerator,
-    as_tolerance,
     check_count,
     check_extent,
     check_size,
+    check_tolerance,
     finite_number,
     whole_number,
 )
@@ -387,7 +387,7 @@ class PolyINRPipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
         antialias = check_count("antialias", antialias)
-        tolerance = as_tolerance(tolerance)
+        tolerance = check_tolerance(tolerance)
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
         truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)
         if affine_parameters is not None:

@@ -8,7 +8,6 @@ where that prediction is in doubt. This file needs torch only; it travels with m
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -43,13 +42,6 @@ class Lattice:
         size = [(side - 1) * self.pitch + 1 for side in self.values.shape[1:]]  # pixels from first to last point
         large = torch.nn.functional.interpolate(self.values[None], size, mode="bilinear", align_corners=True)
         return large[0, :, :height, :width]
-
-
-def check_tolerance(tolerance: float) -> None:
-    """Raises ValueError unless `tolerance` is a finite number from 0."""
-    is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool) and math.isfinite(tolerance)
-    if not is_number or tolerance < 0:
-        raise ValueError(f"`tolerance` must be a finite number from 0, got {tolerance!r}.")
 
 
 def first_pitch(height: int, width: int, extent: tuple[float, float, float, float], sample_size: int) -> int:

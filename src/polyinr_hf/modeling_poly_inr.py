@@ -23,7 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from .adaptive_rendering import check_tolerance, draw, first_pitch, refine
+from .adaptive_rendering import draw, first_pitch, refine
 from .integrity import check_config, check_json_object, check_shard_indices, check_weights, nonfinite_tensors
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
@@ -96,10 +96,11 @@ def check_extent(extent: tuple[float, float, float, float]) -> tuple[float, floa
     return top, left, bottom, right
 
 
-def as_tolerance(tolerance: float) -> float:
+def check_tolerance(tolerance: float) -> float:
     """`tolerance` as a float or int; raises ValueError unless it is a finite number from 0."""
     number = finite_number(tolerance)
-    check_tolerance(tolerance if number is None else number)
+    if number is None or number < 0:
+        raise ValueError(f"`tolerance` must be a finite number from 0, got {tolerance!r}.")
     return number
 
 
@@ -725,7 +726,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _check_rendering(antialias: int, chunk_size: int | None, tolerance: float) -> tuple[int, int | None, float]:
         """All three as Python's numbers."""
         chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-        return check_count("antialias", antialias), chunk_size, as_tolerance(tolerance)
+        return check_count("antialias", antialias), chunk_size, check_tolerance(tolerance)
 
     def _check_map_inputs(
         self, z: Tensor, class_labels: Tensor | None, truncation_psi: float, truncation_cutoff: int | None

@@ -34,7 +34,6 @@ where that prediction is in doubt. This file needs torch only; it travels with m
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -69,13 +68,6 @@ class Lattice:
         size = [(side - 1) * self.pitch + 1 for side in self.values.shape[1:]]  # pixels from first to last point
         large = torch.nn.functional.interpolate(self.values[None], size, mode="bilinear", align_corners=True)
         return large[0, :, :height, :width]
-
-
-def check_tolerance(tolerance: float) -> None:
-    """Raises ValueError unless `tolerance` is a finite number from 0."""
-    is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool) and math.isfinite(tolerance)
-    if not is_number or tolerance < 0:
-        raise ValueError(f"`tolerance` must be a finite number from 0, got {tolerance!r}.")
 
 
 def first_pitch(height: int, width: int, extent: tuple[float, float, float, float], sample_size: int) -> int:
@@ -482,10 +474,11 @@ def check_extent(extent: tuple[float, float, float, float]) -> tuple[float, floa
     return top, left, bottom, right
 
 
-def as_tolerance(tolerance: float) -> float:
+def check_tolerance(tolerance: float) -> float:
     """`tolerance` as a float or int; raises ValueError unless it is a finite number from 0."""
     number = finite_number(tolerance)
-    check_tolerance(tolerance if number is None else number)
+    if number is None or number < 0:
+        raise ValueError(f"`tolerance` must be a finite number from 0, got {tolerance!r}.")
     return number
 
 
@@ -1111,7 +1104,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _check_rendering(antialias: int, chunk_size: int | None, tolerance: float) -> tuple[int, int | None, float]:
         """All three as Python's numbers."""
         chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-        return check_count("antialias", antialias), chunk_size, as_tolerance(tolerance)
+        return check_count("antialias", antialias), chunk_size, check_tolerance(tolerance)
 
     def _check_map_inputs(
         self, z: Tensor, class_labels: Tensor | None, truncation_psi: float, truncation_cutoff: int | None

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .._lazy import naming_extra
-from ..adaptive_rendering import Lattice, check_tolerance, first_pitch, refine
+from ..adaptive_rendering import Lattice, first_pitch, refine
 from ..checks import check_count, check_number
 from ..files import replace_file
 from ..images import caption
@@ -142,7 +142,7 @@ def draw_where_run(generator: PolyINRGenerator, A: Tensor, size: int, tolerance:
     Raises:
         ValueError: for a tolerance that is none.
     """
-    check_tolerance(tolerance)
+    check_number("tolerance", tolerance)
     columns = {f"tolerance {tolerance:g}": [], "error x 8": [], "where the network was run": []}
     for a in A.split(1):
         lattice = _last_lattice(generator, a, size, tolerance)
