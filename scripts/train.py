@@ -1,9 +1,10 @@
 """Train a generator by a recipe.
 
-    accelerate launch scripts/train.py small --output runs/mine data.dataset=path/to/pictures
-    accelerate launch scripts/train.py configs/finetune.yaml --output runs/mine data.dataset=path/to/pictures
-    accelerate launch scripts/train.py configs/emoji.yaml --output runs/emoji stages.0.kimg=500
-    accelerate launch scripts/train.py --output runs/emoji --resume
+    python scripts/train.py small --output runs/mine data.dataset=path/to/pictures
+    python scripts/train.py configs/finetune.yaml --output runs/mine data.dataset=path/to/pictures
+    python scripts/train.py configs/emoji.yaml --output runs/emoji stages.0.kimg=500
+    python scripts/train.py --output runs/emoji --resume
+    accelerate launch scripts/train.py configs/imagenet.yaml --output runs/imagenet  # on several GPUs
 
 `small` is no file: it is made for the number of pictures and the device found. What a recipe costs is printed before
 the first step. SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exits with 0; --resume goes on from
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
         plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset.num_classes)
     if trainer.accelerator.is_main_process:
         print(plan, file=sys.stderr)
-    train_and_show_end(trainer, "accelerate launch scripts/train.py")
+    launcher = "python" if trainer.accelerator.num_processes == 1 else "accelerate launch"
+    train_and_show_end(trainer, f"{launcher} scripts/train.py")
 
 
 if __name__ == "__main__":

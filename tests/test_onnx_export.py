@@ -274,7 +274,8 @@ def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
 
 
 def test_the_licence_is_the_cards(tmp_path):
-    assert read_license(PRETRAINED) == {"license": "other", "license_name": "emoji-sets"}
+    link = "https://creativecommons.org/licenses/by/4.0/"
+    assert read_license(PRETRAINED) == {"license": "other", "license_name": "emoji-sets", "license_link": link}
     assert read_license(tmp_path) == {}
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Model\n")
     assert read_license(tmp_path) == {"license": "mit"}

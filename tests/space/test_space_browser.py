@@ -31,6 +31,13 @@ const named = element => element.ariaLabel || element.ariaLabelledByElements?.le
 return [...document.querySelectorAll('input, select, textarea, button, [tabindex="0"]')]
     .filter(element => visible(element) && !named(element)).map(element => element.outerHTML.slice(0, 200));
 """
+REMEMBER = """
+window.shown = [];
+new MutationObserver(() => {
+    const sources = [...document.querySelectorAll('#stage .pictures img')].map(image => image.src);
+    window.shown.push(...sources.filter(source => !window.shown.includes(source)));
+}).observe(document.body, {childList: true, subtree: true});
+"""
 SHARPEST = "return [...document.querySelectorAll('#stage .pictures img')].pop()?.src"
 SMALL = "size=128"
 
@@ -45,6 +52,11 @@ def chromium(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
+
+
+def decode(source: str) -> np.ndarray:
+    """The pixels of an image that is in its own address."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
 
 
 class Visitor:
@@ -63,6 +75,7 @@ class Visitor:
         self.driver.get("about:blank")
         self.driver.get(f"{self.server}/{query}")
         self.find("#wall .tiles button")
+        self.driver.execute_script(REMEMBER)
 
     def tiles(self, strip: str) -> list:
         return self.wait(lambda: self.driver.find_elements(By.CSS_SELECTOR, f"#{strip} .tiles button"), strip)
@@ -82,12 +95,15 @@ class Visitor:
         """What the stage shows, once it is of this size."""
         stage = self.find("#stage .frame")
         self.wait(lambda: stage.get_attribute("data-size") == str(size), f"picture of {size} pixels")
-        content = base64.b64decode(self.driver.execute_script(SHARPEST).split(",")[1])
-        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        return decode(self.driver.execute_script(SHARPEST))
 
     def shows(self, image: Image.Image) -> None:
         """Waits until the stage shows this image."""
         self.wait(lambda: np.array_equal(self.picture(image.width), image), "such picture")
+
+    def shown(self) -> list[np.ndarray]:
+        """What the stage has shown since the page was opened, in order, however briefly."""
+        return [decode(source) for source in self.driver.execute_script("return window.shown")]
 
     def value(self, name: str) -> str:
         return self.find(f"#{name} input, #{name} textarea").get_attribute("value")
@@ -125,8 +141,9 @@ def test_by_hand(page, studio):
     assert [tile.get_attribute("aria-label") for tile in wall] == ["cat 0", "dog 1", "tree 2"]
     assert not page.driver.find_element(By.CSS_SELECTOR, "#stage").is_displayed()
     wall[1].click()
-    page.shows(scene(studio, class_label="dog", seed=1, size=PREVIEW_SIZE))  # coarse at once
-    page.shows(scene(studio, class_label="dog", seed=1, size=512))  # then sharp
+    page.shows(scene(studio, class_label="dog", seed=1, size=512))
+    coarse = scene(studio, class_label="dog", seed=1, size=PREVIEW_SIZE)
+    assert np.array_equal(page.shown()[0], coarse)  # at once, before the sharp one
     assert page.holds(class_label="dog", seed="1", tab="zoom")["zoom"] == "0"
     assert page.value("class_label") == "dog"
     assert page.value("link") == page.driver.current_url

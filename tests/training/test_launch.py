@@ -16,6 +16,7 @@ def make_recipe(**run) -> Recipe:
 @pytest.fixture(autouse=True)
 def fresh_state(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -44,6 +45,15 @@ def test_bfloat16_on_a_cpu_that_is_slow_at_it_is_told_of(monkeypatch, tmp_path, 
     recipe = make_recipe(mixed_precision="bf16")
     told = describe_run(recipe, make_accelerator(recipe, tmp_path), [16, 2000]).splitlines()
     assert len(told) == lines and all("run.mixed_precision=no" in line for line in told[1:])
+
+
+@pytest.mark.parametrize(("threads", "processors", "lines"), [(1, 1, 1), (1, 8, 2), (4, 8, 1)])
+def test_idle_processors_are_told_of(monkeypatch, tmp_path, threads, processors, lines):
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    recipe = make_recipe()
+    told = describe_run(recipe, make_accelerator(recipe, tmp_path), [16, 2000]).splitlines()
+    assert len(told) == lines and all(f"{processors} processors" in line for line in told[1:])
 
 
 def test_processes_asked_for_in_vain_are_told_of(monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
 from torch.nn.parallel import DistributedDataParallel
@@ -52,6 +53,11 @@ def describe_run(recipe: Recipe, accelerator: Accelerator, images_of_stages: lis
     line += f", precision {accelerator.mixed_precision}, batches of {batches} images, {steps:,} steps"
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16" and not cpu_multiplies_bfloat16():
         line += "\nThis CPU has no bfloat16 products: float32, run.mixed_precision=no, is many times faster here."
+    if accelerator.device.type == "cpu" and processes == 1 and torch.get_num_threads() == 1 < (os.cpu_count() or 1):
+        line += (
+            f"\nOne thread on {os.cpu_count()} processors: on a CPU that is what `accelerate launch` gives unless "
+            "told `--cpu --num_processes 1`. `python scripts/train.py ...` takes all of them."
+        )
     if processes == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         line += (
             "\nSeveral processes were asked for, but `accelerate launch` starts several on CPUs through MPI only. "
