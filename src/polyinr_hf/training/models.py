@@ -8,7 +8,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..data.dataset import ImageDataset
-from ..feature_networks import Classifier, FeatureNetwork, build_classifier, load_feature_network
+from ..feature_networks import (
+    Classifier,
+    FeatureNetwork,
+    build_classifier,
+    load_feature_network,
+    wrap_strided_depthwise,
+)
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .class_embeddings import compute_class_embeddings
@@ -89,6 +95,7 @@ def build_discriminator(recipe: Recipe, num_classes: int | None, compiled: bool)
     discriminator = ProjectedDiscriminator(num_classes, feature_weights=weights, seed=recipe.run.seed, **settings)
     for branch in discriminator.branches:
         branch.feature_network.backbone.to(memory_format=torch.channels_last)  # about a fifth faster
+        wrap_strided_depthwise(branch.feature_network.backbone)
         if compiled:
             branch.compile()
     return discriminator
