@@ -50,10 +50,13 @@ def other_images(pipe) -> torch.Tensor:
     return pipe([0, 1, 2], 4, generator=torch.Generator().manual_seed(9), output_type="pt").images
 
 
-def test_tuning_improves_the_image_and_leaves_the_original(pipe, image, pivot):
+def test_tuning_improves_the_image_and_leaves_the_original(pipe, image, pivot, caplog):
     before = copy.deepcopy(pipe.generator.state_dict())
     others = other_images(pipe)
-    tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=100, lr=0.01)
+    with caplog.at_level("WARNING"):
+        tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=100, lr=0.01)
+    assert not caplog.records
+    assert pipe.generator is not tuned.generator and pipe.config == tuned.config
     assert result.psnr > pivot.psnr + 2
     assert result.ssim > pivot.ssim
     torch.testing.assert_close(result.affine_parameters, pivot.affine_parameters, rtol=0, atol=1e-5)

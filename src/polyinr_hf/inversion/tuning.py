@@ -104,7 +104,9 @@ def tune(
         A = problem.affine()  # (1, L, n, 3)
     tuned = problem.finish()
     result = describe(tuned, target, A, state["losses"], state["seconds"], record)
-    return type(pipe).from_pipe(pipe, generator=tuned), result
+    pipe = copy.copy(pipe)  # `from_pipe` would cast, and diffusers warns of every cast
+    pipe.register_modules(generator=tuned)
+    return pipe, result
 
 
 def plan_phases(
