@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 from polyinr_hf import feature_networks
 from polyinr_hf.feature_networks import (
-    Float32OnCPU,
+    InFloat32,
     build_classifier,
+    keep_strided_depthwise_in_float32,
     load_backbone,
     load_feature_network,
-    wrap_strided_depthwise,
 )
 
 LITE0 = "tf_efficientnet_lite0"
@@ -52,11 +52,11 @@ def deit():
     return load_feature_network(DEIT, pretrained=False)
 
 
-def test_a_cpus_autocast_leaves_strided_depthwise_convolutions_in_float32():
+def test_autocast_leaves_strided_depthwise_convolutions_in_float32():
     network, images = load_feature_network(LITE0, feature_resolution=64), make_images(64)
     expected, state = network(images), network.backbone.state_dict()
-    wrap_strided_depthwise(network.backbone)
-    wrapped = [module for module in network.backbone.modules() if isinstance(module, Float32OnCPU)]
+    keep_strided_depthwise_in_float32(network.backbone)
+    wrapped = [module for module in network.backbone.modules() if isinstance(module, InFloat32)]
     assert [layer[0].in_channels for layer in wrapped] == [96, 144, 240, 672]  # strides 4, 8, 16 and 32
     assert all(map(torch.equal, network(images), expected))
     with torch.autocast("cpu", dtype=torch.bfloat16):

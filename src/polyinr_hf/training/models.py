@@ -12,8 +12,8 @@ from ..feature_networks import (
     Classifier,
     FeatureNetwork,
     build_classifier,
+    keep_strided_depthwise_in_float32,
     load_feature_network,
-    wrap_strided_depthwise,
 )
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
@@ -86,29 +86,34 @@ def adam_options(recipe: Recipe, device: torch.device) -> dict:
     return {"betas": tuple(run.adam_betas), "eps": run.adam_eps, "fused": device.type in ("cpu", "cuda")}
 
 
-def build_discriminator(recipe: Recipe, num_classes: int | None, compiled: bool) -> ProjectedDiscriminator:
-    """The projected discriminator; class embeddings are set later, see [`initial_class_embeddings`]."""
+def build_discriminator(recipe: Recipe, num_classes: int | None, device: torch.device) -> ProjectedDiscriminator:
+    """The projected discriminator for a device, still on the CPU; see [`initial_class_embeddings`] for the classes'."""
     settings = dict(vars(recipe.discriminator))
     # Files may be given for the guiding classifier and for the network that embeds classes, too.
     weights = settings.pop("feature_weights")
     weights = {name: weights[name] for name in settings["feature_networks"] if name in weights}
     discriminator = ProjectedDiscriminator(num_classes, feature_weights=weights, seed=recipe.run.seed, **settings)
     for branch in discriminator.branches:
-        branch.feature_network.backbone.to(memory_format=torch.channels_last)  # about a fifth faster
-        wrap_strided_depthwise(branch.feature_network.backbone)
-        if compiled:
+        _arrange_for_speed(branch.feature_network, device)
+        if recipe.run.compile and device.type == "cuda":  # on a CPU compiled branches are slower
             branch.compile()
     return discriminator
 
 
-def build_feature_network(recipe: Recipe) -> FeatureNetwork:
-    """The first of the discriminator's feature networks by itself, to measure distances with."""
+def build_feature_network(recipe: Recipe, device: torch.device) -> FeatureNetwork:
+    """The first of the discriminator's feature networks by itself, to measure distances with on a device."""
     settings = recipe.discriminator
     name = settings.feature_networks[0]
     weights = settings.feature_weights.get(name)
     network = load_feature_network(name, weights, settings.pretrained, settings.feature_resolution)
-    network.backbone.to(memory_format=torch.channels_last)
+    _arrange_for_speed(network, device)
     return network
+
+
+def _arrange_for_speed(network: FeatureNetwork, device: torch.device) -> None:
+    network.backbone.to(memory_format=torch.channels_last)  # about a fifth faster
+    if device.type == "cpu":
+        keep_strided_depthwise_in_float32(network.backbone)
 
 
 def build_matching(recipe: Recipe, dataset: ImageDataset, network: FeatureNetwork) -> FeatureMatching | None:

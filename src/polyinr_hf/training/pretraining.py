@@ -80,7 +80,7 @@ class Pretrainer(TrainingLoop):
         recipe, dataset, device = self.recipe, self.dataset, self.device
         generator = build_generator(recipe, dataset.num_classes)
         source = open_source(recipe, generator, dataset.id2label, new_mapping=True)
-        self.matching = build_matching(recipe, dataset, build_feature_network(recipe)).to(device)
+        self.matching = build_matching(recipe, dataset, build_feature_network(recipe, device)).to(device)
         embeddings = initial_class_embeddings(recipe, dataset, self.accelerator, self.output_dir)
         start_weights(generator, embeddings, source, dataset.id2label)
 

@@ -138,7 +138,7 @@ class StageNetworks:
         self.recipe, self.num_classes = replace(recipe, discriminator=untrained, model=model), num_classes
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
-            self.discriminator = build_discriminator(self.recipe, num_classes, compiled=False)
+            self.discriminator = build_discriminator(self.recipe, num_classes, torch.device("meta"))
             self.classifier = build_guidance(self.recipe, num_classes)
             self.image_generator = _TwoChunks(build_generator(self.recipe, num_classes))
         self.generator = self.image_generator.generator

@@ -46,8 +46,7 @@ class Trainer(TrainingLoop):
         # What can fail comes before the hours that may go into class embeddings.
         source = open_source(recipe, generator, id2label)
         self.classifier = build_guidance(recipe, num_classes)
-        on_gpu = self.device.type == "cuda"  # on a CPU compiled branches are slower
-        discriminator = build_discriminator(recipe, num_classes, compiled=recipe.run.compile and on_gpu)
+        discriminator = build_discriminator(recipe, num_classes, self.device)
         self.matching = build_matching(recipe, dataset, discriminator.branches[0].feature_network)
         embeddings = initial_class_embeddings(recipe, dataset, accelerator, self.output_dir)
         start_weights(generator, embeddings, source, id2label)
