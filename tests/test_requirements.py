@@ -32,3 +32,8 @@ def test_the_oldest_versions_are_the_bounds(package):
 @pytest.mark.parametrize("package", BOUNDS)
 def test_pinned_versions_are_within_the_bounds(package):
     assert numbers(pins("constraints.txt")[normalized(package)]) >= numbers(BOUNDS[package])
+
+
+def test_the_space_asks_for_the_same_versions():
+    lines = (ROOT / "space" / "requirements.txt").read_text(encoding="utf-8").split()
+    assert lines == [f"{package}>={BOUNDS[package]}" for package in (line.split(">=")[0] for line in lines)]
