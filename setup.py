@@ -17,7 +17,7 @@ TRAIN = [
     "omegaconf>=2.4",
     "pyyaml>=6.0",
     "tensorboard>=2.17",
-    "timm>=1.0.15",
+    "timm>=1.0.23",
 ]
 EVAL = [
     "datasets>=5.2",
@@ -26,7 +26,7 @@ EVAL = [
     "matplotlib>=3.9",
     "scikit-image>=0.24",
     "scipy>=1.13",
-    "timm>=1.0.15",
+    "timm>=1.0.23",
     "torch-fidelity>=0.4",
     "torchvision>=0.26",
 ]
