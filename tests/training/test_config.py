@@ -27,7 +27,7 @@ def test_shipped_recipes_are_read(path, tmp_path):
     recipe = load_recipe(path)
     resolutions = [stage.resolution for stage in recipe.stages]
     assert resolutions == sorted(resolutions)
-    assert resolutions[0] == (64 if path.stem == "finetune" else 32)
+    assert resolutions[0] == (64 if path.stem in ("finetune", "emoji_windows") else 32)
     assert recipe.model is None if path.stem == "finetune" else recipe.model.num_levels == 10
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe
@@ -156,6 +156,12 @@ def test_a_bad_override_is_named(minimal, override):
         (["discriminator.batch_norm_group_size=5"], "`discriminator.batch_norm_group_size` .* 64 images .* got 5"),
         (["run.mapping_lr_multiplier=0"], "`run.mapping_lr_multiplier` must be above 0, got 0"),
         (["loss.matching_weight=-1"], "`loss.matching_weight` must be at least 0, got -1"),
+        (["loss.points_weight=-1"], "`loss.points_weight` must be at least 0, got -1"),
+        (["loss.points_per_image=0"], "`loss.points_per_image` must be at least 1, got 0"),
+        (
+            ["loss.points_weight=1", "data.streaming=true", "run.class_embeddings=random"],
+            "`loss.points_weight` must be 0 with `data.streaming`.* got 1",
+        ),
         (["loss.matching_by=looks"], r"`loss.matching_by` must be one of \('likeness', 'latent'\), got 'looks'"),
         (
             ["loss.adversarial_start_kimg=5"],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.training.matching import images_of_latents
 from polyinr_hf.training.pretraining import ImageOrder, Pretrainer, class_quantiles, fit_mapping
 from polyinr_hf.training.trainer import Trainer
 
@@ -64,7 +65,8 @@ def test_latents_that_stand_for_an_image_are_matched_with_it(pretrained):
         for z_dim in (64, 16):  # of the model, and of one with smaller latents to start from
             z = pretrainer._draw_latents(torch.Generator().manual_seed(seed), z_dim=z_dim)
             assert z.shape[1] == z_dim
-            assert torch.equal(pretrainer.matching._choose(z, pretrainer.labels), torch.arange(len(z)))
+            chosen = images_of_latents(z, pretrainer.labels, pretrainer.matching.members)
+            assert torch.equal(chosen, torch.arange(len(z)))
 
 
 def test_quantiles_share_a_class_equally():

@@ -30,23 +30,30 @@ class ImageGenerator(nn.Module):
         self,
         z: Tensor,
         class_labels: Tensor | None,
-        resolution: int,
+        resolution: int | None,
         pixel_chunk: int | None = None,
         windows: Windows | None = None,
-    ) -> Tensor:
+        points: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor | None, Tensor]:
         """z (B, z_dim) and labels (B,) -> images (B, 3, R, R); `pixel_chunk` counts points of the whole batch.
 
-        Whole images, a point in each pixel, or `windows`, several in the coarser ones.
+        Whole images, a point in each pixel, or `windows`, several in the coarser ones. With `points` (B, P, 2), images
+        and the colours (B, P, 3) there; None for images without a resolution.
         """
         with full_precision(z.device):  # a hundred-thousandth of the products; bfloat16 would round w to three digits
             w = self.generator.map(z, class_labels)  # (B, L, w_dim)
-        return self.from_w(w, resolution, pixel_chunk, windows)
+        A = self.generator.affine(w)  # (B, L, n, 3)
+        images = None if resolution is None else self._draw(A, resolution, pixel_chunk, windows)
+        return images if points is None else (images, self._synthesize(A, points))
 
     def from_w(
         self, w: Tensor, resolution: int, pixel_chunk: int | None = None, windows: Windows | None = None
     ) -> Tensor:
         """w (B, L, w_dim) -> images (B, 3, R, R)."""
-        A = self.generator.affine(w)  # (B, L, n, 3)
+        return self._draw(self.generator.affine(w), resolution, pixel_chunk, windows)
+
+    def _draw(self, A: Tensor, resolution: int, pixel_chunk: int | None, windows: Windows | None) -> Tensor:
+        """A (B, L, n, 3) -> images (B, 3, R, R)."""
         if windows is None:
             rgb = self._colours(A, pixel_coordinates(resolution, resolution, device=A.device), pixel_chunk)
         else:

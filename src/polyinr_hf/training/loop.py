@@ -23,6 +23,7 @@ from .exports import describe_export, export_name
 from .launch import describe_run, make_accelerator, with_precision
 from .matching import FeatureMatching
 from .models import resolve_source
+from .points import PointMatching
 from .pushing import make_pusher
 from .reporting import TrainingBar, TrainingLog
 from .selection import BestExport
@@ -31,7 +32,7 @@ from .windows import Windows, draw_extents
 
 logger = logging.getLogger(__name__)
 
-WINDOW_SEED = 2**40  # apart from the seeds of latents and augmentations
+WINDOW_SEED, POINT_SEED = 2**40, 2**41  # apart from the seeds of latents and augmentations
 STOP_CHECK_STEPS = 10  # of several processes: whether one was told to stop takes an all-reduce and waits for the GPU
 FIRST_GRID_SECONDS = 120.0  # a grid by then, however far apart the recipe's are: the first thing anyone looks for
 
@@ -40,7 +41,7 @@ class TrainingLoop(ABC):
     """Base class of a training run, which [`Trainer`] and [`Pretrainer`] complete: what they build, and their step.
 
     Everything that can be wrong with a recipe raises ValueError here, before the first step. Subclasses implement the
-    abstract methods; `build_models` sets `generator` and `matching`.
+    abstract methods; `build_models` sets `generator`, `matching` and `points`.
 
     Args:
         recipe: See [`Recipe`].
@@ -53,6 +54,7 @@ class TrainingLoop(ABC):
 
     generator: PolyINRGenerator
     matching: FeatureMatching | None
+    points: PointMatching | None
 
     def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False):
         recipe = resolve_source(recipe)
@@ -243,7 +245,7 @@ class TrainingLoop(ABC):
         return self._stop_requested
 
     def enter_stage(self, stage: StageConfig) -> Iterator:
-        """The stage's batches; sets its learning rates, shows the matching its real images and saves a grid of them."""
+        """The stage's batches; sets its learning rates, shows its images to what matches them, saves a grid of them."""
         if self.recipe.run.compile and stage.shapes != self._compiled_for:
             # Each stage's kernels are for its shapes alone: left in the cache, those before would push new ones out of
             # its eight places, and from the second shape on it would compile slower ones for any shape.
@@ -255,14 +257,17 @@ class TrainingLoop(ABC):
         if self.accelerator.is_main_process:
             self._save_grid(self.real_images(stage.image_size), f"reals-{stage.image_size}")
         decoded = None
-        if self.matching is not None:
+        if self.matching is not None or self.points is not None:
             options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
+            if stage.image_resolution is not None or self.points is not None:
+                decoded = decode_all(self.dataset, stage.image_size, **options)
             with self.accelerator.autocast():
-                if stage.image_resolution is None:
+                if self.matching is not None and stage.image_resolution is None:
                     self.matching.see_real_images(self.dataset, stage.resolution, **options)
-                else:
-                    decoded = decode_all(self.dataset, stage.image_resolution, **options)
+                elif self.matching is not None:
                     self.matching.see_window_images(decoded[0], decoded[1], stage.resolution)
+            if self.points is not None:
+                self.points.see_images(decoded[0], decoded[1])
         return self.make_batches(stage, decoded)
 
     def _draw_extents(self, stage: StageConfig) -> Tensor | None:

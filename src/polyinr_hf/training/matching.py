@@ -26,6 +26,24 @@ def selector(z: Tensor) -> Tensor:
     return z.float().sum(dim=1) / z.shape[1] ** 0.5
 
 
+def class_members(class_labels: Tensor | None, num_images: int, num_classes: int | None = None) -> list[Tensor]:
+    """The indices of each class's images, in order, for the labels (N,) of all images; one class without labels."""
+    if class_labels is None:
+        return [torch.arange(num_images)]
+    return [torch.nonzero(class_labels == label).flatten() for label in range(num_classes or 1)]
+
+
+def images_of_latents(z: Tensor, class_labels: Tensor | None, members: list[Tensor]) -> Tensor:
+    """For each latent of z (B, z_dim) an image of its class, (B,), by the quantile of its [`selector`].
+
+    `members` are the indices of each class's images; `class_labels` (B,), or None for one class.
+    """
+    labels = [0] * len(z) if class_labels is None else class_labels.tolist()
+    quantiles = torch.special.ndtr(selector(z)).clamp(max=1 - 1e-6).tolist()
+    chosen = [members[label] for label in labels]
+    return torch.stack([those[int(u * len(those))] for those, u in zip(chosen, quantiles, strict=True)])
+
+
 class FeatureMatching(nn.Module):
     """Mean squared distance of generated images to the real ones they are matched with.
 
@@ -93,7 +111,7 @@ class FeatureMatching(nn.Module):
     def _standardise(self, batches: list[list[Tensor]], labels: list[Tensor]) -> list[Tensor]:
         """Sets each class's members and each map's scale; returns the maps of all images, each (N, C, H, W)."""
         labels = torch.cat(labels).to(self.bonus.device)
-        self.members = [torch.nonzero(labels == label).flatten() for label in range(self.num_classes or 1)]
+        self.members = class_members(labels, len(labels), self.num_classes)
         maps = [torch.cat(parts) for parts in zip(*batches, strict=True)]  # each (N, C, H, W)
         self.scales = []
         for x in maps:
@@ -111,8 +129,10 @@ class FeatureMatching(nn.Module):
         """
         features = self._flatten(self._maps(images))  # (B, D)
         class_labels = self._labels(images, class_labels)
-        by_latent = self.by == "latent"
-        matches = self._choose(z, class_labels) if by_latent else self._match(features.detach(), class_labels)
+        if self.by == "latent":
+            matches = images_of_latents(z, class_labels, self.members)
+        else:
+            matches = self._match(features.detach(), class_labels)
         return self._distance(features, matches, windows, images.shape[-1]), matches
 
     def distance(self, images: Tensor, matches: Tensor, windows: Windows | None = None) -> Tensor:
@@ -136,12 +156,6 @@ class FeatureMatching(nn.Module):
             members, chosen = self.members[label], matches[class_labels == label]
             self.bonus[members] += self.bonus_rate * len(chosen) / len(members)
             self.bonus.index_add_(0, chosen, torch.full_like(chosen, -self.bonus_rate, dtype=self.bonus.dtype))
-
-    def _choose(self, z: Tensor, class_labels: Tensor) -> Tensor:
-        """For each latent of z (B, z_dim) a real image of its class, by the quantile of its selector."""
-        members = [self.members[label] for label in class_labels.tolist()]
-        quantiles = torch.special.ndtr(selector(z)).clamp(max=1 - 1e-6).tolist()
-        return torch.stack([those[int(u * len(those))] for those, u in zip(members, quantiles, strict=True)])
 
     def _match(self, features: Tensor, class_labels: Tensor) -> Tensor:
         """For each row of features (B, D) the real image of its class with the least squared distance less bonus."""

@@ -22,6 +22,7 @@ from .config import CLASS_EMBEDDING_NETWORK, ModelConfig, Recipe
 from .discriminator import ProjectedDiscriminator
 from .fine_tuning import copy_weights, load_source
 from .matching import FeatureMatching
+from .points import PointMatching
 
 
 def resolve_source(recipe: Recipe) -> Recipe:
@@ -121,6 +122,13 @@ def build_matching(recipe: Recipe, dataset: ImageDataset, network: FeatureNetwor
     if recipe.loss.matching_weight <= 0:
         return None
     return FeatureMatching(network, len(dataset), dataset.num_classes, recipe.loss.matching_by)
+
+
+def build_points(recipe: Recipe, dataset: ImageDataset) -> PointMatching | None:
+    """What compares colours at single points of generated and real images; None if the recipe has none."""
+    if recipe.loss.points_weight <= 0:
+        return None
+    return PointMatching(recipe.loss.points_per_image, dataset.num_classes)
 
 
 def build_guidance(recipe: Recipe, num_classes: int | None) -> Classifier | None:

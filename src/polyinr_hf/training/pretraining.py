@@ -65,6 +65,11 @@ class Pretrainer(TrainingLoop):
                 "`loss.matching_by` must be 'latent' and `loss.matching_weight` above 0 in pretraining, "
                 f"got {by!r} and {weight}."
             )
+        if recipe.loss.points_weight:
+            raise ValueError(
+                "`loss.points_weight` must be 0 in pretraining, whose codes learn from images, "
+                f"got {recipe.loss.points_weight}."
+            )
         if recipe.run.evaluate_every_kimg is not None or recipe.run.stage_start != "carry":
             raise ValueError(
                 "`run.evaluate_every_kimg` must be null and `run.stage_start` 'carry' in pretraining, which has no "
@@ -81,6 +86,7 @@ class Pretrainer(TrainingLoop):
         generator = build_generator(recipe, dataset.num_classes)
         source = open_source(recipe, generator, dataset.id2label, new_mapping=True)
         self.matching = build_matching(recipe, dataset, build_feature_network(recipe, device)).to(device)
+        self.points = None
         embeddings = initial_class_embeddings(recipe, dataset, self.accelerator, self.output_dir)
         start_weights(generator, embeddings, source, dataset.id2label)
 

@@ -68,7 +68,9 @@ class LossConfig:
     joint_batch_norm: bool = False  # real and generated images share their statistics; the release keeps them apart
     matching_weight: float = 0.0  # of the distance to a real image; see [`FeatureMatching`]
     matching_by: str = "likeness"  # or "latent", for classes of a few images
-    adversarial_start_kimg: float = 0.0  # matching alone before; the blur's time counts from here
+    points_weight: float = 0.0  # of the error of colours at single points; see [`PointMatching`]
+    points_per_image: int = 128
+    adversarial_start_kimg: float = 0.0  # matching and points alone before; the blur's time counts from here
     guidance_weight: float = 0.0  # of the classifier's cross-entropy; both losses are batch means
     guidance_classifier: str = "deit_small_distilled_patch16_224"
     guidance_start_resolution: int = 64  # no guidance below: 32 x 32 images say little to a classifier

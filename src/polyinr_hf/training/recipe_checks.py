@@ -29,6 +29,8 @@ def check_recipe(recipe: Recipe) -> None:
         ("run.evaluation_samples", run.evaluation_samples, 1),
         ("run.push_wait_seconds", run.push_wait_seconds, 0),
         ("loss.matching_weight", loss.matching_weight, 0),
+        ("loss.points_weight", loss.points_weight, 0),
+        ("loss.points_per_image", loss.points_per_image, 1),
         ("loss.adversarial_start_kimg", loss.adversarial_start_kimg, 0),
     ):
         _require(value >= least, key, value, f"at least {least}")
@@ -98,10 +100,10 @@ def _check_data(recipe: Recipe) -> None:
             value is not None or bool(run.init_from), key, value, "given, or taken from `run.init_from`, which is null"
         )
     _require(
-        not loss.adversarial_start_kimg or loss.matching_weight > 0,
+        not loss.adversarial_start_kimg or loss.matching_weight > 0 or loss.points_weight > 0,
         "loss.adversarial_start_kimg",
         loss.adversarial_start_kimg,
-        "0 without `loss.matching_weight`: nothing is left to learn from before",
+        "0 without `loss.matching_weight` and `loss.points_weight`: nothing is left to learn from before",
     )
     if data.streaming:
         computed, streamed = data.class_conditional and run.class_embeddings == "computed", "with `data.streaming`"
@@ -119,6 +121,7 @@ def _check_data(recipe: Recipe) -> None:
                 loss.matching_weight,
                 f"0 {streamed}: it needs every image",
             ),
+            (not loss.points_weight, "loss.points_weight", loss.points_weight, f"0 {streamed}: it needs every image"),
             (
                 not run.evaluate_every_kimg,
                 "run.evaluate_every_kimg",

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .._lazy import naming_extra
 from ..files import replace_file
 
-LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss"}
+LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss", "points": "points_loss"}
 
 
 class TrainingLog:

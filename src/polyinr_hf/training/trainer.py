@@ -19,7 +19,7 @@ from ..pipeline_poly_inr import PolyINRPipeline
 from .augmentation import blur_sigma_at
 from .config import StageConfig
 from .image_generator import ImageGenerator
-from .loop import TrainingLoop
+from .loop import POINT_SEED, TrainingLoop
 from .losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real, mean_sign
 from .models import (
     adam_options,
@@ -27,6 +27,7 @@ from .models import (
     build_generator,
     build_guidance,
     build_matching,
+    build_points,
     generator_groups,
     initial_class_embeddings,
     open_source,
@@ -48,6 +49,7 @@ class Trainer(TrainingLoop):
         self.classifier = build_guidance(recipe, num_classes)
         discriminator = build_discriminator(recipe, num_classes, self.device)
         self.matching = build_matching(recipe, dataset, discriminator.branches[0].feature_network)
+        self.points = build_points(recipe, dataset)
         embeddings = initial_class_embeddings(recipe, dataset, accelerator, self.output_dir)
         start_weights(generator, embeddings, source, id2label)
         if embeddings is not None:
@@ -128,10 +130,9 @@ class Trainer(TrainingLoop):
     def train_step(self, stage: StageConfig, loader: ImageLoader) -> None:
         """One step of each: generator first, then discriminator, on one batch of real images and its labels.
 
-        The discriminator waits while matching is alone.
+        The discriminator waits while matching and points are alone.
         """
         micro_batches = [next(loader) for _ in range(stage.gradient_accumulation_steps)]
-        self._cut_windows(stage, micro_batches)
         loss = self.recipe.loss
         adversarial_kimg = self.images_seen / 1000 - loss.adversarial_start_kimg
         sigma = None  # without a discriminator
@@ -139,7 +140,10 @@ class Trainer(TrainingLoop):
             stage_kimg = (self.images_seen - self.stage_begin) / 1000
             blur_kimg = min(adversarial_kimg, stage_kimg) if loss.blur_restarts else adversarial_kimg
             sigma = blur_sigma_at(blur_kimg, loss.blur_initial_sigma, loss.blur_fade_kimg)
-        self._generator_step(stage, micro_batches, sigma)
+        draws_images = sigma is not None or self.matching is not None or self.classifier is not None
+        if draws_images:
+            self._cut_windows(stage, micro_batches)
+        self._generator_step(stage, micro_batches, sigma, draws_images)
         if sigma is not None:
             self._discriminator_step(stage, micro_batches, sigma)
         self._track_w(stage, micro_batches)
@@ -158,16 +162,26 @@ class Trainer(TrainingLoop):
             if extents is not None:
                 batch["images"] = cut_windows(batch["images"], batch["windows"], stage.resolution)
 
-    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float | None) -> None:
+    def _generator_step(
+        self, stage: StageConfig, micro_batches: list[dict], sigma: float | None, draws_images: bool
+    ) -> None:
+        """One step of the generator; points alone need no images drawn."""
         latents, draws = self._draw(stage, "generator", 2 if self.recipe.loss.joint_batch_norm else 1)
         parts = len(micro_batches)
+        resolution = stage.resolution if draws_images else None
         self.discriminator.requires_grad_(False)
         matches = []
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts).to(self.device), batch["class_labels"]
+            points, colours = self._draw_points(stage, z, labels, index, parts)
             with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
-                images = self.G(z, labels, stage.resolution, stage.pixel_chunk, batch["windows"])  # (B, 3, R, R)
+                images = self.G(z, labels, resolution, stage.pixel_chunk, batch.get("windows"), points)  # (B, 3, R, R)
                 loss = torch.zeros((), device=self.device)
+                if points is not None:
+                    images, drawn = images  # the colours at points are (B, P, 3)
+                    error = (drawn.float() - colours).abs().mean()
+                    loss = loss + self.recipe.loss.points_weight * error
+                    self.log.add(points_loss=error / parts)
                 if sigma is not None:
                     logits = self._judge(self.discriminator, images, batch, sigma, draws, index, parts)[0]
                     loss = loss + generator_loss(logits)
@@ -187,6 +201,16 @@ class Trainer(TrainingLoop):
         self._apply(self.G_optimizer, "generator")
         if matches and self.recipe.loss.matching_by == "likeness":
             self._update_bonus(matches)
+
+    def _draw_points(
+        self, stage: StageConfig, z: Tensor, labels: Tensor | None, index: int, parts: int
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Points (B, P, 2) of this process's rows of a micro-batch, and the colours (B, P, 3) they should have."""
+        if self.points is None:
+            return None, None
+        source = torch.Generator().manual_seed(POINT_SEED + self.recipe.run.seed * 2_000_003 + self.step)
+        uniform = torch.rand(stage.batch_size, self.points.points_per_image, generator=source)
+        return self.points.draw(z, labels, self._rows(uniform, index, parts))
 
     def _update_bonus(self, parts: list[tuple[Tensor, Tensor | None]]) -> None:
         """Updates the matching's dual variables, once per step, over all processes."""
