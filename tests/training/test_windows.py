@@ -180,15 +180,15 @@ def test_the_discriminator_sees_real_and_generated_windows_of_the_same_extents(m
     trainer = Trainer(make_recipe(f"stages=[{STAGE}]", *LATENT), tmp_path)
     loader, stage = trainer.enter_stage(trainer.recipe.stages[0]), trainer.recipe.stages[0]
     seen, drawn = [], []
-    judge, synthesize = trainer._judge, trainer.G.from_w
+    judge, synthesize = trainer._judge, trainer.G._draw
 
     monkeypatch.setattr(
         trainer, "_judge", lambda D, images, batch, *rest: seen.append(batch) or judge(D, images, batch, *rest)
     )
     monkeypatch.setattr(
         trainer.G,
-        "from_w",
-        lambda w, resolution, chunk, windows: drawn.append(windows) or synthesize(w, resolution, chunk, windows),
+        "_draw",
+        lambda A, resolution, chunk, windows: drawn.append(windows) or synthesize(A, resolution, chunk, windows),
     )
     whole = []
     trainer.train_step(stage, (whole.append(dict(batch)) or batch for batch in loader))

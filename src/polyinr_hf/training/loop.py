@@ -256,18 +256,16 @@ class TrainingLoop(ABC):
                 group["lr"] = lr * group.get("lr_multiplier", 1)
         if self.accelerator.is_main_process:
             self._save_grid(self.real_images(stage.image_size), f"reals-{stage.image_size}")
-        decoded = None
-        if self.matching is not None or self.points is not None:
-            options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
-            if stage.image_resolution is not None or self.points is not None:
-                decoded = decode_all(self.dataset, stage.image_size, **options)
-            with self.accelerator.autocast():
-                if self.matching is not None and stage.image_resolution is None:
-                    self.matching.see_real_images(self.dataset, stage.resolution, **options)
-                elif self.matching is not None:
-                    self.matching.see_window_images(decoded[0], decoded[1], stage.resolution)
-            if self.points is not None:
-                self.points.see_images(decoded[0], decoded[1])
+        options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
+        in_memory = self.points or (self.matching and stage.image_resolution)
+        decoded = decode_all(self.dataset, stage.image_size, **options) if in_memory else None
+        if self.points is not None:
+            self.points.see_images(*decoded[:2])
+        with self.accelerator.autocast():
+            if self.matching is not None and stage.image_resolution is not None:
+                self.matching.see_window_images(*decoded[:2], stage.resolution)
+            elif self.matching is not None:
+                self.matching.see_real_images(self.dataset, stage.resolution, **options)
         return self.make_batches(stage, decoded)
 
     def _draw_extents(self, stage: StageConfig) -> Tensor | None:
@@ -328,5 +326,4 @@ class TrainingLoop(ABC):
         progress = {"step": self.step, "images_seen": self.images_seen, "loader_states": states}
         if self.best_export is not None:
             progress["best_export"] = self.best_export.state
-        folder = self.output_dir / "checkpoints"
-        save_checkpoint(self.accelerator, folder, progress, self.recipe.run.keep_checkpoints)
+        save_checkpoint(self.accelerator, self.output_dir / "checkpoints", progress, self.recipe.run.keep_checkpoints)

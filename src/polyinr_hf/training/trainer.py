@@ -133,6 +133,7 @@ class Trainer(TrainingLoop):
         The discriminator waits while matching and points are alone.
         """
         micro_batches = [next(loader) for _ in range(stage.gradient_accumulation_steps)]
+        self._cut_windows(stage, micro_batches)
         loss = self.recipe.loss
         adversarial_kimg = self.images_seen / 1000 - loss.adversarial_start_kimg
         sigma = None  # without a discriminator
@@ -140,10 +141,7 @@ class Trainer(TrainingLoop):
             stage_kimg = (self.images_seen - self.stage_begin) / 1000
             blur_kimg = min(adversarial_kimg, stage_kimg) if loss.blur_restarts else adversarial_kimg
             sigma = blur_sigma_at(blur_kimg, loss.blur_initial_sigma, loss.blur_fade_kimg)
-        draws_images = sigma is not None or self.matching is not None or self.classifier is not None
-        if draws_images:
-            self._cut_windows(stage, micro_batches)
-        self._generator_step(stage, micro_batches, sigma, draws_images)
+        self._generator_step(stage, micro_batches, sigma)
         if sigma is not None:
             self._discriminator_step(stage, micro_batches, sigma)
         self._track_w(stage, micro_batches)
@@ -162,20 +160,19 @@ class Trainer(TrainingLoop):
             if extents is not None:
                 batch["images"] = cut_windows(batch["images"], batch["windows"], stage.resolution)
 
-    def _generator_step(
-        self, stage: StageConfig, micro_batches: list[dict], sigma: float | None, draws_images: bool
-    ) -> None:
+    def _generator_step(self, stage: StageConfig, micro_batches: list[dict], sigma: float | None) -> None:
         """One step of the generator; points alone need no images drawn."""
         latents, draws = self._draw(stage, "generator", 2 if self.recipe.loss.joint_batch_norm else 1)
         parts = len(micro_batches)
-        resolution = stage.resolution if draws_images else None
+        alone = sigma is None and self.matching is None and self.classifier is None
+        resolution = None if alone else stage.resolution
         self.discriminator.requires_grad_(False)
         matches = []
         for index, batch in enumerate(micro_batches):
             z, labels = self._rows(latents, index, parts).to(self.device), batch["class_labels"]
             points, colours = self._draw_points(stage, z, labels, index, parts)
             with self._synchronised(self.G, index == parts - 1), self.accelerator.autocast():
-                images = self.G(z, labels, resolution, stage.pixel_chunk, batch.get("windows"), points)  # (B, 3, R, R)
+                images = self.G(z, labels, resolution, stage.pixel_chunk, batch["windows"], points)  # (B, 3, R, R)
                 loss = torch.zeros((), device=self.device)
                 if points is not None:
                     images, drawn = images  # the colours at points are (B, P, 3)
