@@ -36,7 +36,7 @@ def images():
 
 def test_points_have_the_colours_of_the_image_that_the_latent_stands_for(images):
     matching, labels = PointMatching(40, num_classes=3), torch.tensor([1, 0, 1, 0, 2])
-    matching.see_images(images, labels, batch_size=2)
+    matching.see_images(images, labels)
     z, classes, expected = latents_of([0.1, 0.9, 0.4, 0.6, 0.5]), torch.tensor([1, 1, 0, 0, 2]), [0, 2, 1, 3, 4]
     points, colours = matching.draw(z, classes, torch.rand(5, 40))
     assert points.shape == (5, 40, 2) and colours.shape == (5, 40, 3)

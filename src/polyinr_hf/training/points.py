@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..images import to_float
 from .matching import class_members, images_of_latents
 
 EDGE_SHARE = 0.5  # of the points, which lie near edges: shapes are decided there
@@ -31,11 +32,11 @@ class PointMatching:
     def __init__(self, points_per_image: int, num_classes: int | None = None):
         self.points_per_image, self.num_classes = points_per_image, num_classes
 
-    def see_images(self, images: Tensor, class_labels: Tensor | None, batch_size: int = 256) -> None:
+    def see_images(self, images: Tensor, class_labels: Tensor | None) -> None:
         """Keeps real images (N, 3, S, S), uint8, where they are, and finds their edges."""
         self.images, self.side = images.flatten(2), images.shape[-1]  # (N, 3, S * S)
         self.members = class_members(class_labels, len(images), self.num_classes)
-        edges = [_edges(image) for part in images.split(batch_size) for image in part]
+        edges = [_edges(image) for image in images]
         self.edges = torch.cat(edges)
         self.edge_starts = F.pad(torch.tensor([len(pixels) for pixels in edges]).cumsum(0), (1, 0))  # (N + 1,)
 
@@ -55,7 +56,7 @@ class PointMatching:
         rows = zip(matches.tolist(), pixels, strict=True)
         colours = torch.stack([self.images[image][:, where] for image, where in rows])  # (B, 3, P)
         points = torch.stack([pixels // self.side, pixels % self.side], dim=-1) / (self.side - 1)  # (B, P, 2)
-        return points.to(device), (colours.transpose(1, 2).float() / 127.5 - 1).to(device)
+        return points.to(device), to_float(colours.transpose(1, 2)).to(device)
 
 
 def _edges(image: Tensor) -> Tensor:
