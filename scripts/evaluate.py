@@ -71,6 +71,12 @@ def parse_args(argv=None):
         help="dtype of the matrix products, by autocast, for samples and features",
     )
     parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="above 0, draws samples faster and interpolates where there is no detail (default: 0, every pixel)",
+    )
+    parser.add_argument(
         "--truncation_sweep", type=numbers, help="several values of psi to compare in a picture, such as 0.2,0.6,1"
     )
     parser.add_argument(
@@ -98,7 +104,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype}
+    sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype, "tolerance": args.tolerance}
     options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
     options |= {"labels": args.labels, "num_workers": args.num_workers, "skip_corrupt": args.skip_corrupt}
     with one_line_errors():

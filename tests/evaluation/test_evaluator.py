@@ -99,6 +99,7 @@ def test_truncation_sweep(pipeline, rows, options):
         ({"num_samples": 0}, "`num_samples` must be .* got 0"),
         ({"dtype": "int8"}, "`dtype` must be one of .* got 'int8'"),
         ({"batch_size": 0}, "`batch_size` must be .* got 0"),
+        ({"tolerance": float("nan")}, "`tolerance` must be a finite number from 0, got nan"),
         ({"weights": {"resnet": "x"}}, "`weights` must be .* got 'resnet'"),
     ],
 )
@@ -164,12 +165,13 @@ def test_script(pipeline, rows, tmp_path, capsys):
     common = ["--pipeline", tmp_path / "pipeline", "--dataset", tmp_path / "rows", "--metrics", "recall_lite0"]
     common = [str(item) for item in [*common, "--cache_dir", tmp_path / "cache", "--num_samples", 6]]
     capsys.readouterr()
-    script.main([*common, "--json", str(tmp_path / "result.json")])
+    script.main([*common, "--tolerance", "0.1", "--json", str(tmp_path / "result.json")])
     captured = capsys.readouterr()
     assert captured.out.startswith("| metric | value |\n|---|---|\n| recall_lite0 ↑ | ")
     assert "6/6" in captured.err  # the progress bar
     result = json.loads((tmp_path / "result.json").read_text())
     assert 0 <= result["recall_lite0"] <= 1 and result["settings"]["dataset"] == str(tmp_path / "rows")
+    assert result["settings"]["tolerance"] == 0.1
 
     sweep = ["--truncation_sweep", "0.5,1", "--output", str(tmp_path / "sweep.png")]
     script.main([*common, *sweep, "--json", str(tmp_path / "sweep.json")])

@@ -9,7 +9,14 @@ from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import ImageDataset
-from polyinr_hf.evaluation.sources import DatasetSource, PipelineSource, TensorSource, class_frequencies, class_ids
+from polyinr_hf.evaluation.sources import (
+    DatasetSource,
+    PipelineSource,
+    TensorSource,
+    _generator_of,
+    class_frequencies,
+    class_ids,
+)
 from polyinr_hf.images import preprocess_image, to_uint8
 
 FREQUENCIES = np.array([1, 0, 3])
@@ -67,6 +74,17 @@ def test_truncation_and_bfloat16_change_the_images(pipeline):
     assert torch.equal(means[0], means[1])
 
 
+def test_tolerance_draws_as_the_pipeline_does(pipeline):
+    exact, drawn = (PipelineSource(pipeline, 2, FREQUENCIES, resolution=64, tolerance=t) for t in (0.0, 0.2))
+    images = drawn.load(0, 2)
+    generators = [_generator_of(0, index) for index in range(2)]
+    labels = drawn.labels.tolist()
+    expected = pipeline(labels, height=64, width=64, generator=generators, tolerance=0.2, output_type="pt").images
+    assert torch.equal(images, to_uint8(expected, "images"))
+    difference = (images.int() - exact.load(0, 2).int()).abs()
+    assert 0 < difference.max() <= 0.2 * 255
+
+
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
 def test_upsampling(pipeline, mode):
     source = PipelineSource(pipeline, 2, FREQUENCIES, upsample_to=20, upsampling=mode)
@@ -87,6 +105,7 @@ def test_keys_differ_by_all_that_matters(pipeline):
         {"truncation_psi": 0.5},
         {"resolution": 9},
         {"dtype": "bfloat16"},
+        {"tolerance": 0.1},
         {"upsample_to": 16},
         {"upsample_to": 16, "upsampling": "bicubic"},
         {"class_frequencies": FREQUENCIES[::-1]},
@@ -127,6 +146,8 @@ def test_bad_sources(pipeline):
         PipelineSource(pipeline, 0, FREQUENCIES)
     with pytest.raises(ValueError, match="`seed` must be .* got -1"):
         PipelineSource(pipeline, 3, FREQUENCIES, seed=-1)
+    with pytest.raises(ValueError, match="`tolerance` must be a finite number from 0, got -0.1"):
+        PipelineSource(pipeline, 3, FREQUENCIES, tolerance=-0.1)
     with pytest.raises(ValueError, match="got 'cubic'"):
         PipelineSource(pipeline, 3, FREQUENCIES, upsampling="cubic")
     with pytest.raises(ValueError, match=r"got \(2, 1, 4, 4\)"):

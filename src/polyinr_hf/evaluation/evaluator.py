@@ -117,6 +117,7 @@ def evaluate(
     seed: int = 0,
     upsample_to: int | None = None,
     dtype: str = "float32",
+    tolerance: float = 0.0,
     **kwargs,
 ) -> dict:
     """Metrics of a pipeline's samples against a dataset, all from one pass over the samples.
@@ -136,6 +137,8 @@ def evaluate(
             rendered densely, and with its images of `resolution` enlarged by nearest, bilinear and bicubic
             interpolation.
         dtype: "float32" or "bfloat16" autocast, of sampling and extractors.
+        tolerance: above 0, samples are drawn as the pipeline draws them with it: faster, and interpolated where there
+            is no detail.
         labels: "frequency": classes as often as the dataset has them, as the release draws them for its metrics;
             "uniform": all equally often.
         num_workers: threads that decode real images.
@@ -153,6 +156,7 @@ def evaluate(
     if upsample_to is not None and upsample_to <= resolution:
         raise ValueError(f"`upsample_to` must be above `resolution`, {resolution}, got {upsample_to}.")
     sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "truncation_psi": truncation_psi}
+    sampling["tolerance"] = tolerance
     if upsample_to is None:
         variants = {"": {"resolution": resolution}}
     else:
@@ -175,6 +179,7 @@ def truncation_sweep(
     resolution: int | None = None,
     seed: int = 0,
     dtype: str = "float32",
+    tolerance: float = 0.0,
     **kwargs,
 ) -> dict:
     """Metrics at several strengths of truncation, with the same latents: quality against variety.
@@ -192,7 +197,8 @@ def truncation_sweep(
     if not truncation_psis:
         raise ValueError("`truncation_psis` is empty: give at least one.")
     resolution = resolution or pipeline.generator.config.sample_size
-    sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "resolution": resolution}
+    sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "tolerance": tolerance}
+    sampling["resolution"] = resolution
     variants = {f" at psi {psi:g}": sampling | {"truncation_psi": psi} for psi in truncation_psis}
     values, settings = _measure(pipeline, dataset, metrics, resolution, variants, **kwargs)
     results = [{"truncation_psi": psi} | value for psi, value in zip(truncation_psis, values.values(), strict=True)]

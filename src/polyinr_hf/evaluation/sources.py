@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checks import check_count
 from ..digests import tensor_digest, weights_digest
 from ..images import to_uint8
+from ..modeling_poly_inr import check_tolerance
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class PipelineSource:
         truncation_psi: 1 for no truncation.
         seed: image i depends on this and i only.
         dtype: "float32" or "bfloat16": the autocast.
+        tolerance: of a pixel's colour, as in the pipeline; 0 runs the network at every pixel.
         upsample_to: side in pixels that images are interpolated to.
         upsampling: "nearest", "bilinear" or "bicubic".
 
@@ -123,6 +125,7 @@ class PipelineSource:
         truncation_psi: float = 1.0,
         seed: int = 0,
         dtype: str = "float32",
+        tolerance: float = 0.0,
         upsample_to: int | None = None,
         upsampling: str = "nearest",
     ):
@@ -131,7 +134,7 @@ class PipelineSource:
         if upsampling not in UPSAMPLING_MODES:
             raise ValueError(f"`upsampling` must be one of {UPSAMPLING_MODES}, got {upsampling!r}.")
         self.pipeline, self.num_samples, self.seed = pipeline, num_samples, seed
-        self.truncation_psi, self.dtype = truncation_psi, dtype
+        self.truncation_psi, self.dtype, self.tolerance = truncation_psi, dtype, check_tolerance(tolerance)
         self.resolution = resolution or pipeline.generator.config.sample_size
         self.upsample_to, self.upsampling = upsample_to, upsampling
         self.labels = self._draw_labels(class_frequencies)
@@ -144,6 +147,7 @@ class PipelineSource:
             "truncation_psi": truncation_psi,
             "seed": seed,
             "sampling_dtype": dtype,
+            "tolerance": self.tolerance,
             "upsampled": None if upsample_to is None else [upsample_to, upsampling],
         }
 
@@ -176,6 +180,7 @@ class PipelineSource:
                 truncation_psi=self.truncation_psi,
                 height=self.resolution,
                 width=self.resolution,
+                tolerance=self.tolerance,
                 generator=generators,
                 output_type="pt",
             ).images  # (B, 3, R, R) in [0, 1]
