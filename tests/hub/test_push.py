@@ -535,6 +535,20 @@ def test_card_tells_of_training_results_and_licences(folder):
     assert "not measured" not in text
 
 
+def test_card_says_what_windows_were_of(folder):
+    plain = str(create_card(folder, "ann/inr"))
+    assert "trained at up to 64 x 64 pixels" in plain and "not detail beyond 64 x 64 pixels" in plain
+    training = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps(training | {"image_resolution": 256}))
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["stages"][-1]["image_resolution"] = 256
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = str(create_card(folder, "ann/inr"))
+    assert "trained on windows of 64 x 64 pixels of images of 256 x 256." in text
+    assert "not detail beyond 256 x 256 pixels" in text
+    assert "| 32 | 60 | 32 |" in text and "| 64, windows of images of 256 | 200 | 32 |" in text
+
+
 def test_card_names_no_folder_of_its_makers(folder):
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["run"]["init_from"] = "runs/before/exports/kimg-000041"

@@ -11,7 +11,7 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.training import exports, pushing
 from polyinr_hf.training.config import load_recipe
-from polyinr_hf.training.exports import count_licences, describe_export, stage_resolution
+from polyinr_hf.training.exports import count_licences, describe_export, stage_at
 from polyinr_hf.training.pushing import BackgroundPusher
 from polyinr_hf.training.trainer import Trainer
 
@@ -191,9 +191,17 @@ def test_push_settings_are_checked(recipe_file, overrides, message):
 
 
 # -- what an export says of itself ------------------------------------------------------------------------------------
+def test_an_export_says_what_its_windows_were_of(make_recipe, labelled_images, tmp_path):
+    recipe = make_recipe("stages.1.image_resolution=48")
+    for kimg, expected in ((0.01, {"resolution": 16}), (0.02, {"resolution": 24, "image_resolution": 48})):
+        describe_export(tmp_path, recipe, load_image_dataset(labelled_images), kimg, tmp_path / "samples")
+        said = json.loads((tmp_path / "training.json").read_text())
+        assert {key: value for key, value in said.items() if "resolution" in key} == expected
+
+
 def test_resolution_of_a_stage(make_recipe):
     recipe = make_recipe()  # 16 pixels up to kimg 0.016, then 24
-    assert [stage_resolution(recipe, kimg) for kimg in (0.004, 0.016, 0.017, 0.024, 1.0)] == [16, 16, 24, 24, 24]
+    assert [stage_at(recipe, kimg).resolution for kimg in (0.004, 0.016, 0.017, 0.024, 1.0)] == [16, 16, 24, 24, 24]
 
 
 def test_export_does_without_licences_that_cannot_be_read(make_recipe, labelled_images, tmp_path, monkeypatch, caplog):

@@ -56,7 +56,7 @@ def read_evaluation(folder: Path) -> dict | None:
 
 
 def read_training(folder: Path) -> dict:
-    """What an export says of itself, {} if it says nothing: kimg, resolution, licences, samples_kimg."""
+    """What an export says of itself, {} for nothing: kimg, resolution, image_resolution, licences, samples_kimg."""
     path = folder / "training.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -126,6 +126,7 @@ def create_card(
         samples=samples,
         samples_kimg=training.get("samples_kimg"),
         trained=training.get("resolution", config["sample_size"]),
+        trained_windows_of=training.get("image_resolution"),
         has_names=bool(names),
         class_label=next((json.dumps(name, ensure_ascii=False) for name, count in names.items() if count == 1), 0),
         pull_arguments="".join(f', {name}="{value}"' for name, value in arguments.items() if value),

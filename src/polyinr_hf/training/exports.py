@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data.dataset import ImageDataset, load_image_dataset
 from ..hub.push import redact
-from .config import Recipe
+from .config import Recipe, StageConfig
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,10 @@ def export_name(exports: Path, images_seen: int) -> str:
 
 def describe_export(folder: Path, recipe: Recipe, dataset: ImageDataset, kimg: float, samples: Path) -> None:
     """Adds to an export what its model card needs: training.json, and the newest grid in the folder `samples`."""
-    description = {"kimg": kimg, "resolution": stage_resolution(recipe, kimg)}
+    stage = stage_at(recipe, kimg)
+    description = {"kimg": kimg, "resolution": stage.resolution}
+    if stage.image_resolution is not None:
+        description["image_resolution"] = stage.image_resolution
     if not dataset.streaming:
         description["num_images"] = len(dataset)
         data = recipe.data
@@ -45,14 +48,14 @@ def describe_export(folder: Path, recipe: Recipe, dataset: ImageDataset, kimg: f
     (folder / "training.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def stage_resolution(recipe: Recipe, kimg: float) -> int:
-    """The resolution trained at, when `kimg` had been shown."""
+def stage_at(recipe: Recipe, kimg: float) -> StageConfig:
+    """The stage that was trained when `kimg` had been shown."""
     end = 0.0
     for stage in recipe.stages:
         end += stage.kimg
         if kimg <= end:
             break
-    return stage.resolution
+    return stage
 
 
 @cache
