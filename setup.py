@@ -62,7 +62,7 @@ setup(
     ],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"polyinr_hf": ["py.typed"], "polyinr_hf.hub": ["model_card.md.jinja"]},
+    package_data={"": ["*.pyi"], "polyinr_hf": ["py.typed"], "polyinr_hf.hub": ["model_card.md.jinja"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.3",

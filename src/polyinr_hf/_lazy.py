@@ -1,9 +1,11 @@
 """Imports that wait until they are needed: public names of packages (PEP 562), and the sentence on a missing extra."""
 
+import ast
 import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -12,7 +14,7 @@ def naming_extra(user: str, extra: str | None, instead: str = "") -> Iterator[No
 
     Args:
         user: What needs the package.
-        extra: The optional dependencies that bring it, as setup.py names them; None leaves the error as it is.
+        extra: The optional dependencies that bring it, as pyproject.toml names them; None leaves the error as it is.
         instead: What else can be done, the sentence's end.
     """
     try:
@@ -27,16 +29,21 @@ def naming_extra(user: str, extra: str | None, instead: str = "") -> Iterator[No
 
 
 def lazy_exports(
-    package: str, homes: dict[str, tuple[str, ...]], extra: str | dict[str, str] | None = None
+    package: str, file: str, extra: str | dict[str, str] | None = None
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """Returns a package's `__getattr__`, `__dir__` and `__all__`.
 
+    The names are those that the stub beside `file` imports, where editors and type checkers find them too.
+
     Args:
         package: The package's `__name__`.
-        homes: Public names by the module that defines them, relative to the package (".films", "..reconstruction").
-        extra: The optional dependencies that the modules need, as setup.py names them: one for all, or by module.
+        file: The `__file__` of its `__init__.py`, beside which `__init__.pyi` lies.
+        extra: The optional dependencies that the modules need, as pyproject.toml names them: one for all, or by module
+            (".dataset").
     """
-    module_of = {name: module for module, names in homes.items() for name in names}
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    module_of = {alias.name: "." * node.level + (node.module or "") for node in imports for alias in node.names}
 
     def load(name: str) -> object:
         if name not in module_of:

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.benchmarks import adaptive
-from polyinr_hf.benchmarks import rendering as benchmarks
+from polyinr_hf.benchmarks import adaptive, rendering as benchmarks
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SHARED = ("arguments.py", "fitting.py")  # imported by scripts, not run

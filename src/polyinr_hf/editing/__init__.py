@@ -7,13 +7,4 @@ it.
 
 from .._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        ".extents": ("Extent", "detail", "extrapolate", "interpolate_extents"),
-        ".films": ("FILM_SUFFIXES", "check_film", "draw_frames", "save_film"),
-        ".interpolation": ("SPACES", "encode_seeds", "interpolate", "walk"),
-        ".levels": ("colorize", "heat_maps", "level_figure", "prefix_images"),
-        ".style_mixing": ("LEVEL_GROUPS", "level_groups", "mix_levels", "style_mixing_grid"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

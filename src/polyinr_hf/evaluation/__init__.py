@@ -6,14 +6,4 @@ result = evaluate(pipeline, load_image_dataset("data/emoji-64"), ["fd_lite0"], n
 
 from .._lazy import lazy_exports
 
-__getattr__, __dir__, __all__ = lazy_exports(
-    __name__,
-    {
-        ".evaluator": ("Evaluator", "evaluate", "truncation_sweep"),
-        ".neighbours": ("class_diversity", "nearest_neighbours", "neighbours_figure"),
-        ".report": ("eval_results", "format_table", "plot_truncation_sweep", "write_json"),
-        ".sources": ("DatasetSource", "PipelineSource", "TensorSource", "class_frequencies", "class_ids"),
-        "..reconstruction": ("psnr", "ssim"),
-    },
-    extra="eval",
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__, extra="eval")

@@ -1,0 +1,26 @@
+# The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
+from .extents import (
+    Extent as Extent,
+    detail as detail,
+    extrapolate as extrapolate,
+    interpolate_extents as interpolate_extents,
+)
+from .films import (
+    FILM_SUFFIXES as FILM_SUFFIXES,
+    check_film as check_film,
+    draw_frames as draw_frames,
+    save_film as save_film,
+)
+from .interpolation import SPACES as SPACES, encode_seeds as encode_seeds, interpolate as interpolate, walk as walk
+from .levels import (
+    colorize as colorize,
+    heat_maps as heat_maps,
+    level_figure as level_figure,
+    prefix_images as prefix_images,
+)
+from .style_mixing import (
+    LEVEL_GROUPS as LEVEL_GROUPS,
+    level_groups as level_groups,
+    mix_levels as mix_levels,
+    style_mixing_grid as style_mixing_grid,
+)

@@ -1,0 +1,21 @@
+# The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
+from ..reconstruction import psnr as psnr, ssim as ssim
+from .evaluator import Evaluator as Evaluator, evaluate as evaluate, truncation_sweep as truncation_sweep
+from .neighbours import (
+    class_diversity as class_diversity,
+    nearest_neighbours as nearest_neighbours,
+    neighbours_figure as neighbours_figure,
+)
+from .report import (
+    eval_results as eval_results,
+    format_table as format_table,
+    plot_truncation_sweep as plot_truncation_sweep,
+    write_json as write_json,
+)
+from .sources import (
+    DatasetSource as DatasetSource,
+    PipelineSource as PipelineSource,
+    TensorSource as TensorSource,
+    class_frequencies as class_frequencies,
+    class_ids as class_ids,
+)
