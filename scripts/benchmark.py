@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py render --sizes 256 512 --json render.json
     python scripts/benchmark.py render --pipeline pretrained/poly-inr-emoji --tolerance 0.1 0.2 --sizes 256 512
-    python scripts/benchmark.py train --recipe configs/emoji.yaml --set data.dataset=data/emoji-64 --json train.json
+    python scripts/benchmark.py train --set data.dataset=data/emoji-64 --json train.json
 
 `render`: an untrained model of the ImageNet size draws square images, batch 1, on the CPU. Columns: seconds of the
 naive implementation (every level on the whole pixel grid, nothing folded) in float32, of this package, and of the
@@ -93,7 +93,7 @@ def parse_args(argv=None):
     plan.set_defaults(run=run_plan)
 
     train = commands.add_parser("train", help="seconds of a training step, memory of chunks of pixels")
-    train.add_argument("--recipe", default="configs/emoji.yaml", help="YAML file (default: configs/emoji.yaml)")
+    train.add_argument("--recipe", default="examples/emoji/kinds.yaml", help="YAML file (default: %(default)s)")
     train.add_argument(
         "--set",
         nargs="+",

@@ -1,6 +1,6 @@
 """Pretrain a generator on a small labelled dataset without a discriminator, for scripts/train.py to go on from.
 
-    python scripts/pretrain.py configs/emoji_pretraining.yaml --output runs/emoji-pretrained
+    python scripts/pretrain.py examples/emoji/pretraining.yaml --output runs/emoji-pretrained
     python scripts/pretrain.py --output runs/emoji-pretrained --resume
 
 Each image gets a w of its own, learned together with the generator; then the mapping network learns to lead there.
@@ -15,7 +15,7 @@ from polyinr_hf import training
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_run_arguments(parser, "YAML file with loss.matching_by: latent, such as configs/emoji_pretraining.yaml")
+    add_run_arguments(parser, "YAML file with loss.matching_by: latent, such as examples/emoji/pretraining.yaml")
     parser.add_argument("--mapping_steps", type=int, default=20_000, help="steps of the mapping network at each export")
     arguments = parser.parse_intermixed_args(arguments)
     if arguments.mapping_steps < 1:

@@ -2,7 +2,7 @@
 
     python scripts/push_to_hub.py --pipeline runs/emoji/exports/kimg-000500 --repo me/poly-inr-emoji --dry_run
     python scripts/push_to_hub.py --pipeline runs/emoji/exports/kimg-000500 --repo me/poly-inr-emoji \\
-        --card model_cards/emoji.yaml --evaluation result.json --tag v1
+        --card examples/emoji/model_card.yaml --evaluation result.json --tag v1
     python scripts/push_to_hub.py --pipeline poly-inr-imagenet --repo me/poly-inr-imagenet-256 --variant fp16 \\
         --card model_cards/imagenet-256.yaml
 

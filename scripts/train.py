@@ -2,7 +2,7 @@
 
     python scripts/train.py small --output runs/mine data.dataset=path/to/pictures
     python scripts/train.py configs/finetune.yaml --output runs/mine data.dataset=path/to/pictures
-    python scripts/train.py configs/emoji.yaml --output runs/emoji stages.0.kimg=500
+    python scripts/train.py examples/emoji/kinds.yaml --output runs/emoji stages.0.kimg=500
     python scripts/train.py --output runs/emoji --resume
     accelerate launch scripts/train.py configs/imagenet.yaml --output runs/imagenet  # on several GPUs
 
@@ -10,7 +10,7 @@
 the first step. SIGTERM or Ctrl-C saves a checkpoint after the step at hand and exits with 0; --resume goes on from
 there, by the recipe in the run's folder.
 
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 scripts/train.py configs/emoji.yaml --output runs/emoji
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 scripts/train.py examples/emoji/kinds.yaml --output runs/emoji
 
 The last line trains in two processes on CPUs, for which `accelerate launch --cpu --num_processes 2` needs MPI.
 """
@@ -24,7 +24,7 @@ from polyinr_hf import training
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_run_arguments(parser, "small, or a YAML file, such as configs/emoji.yaml")
+    add_run_arguments(parser, "small, or a YAML file, such as examples/emoji/kinds.yaml")
     parser.add_argument("--init_from", help="pipeline folder or Hub id to fine-tune (run.init_from)")
     arguments = parser.parse_intermixed_args(arguments)
     with one_line_errors():

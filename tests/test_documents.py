@@ -1,9 +1,9 @@
-"""Every block of README.md and docs/ runs as printed, in a copy of the repository, from top to bottom.
+"""Every block of README.md, docs/ and examples/ runs as printed, in a copy of the repository, from top to bottom.
 
 Stand-ins take the place of what needs a network or is the reader's own: a photograph, a folder of pictures, one of the
 authors' checkpoints, the emoji drawings. What would take minutes is shortened by arguments appended here; what takes
-hours, in docs/, is parsed as the script parses it, recipe and all, and not started. A block that cannot run at all is
-preceded by the comment `<!-- not run: REASON -->`.
+hours, in docs/ and examples/, is parsed as the script parses it, recipe and all, and not started. A block that cannot
+run at all is preceded by the comment `<!-- not run: REASON -->`.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import torch
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```(?P<language>python|bash)\n(?P<code>.*?)```", re.DOTALL
 )
@@ -30,7 +31,7 @@ NOT_RUN = {
     "pip": "the extras that it names are checked",
     "hf": "needs an account",
     "make": "its target is checked",
-    "scripts/prepare_emoji.py": "fetches drawings from npm; tests/data/test_emoji.py",
+    "examples/emoji/prepare.py": "fetches drawings from npm; tests/examples/test_emoji.py",
     "space/app.py": "serves until it is stopped; tests/space",
 }
 # In docs/ the arguments of scripts are checked, but for the export that a block of Python opens; in the README they run
@@ -73,10 +74,10 @@ def draw_pictures(folder: Path, count: int, size: int) -> None:
 
 
 def write_emoji_stand_in(folder: Path) -> None:
-    """A dataset like `prepare_emoji.py`'s: for each name of the bundled checkpoint a square of some colour."""
+    """A dataset like `examples/emoji/prepare.py`'s: for each name of the bundled checkpoint a square of some colour."""
+    from emoji_dataset import build_emoji_splits, write_emoji_dataset
+    from emoji_sets import Emoji
     from polyinr_hf import PolyINRPipeline
-    from polyinr_hf.data.emoji import Emoji
-    from polyinr_hf.data.emoji_dataset import build_emoji_splits, write_emoji_dataset
 
     labels = PolyINRPipeline.from_pretrained(ROOT / "pretrained" / "poly-inr-emoji").id2label
     square = '<path fill="hsl({},70%,50%)" d="M1 1h{}v6H1z"/>'
@@ -173,11 +174,11 @@ def run_command(words: list[str], folder: Path, is_readme: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_document_runs_from_top_to_bottom(document, repository, monkeypatch):
     monkeypatch.chdir(repository)
     names: dict = {}
-    if document.name == "README.md":
+    if document == README:
         write_emoji_stand_in(repository / "data" / "emoji-64")
     threads = torch.get_num_threads()
     for language, code, reason in blocks(document):
@@ -187,7 +188,7 @@ def test_document_runs_from_top_to_bottom(document, repository, monkeypatch):
             exec(compile(code, f"{document.name}, block {code.splitlines()[0]!r}", "exec"), names)
         else:
             for words in commands(code):
-                run_command(words, repository, is_readme=document.name == "README.md")
+                run_command(words, repository, is_readme=document == README)
     torch.set_num_threads(threads)
 
 

@@ -83,10 +83,10 @@ print(json.dumps(outcomes))
             )
 
 
-@pytest.mark.parametrize("extra", ("train", "eval", "emoji"))
+@pytest.mark.parametrize("extra", ("train", "eval"))
 def test_an_extra_brings_what_its_package_needs(extra):
     """With one extra alone, the public names that ask for it open."""
-    faces = {"train": ("training",), "eval": ("evaluation", "inversion"), "emoji": ("data",)}[extra]
+    faces = {"train": ("training", "data"), "eval": ("evaluation", "inversion")}[extra]
     code = f"""
 import importlib
 for face in {faces!r}:
@@ -137,8 +137,8 @@ def test_help_of_every_script_opens_after_a_core_install(path):
 def test_a_function_that_needs_an_extra_names_it():
     """Where a module opens in a core install and one of its functions needs more."""
     code = """
-from polyinr_hf import benchmarks, data, training
-calls = [(benchmarks.plot_costs, ([], "x.png")), (data.read_emoji, ()), (training.plot_log, (".", "x.png"))]
+from polyinr_hf import benchmarks, training
+calls = [(benchmarks.plot_costs, ([], "x.png")), (training.plot_log, (".", "x.png"))]
 for function, arguments in calls:
     try:
         function(*arguments)
@@ -148,4 +148,22 @@ for function, arguments in calls:
     result = run_without(EVERY_EXTRA, code)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert len(lines) == 3 and all(re.fullmatch(SENTENCE, line) for line in lines), result.stdout
+    assert len(lines) == 2 and all(re.fullmatch(SENTENCE, line) for line in lines), result.stdout
+
+
+def test_the_emoji_example_names_its_extra_and_runs_on_it_alone(tmp_path):
+    script = ROOT / "examples" / "emoji" / "prepare.py"
+    code = f"""
+import runpy, sys
+sys.path.insert(0, {str(script.parent)!r})
+sys.argv = ["prepare.py", "--output", {str(tmp_path / "emoji")!r}, "--sets", "openmoji", "--groups", "Flags"]
+sys.argv += ["--resolution", "8"]
+runpy.run_path({str(script)!r}, run_name="__main__")
+"""
+    refused = run_without(EVERY_EXTRA, code)
+    assert refused.returncode == 1
+    sentence = r'error: the package \w+ is not installed: pip install -e "\.\[emoji\]"'
+    assert re.fullmatch(sentence, refused.stderr.strip().splitlines()[-1])
+    result = run_without(EVERY_EXTRA - EXTRAS["emoji"], code)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"train \d+, heldin \d+, heldout \d+ images", result.stdout)

@@ -75,7 +75,8 @@ def folder(pipe, tmp_path) -> Path:
     folder = tmp_path / "kimg-000500"
     pipe.save_pretrained(folder)
     save_recipe(
-        load_recipe(ROOT / "configs" / "emoji.yaml", ["data.dataset=/home/me/emoji-64"]), folder / "recipe.yaml"
+        load_recipe(ROOT / "examples/emoji/kinds.yaml", ["data.dataset=/home/me/emoji-64"]),
+        folder / "recipe.yaml",
     )
     description = {"kimg": 500.0, "resolution": 64, "num_images": 30, "licences": {"MIT": 20, "Apache-2.0": 10}}
     (folder / "training.json").write_text(json.dumps(description))
@@ -528,7 +529,7 @@ def test_card_tells_of_training_results_and_licences(folder):
     results = {result.metric_type: result for result in data.eval_results}
     assert results["fd_lite0"].metric_value == 123.456 and results["fd_lite0"].dataset_name == "emoji-64"
     assert "| fd_lite0 ↓ | 123.46 |" in text and "split train, num_samples 100" in text
-    assert "| 32 | 60 | 32 |" in text and "| 64 | 200 | 32 |" in text  # of configs/emoji.yaml
+    assert "| 32 | 60 | 32 |" in text and "| 64 | 200 | 32 |" in text  # of examples/emoji/kinds.yaml
     assert "| kimg of these weights | 500 |" in text and "30 images" in text
     assert "| MIT | 20 |" in text and "| Apache-2.0 | 10 |" in text
     assert "![Samples](samples.png)" in text and "singh2023polynomial" in text and "## Limits and biases" in text
@@ -631,7 +632,7 @@ def test_ready_cards_of_imagenet_mark_figures_as_published(pipe, tmp_path, resol
 
 
 def test_ready_card_of_the_emoji_model(folder):
-    details = yaml.safe_load((ROOT / "model_cards" / "emoji.yaml").read_text())
+    details = yaml.safe_load((ROOT / "examples" / "emoji" / "model_card.yaml").read_text())
     card = create_card(folder, "ann/poly-inr-emoji", EVALUATION, details)
     assert "Twemoji" in str(card) and "| MIT | 20 |" in str(card)
     assert metadata(card).license == "other"
@@ -650,7 +651,7 @@ def test_dry_run_prints_files_and_card_and_asks_nobody(hub, folder, capsys):
 def test_script_pushes_with_card_and_evaluation(hub, folder, tmp_path, capsys):
     (tmp_path / "result.json").write_text(json.dumps(EVALUATION))
     arguments = ["--pipeline", str(folder), "--repo", "ann/inr", "--private", "--tag", "v1", "--variant", "fp16"]
-    card = str(ROOT / "model_cards" / "emoji.yaml")
+    card = str(ROOT / "examples" / "emoji" / "model_card.yaml")
     push_to_hub.main([*arguments, "--evaluation", str(tmp_path / "result.json"), "--card", card])
     assert capsys.readouterr().out.startswith(f"{hub.url}/ann/inr/commit/")
     files = hub["ann/inr"].files("v1")
@@ -661,7 +662,7 @@ def test_script_pushes_with_card_and_evaluation(hub, folder, tmp_path, capsys):
 def test_script_needs_no_evaluation_packages_for_a_card(folder, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(EVALUATION))
     arguments = ["--pipeline", str(folder), "--repo", "ann/inr", "--evaluation", str(tmp_path / "result.json")]
-    arguments += ["--card", str(ROOT / "model_cards" / "emoji.yaml"), "--dry_run"]
+    arguments += ["--card", str(ROOT / "examples" / "emoji" / "model_card.yaml"), "--dry_run"]
     ran = run_python(f"""
         import sys
         for name in ("torch_fidelity", "torchvision", "timm", "datasets", "skimage", "matplotlib", "omegaconf"):

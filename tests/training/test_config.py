@@ -7,7 +7,9 @@ import yaml
 
 from polyinr_hf.training.config import check_division, load_recipe, save_recipe
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = [ROOT / "examples" / "emoji" / f"{name}.yaml" for name in ("kinds", "names", "pretraining", "windows")]
+CONFIGS = [*sorted((ROOT / "configs").glob("*.yaml")), *EXAMPLES]
 MINIMAL = {"data": {"dataset": "images"}, "stages": [{"resolution": 32, "kimg": 1}]}
 
 
@@ -27,14 +29,14 @@ def test_shipped_recipes_are_read(path, tmp_path):
     recipe = load_recipe(path)
     resolutions = [stage.resolution for stage in recipe.stages]
     assert resolutions == sorted(resolutions)
-    assert resolutions[0] == (64 if path.stem in ("finetune", "emoji_windows") else 32)
+    assert resolutions[0] == (64 if path.stem in ("finetune", "windows") else 32)
     assert recipe.model is None if path.stem == "finetune" else recipe.model.num_levels == 10
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe
 
 
 def test_these_recipes_are_shipped():
-    names = ["emoji", "emoji_names", "emoji_pretraining", "emoji_windows", "ffhq", "finetune", "imagenet"]
+    names = ["ffhq", "finetune", "imagenet", "kinds", "names", "pretraining", "windows"]
     assert [path.stem for path in CONFIGS] == names
 
 

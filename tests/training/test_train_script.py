@@ -95,7 +95,13 @@ def test_ffhq_recipe_takes_steps_with_deit_built_without_weights(unlabelled_imag
 
 def test_emoji_recipe_takes_steps(labelled_images, tmp_path):
     overrides = [override for override in TINY if "feature_networks" not in override]
-    train(ROOT / "configs" / "emoji.yaml", "--output", tmp_path / "run", *overrides, f"data.dataset={labelled_images}")
+    train(
+        ROOT / "examples" / "emoji" / "kinds.yaml",
+        "--output",
+        tmp_path / "run",
+        *overrides,
+        f"data.dataset={labelled_images}",
+    )
     assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2]
 
 

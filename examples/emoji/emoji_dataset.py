@@ -3,32 +3,36 @@
 import hashlib
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import DatasetCardData
 
-from ..checks import check_count
-from ..files import replace_folder
-from .emoji import EMOJI_SETS, KINDS, LABELS, STANDARD_GROUPS, rasterize
+from emoji_sets import EMOJI_SETS, KINDS, LABELS, STANDARD_GROUPS, Emoji, rasterize
+from polyinr_hf.checks import check_count
+from polyinr_hf.files import replace_folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 HELDOUT_FRACTION = 0.1  # about a hundred names: enough to measure on, and little to train without
 
 
-def is_heldout(name):
+def is_heldout(name: str) -> bool:
     """Whether an emoji name is held out: a fixed tenth of all names, whatever sets and groups are chosen."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") < HELDOUT_FRACTION * 2**64
 
 
-def build_emoji_splits(emoji, resolution, labels="group"):
-    """Draw emoji as two datasets that share no emoji name.
+def build_emoji_splits(emoji: list[Emoji], resolution: int, labels: str = "group") -> "dict[str, Dataset]":
+    """Draws emoji as two datasets that share no emoji name.
 
     Args:
-        emoji: list of `Emoji`.
-        resolution: side in pixels, at least 8.
+        emoji: What to draw.
+        resolution: Side in pixels, at least 8.
         labels: "group" (the six groups in the standard set) or "kind" (21 finer classes of similar shape).
 
     Returns:
-        dict with `Dataset`s "heldin" and "heldout"; columns image, label, set, name, group, kind, license, codepoint.
+        {"heldin", "heldout"}, with the columns image, label, set, name, group, kind, license, codepoint.
     """
     if labels not in LABELS:
         raise ValueError(f"`labels` must be one of {LABELS}, got {labels!r}.")
@@ -52,7 +56,7 @@ def build_emoji_splits(emoji, resolution, labels="group"):
     }
 
 
-def emoji_card(splits, resolution, labels):
+def emoji_card(splits: "dict[str, Dataset]", resolution: int, labels: str) -> str:
     """The dataset's card: what Hub and `load_dataset` need to find the splits, whom to credit, what was done."""
     sets = Counter(name for split in splits.values() for name in split["set"])
     licenses = sorted({EMOJI_SETS[name].license.lower() for name in sets})
@@ -70,7 +74,7 @@ def emoji_card(splits, resolution, labels):
     lines = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# Emoji, {resolution} px\n",
-        f"{total:,} emoji drawn from vector sets at {resolution} x {resolution} pixels: square, on white, centred.\n",
+        f"{total:,} emoji drawn from vector sets at {resolution} x {resolution} pixels: square, on white, centered.\n",
         "| split | images | emoji names |\n|---|---|---|",
         f"| `train` (both below) | {total:,} | {sum(names.values()):,} |",
         *(f"| `{split}` | {len(dataset):,} | {names[split]:,} |" for split, dataset in splits.items()),
@@ -86,13 +90,15 @@ def emoji_card(splits, resolution, labels):
     return "\n".join(lines) + "\n"
 
 
-def write_emoji_dataset(splits, output, resolution, labels="group"):
-    """Write the splits as parquet files and a card to a folder that `load_dataset` opens and the Hub takes as it is.
+def write_emoji_dataset(
+    splits: "dict[str, Dataset]", output: str | Path, resolution: int, labels: str = "group"
+) -> None:
+    """Writes the splits as parquet files and a card to a folder that `load_dataset` opens and the Hub takes as it is.
 
     An earlier dataset in `output` stays until the new one is complete.
 
     Raises:
-        ValueError: If `output` holds anything but such a dataset.
+        ValueError: if `output` holds anything but such a dataset.
     """
     output = Path(output).absolute()
     if output.exists() and any(output.iterdir()) and not (output / "data" / "heldin-00000-of-00001.parquet").exists():

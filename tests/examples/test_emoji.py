@@ -9,8 +9,9 @@ import PIL.Image
 import pytest
 from datasets import load_dataset
 
-from polyinr_hf.data import emoji as emoji_module
-from polyinr_hf.data.emoji import (
+import emoji_sets
+from emoji_dataset import build_emoji_splits, is_heldout, write_emoji_dataset
+from emoji_sets import (
     EMOJI_SETS,
     KINDS,
     STANDARD_GROUPS,
@@ -19,16 +20,15 @@ from polyinr_hf.data.emoji import (
     read_emoji,
     read_iconify,
 )
-from polyinr_hf.data.emoji_dataset import build_emoji_splits, is_heldout, write_emoji_dataset
 
 FOOD = ("Food & Drink",)
 
 
-def write_iconify(folder, set_name, colour, names, crab_group="Animals & Nature"):
+def write_iconify(folder, set_name, color, names, crab_group="Animals & Nature"):
     """A package in Iconify's format with a grape, a crab, an alias, a hidden icon and an icon of another group."""
-    body = f'<path fill="{colour}" d="M0 0h10v10H0z"/>'
+    body = f'<path fill="{color}" d="M0 0h10v10H0z"/>'
     icons = {name: {"body": body} for name in (*names, "flag", "old-icon")}
-    icons[names[0]] |= {"height": 20, "body": f'<path fill="{colour}" d="M0 0h10v20H0z"/>'}
+    icons[names[0]] |= {"height": 20, "body": f'<path fill="{color}" d="M0 0h10v20H0z"/>'}
     icons["old-icon"]["hidden"] = True
     categories = {"Food & Drink": [names[0]], "Flags": ["flag"]}
     categories[crab_group] = [*categories.get(crab_group, ()), names[1]]
@@ -87,12 +87,12 @@ def test_unknown_set_or_group_is_named(sets, groups, word):
 
 
 def test_missing_npm_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(emoji_module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(emoji_sets.shutil, "which", lambda _: None)
     with pytest.raises(ValueError, match="npm is not installed.*openmoji"):
         fetch_iconify("noto", tmp_path)
 
 
-def test_rasterize_centres_and_pads_with_white():
+def test_rasterize_centers_and_pads_with_white():
     tall = '<svg width="9" height="9" viewBox="5 0 10 20"><path fill="#f00" d="M5 0h10v20H5z"/></svg>'
     image = pixels(rasterize(tall, 32))
     assert image.shape == (32, 32, 3)
@@ -114,7 +114,7 @@ def test_heldout_is_a_fixed_tenth_of_the_names():
     assert [name for name in some if is_heldout(name)] == ["violin", "taco", "robot", "owl", "bus"]
 
 
-def test_written_dataset_loads_with_labels_licences_and_disjoint_splits(tmp_path, food):
+def test_written_dataset_loads_with_labels_licenses_and_disjoint_splits(tmp_path, food):
     write_iconify(tmp_path, "noto", "red", ["grapes", "crab"])
     emoji = [*read_emoji(["noto"], FOOD, tmp_path), *food]
     write_emoji_dataset(build_emoji_splits(emoji, 16), tmp_path / "emoji", 16)
@@ -156,7 +156,7 @@ def test_output_with_other_files_is_refused(tmp_path, food):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(("resolution", "labels", "word"), [(4, "group", "resolution"), (8, "colour", "labels")])
+@pytest.mark.parametrize(("resolution", "labels", "word"), [(4, "group", "resolution"), (8, "color", "labels")])
 def test_bad_drawing_arguments_are_named(food, resolution, labels, word):
     with pytest.raises(ValueError, match=word):
         build_emoji_splits(food, resolution, labels)

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image, ImageFilter
 
-from polyinr_hf.data.emoji import rasterize, read_emoji
+from emoji_sets import rasterize, read_emoji
 from polyinr_hf.evaluation.extractors import load_extractor
 from polyinr_hf.evaluation.features import Extraction
 from polyinr_hf.evaluation.metrics import FeatureSet, frechet_distance

@@ -1,6 +1,6 @@
 """Draw vector emoji sets as a labelled image dataset that `load_dataset` opens.
 
-    python scripts/prepare_emoji.py --output data/emoji-64 --resolution 64
+    python examples/emoji/prepare.py --output data/emoji-64 --resolution 64
 
 The defaults are the standard set: 3,093 images of six groups from three sets. The folder has the splits `train`
 (everything), `heldin` and `heldout` (a tenth of the emoji names, across all sets).
@@ -9,25 +9,25 @@ The defaults are the standard set: 3,093 images of six groups from three sets. T
 import argparse
 import sys
 
-from arguments import one_line_errors
-from polyinr_hf import data
+from emoji_dataset import build_emoji_splits, write_emoji_dataset
+from emoji_sets import EMOJI_SETS, LABELS, STANDARD_GROUPS, STANDARD_SETS, read_emoji
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder to write; an emoji dataset in it is replaced")
     parser.add_argument("--resolution", type=int, default=64, help="side of the images in pixels (default: 64)")
     parser.add_argument(
         "--sets",
         nargs="+",
-        choices=data.EMOJI_SETS,
-        default=data.STANDARD_SETS,
+        choices=EMOJI_SETS,
+        default=STANDARD_SETS,
         help="emoji sets (default: the three npm packages; `openmoji` needs pip only)",
     )
-    parser.add_argument("--groups", nargs="+", default=data.STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
+    parser.add_argument("--groups", nargs="+", default=STANDARD_GROUPS, help='emoji groups, e.g. "Food & Drink"')
     parser.add_argument(
         "--labels",
-        choices=data.LABELS,
+        choices=LABELS,
         default="group",
         help="classes: 6 groups, such as Food & Drink, or 21 finer kinds, such as mammal (default: group)",
     )
@@ -35,13 +35,17 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = parse_args()
-    with one_line_errors():
-        drawings = data.read_emoji(args.sets, args.groups, args.cache_dir)
+    try:
+        drawings = read_emoji(args.sets, args.groups, args.cache_dir)
         print(f"drawing {len(drawings):,} emoji at {args.resolution} px", file=sys.stderr)
-        splits = data.build_emoji_splits(drawings, args.resolution, args.labels)
-        data.write_emoji_dataset(splits, args.output, args.resolution, args.labels)
+        splits = build_emoji_splits(drawings, args.resolution, args.labels)
+        write_emoji_dataset(splits, args.output, args.resolution, args.labels)
+    except ModuleNotFoundError as error:
+        sys.exit(f'error: the package {error.name} is not installed: pip install -e ".[emoji]"')
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     heldin, heldout = splits["heldin"], splits["heldout"]
     print(f"{args.output}: train {len(drawings)}, heldin {len(heldin)}, heldout {len(heldout)} images")
 
