@@ -9,8 +9,9 @@ import argparse
 import sys
 
 from arguments import one_line_errors
+from polyinr_hf.checks import check_new_folder
 from polyinr_hf.conversion import convert_original_checkpoint, read_id2label
-from polyinr_hf.files import check_new_folder, replace_folder
+from polyinr_hf.files import replace_folder
 
 
 def parse_args(argv=None):

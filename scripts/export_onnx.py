@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.files import check_new_folder
+from polyinr_hf.checks import check_new_folder
 from polyinr_hf.onnx_export import DTYPES, MAPPING, METADATA, SYNTHESIS, export_onnx, measure_onnx, read_license
 
 

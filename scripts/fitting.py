@@ -12,9 +12,9 @@ from PIL.Image import Resampling
 
 from arguments import CallbackProgress, add_command, load_pipeline
 from polyinr_hf import editing
-from polyinr_hf.checks import check_count
+from polyinr_hf.checks import check_count, check_new_folder
 from polyinr_hf.editing import save_film
-from polyinr_hf.files import check_new_folder, replace_folder
+from polyinr_hf.files import replace_folder
 from polyinr_hf.images import load_photo
 
 FITTING_SETTINGS = ("num_steps", "lr", "num_pixels", "coarse_side", "coarse_share", "precision")

@@ -214,8 +214,8 @@ def test_previews_grow_sharper_until_they_are_the_image():
 def test_the_first_preview_takes_a_part_of_the_points(monkeypatch):
     generator = make_generator()
     points = []
-    network = generator._colours
-    monkeypatch.setattr(generator, "_colours", lambda level, A, X: points.append(len(X)) or network(level, A, X))
+    network = generator._colors
+    monkeypatch.setattr(generator, "_colors", lambda level, A, X: points.append(len(X)) or network(level, A, X))
     next(generator.render_progressive(draw_affine_parameters(generator, 1), 128, 128))
     assert 0 < sum(points) <= 9 * 9 + 64
 

@@ -1,6 +1,7 @@
 import pytest
 
-from polyinr_hf.files import check_new_folder, replace_file, replace_folder
+from polyinr_hf.checks import check_new_folder
+from polyinr_hf.files import replace_file, replace_folder
 
 
 def contents(folder):

@@ -9,16 +9,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "polyinr_hf"
 # From the ground up: a room imports from the floors below it and from its own floor only if it is the same package.
 FLOORS = (
-    {"adaptive_rendering", "integrity", "safe_pickle", "_lazy"},
+    {"adaptive_rendering", "checks", "safe_pickle", "_lazy"},
     {"modeling_poly_inr"},
     {"pipeline_poly_inr"},
-    {"files", "checks", "digests", "schedules", "images", "reconstruction", "feature_networks", "conversion"},
+    {"files", "digests", "schedules", "images", "reconstruction", "feature_networks", "conversion"},
     {"data", "editing", "inversion", "evaluation", "onnx_export"},
     {"hub"},
     {"training"},
     {"benchmarks"},
 )
-TRAVELLING = ("adaptive_rendering.py", "integrity.py", "modeling_poly_inr.py", "pipeline_poly_inr.py")
+TRAVELLING = ("adaptive_rendering.py", "checks.py", "modeling_poly_inr.py", "pipeline_poly_inr.py")
 INSTALLED = {"torch", "numpy", "PIL", "diffusers", "huggingface_hub", "safetensors", *sys.stdlib_module_names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOT = PACKAGE.parents[1]

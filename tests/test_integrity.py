@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.integrity import LIMITS, MAX_PARAMETERS, check_config
+from polyinr_hf.checks import LIMITS, MAX_PARAMETERS, check_config
 
 SIZES = {"z_dim": 8, "w_dim": 8, "channels": 8, "num_levels": 3, "num_classes": 3, "class_embed_dim": 4}
 WEIGHTS = "generator/diffusion_pytorch_model.safetensors"

@@ -1,7 +1,7 @@
 """Adaptive rendering: the network runs where the image has detail; smooth parts are interpolated.
 
 The network is run on a coarse lattice of pixels. Then the pitch is halved, again and again, down to single pixels: each
-new lattice point is predicted from its neighbours (four-point cubic, exact for quadratics), and the network is run only
+new lattice point is predicted from its neighbors (four-point cubic, exact for quadratics), and the network is run only
 where that prediction is in doubt. This file needs torch only; it travels with modeling_poly_inr.py.
 """
 
@@ -25,8 +25,8 @@ MIN_ROWS = 64
 class Lattice:
     """Every `pitch`-th pixel of an image, from the first on; the last row and column may lie past its border.
 
-    values: Colours (3, h, w), float32.
-    ran: Where the network was run (h, w), bool; elsewhere the colour is interpolated.
+    values: Colors (3, h, w), float32.
+    ran: Where the network was run (h, w), bool; elsewhere the color is interpolated.
     num_points: Points that the network was run at so far, those past the border included.
     """
 
@@ -57,7 +57,7 @@ def first_pitch(height: int, width: int, extent: tuple[float, float, float, floa
 
 
 def refine(
-    colours: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor, pitch: int, tolerance: float, chunk_size: int
+    colors: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor, pitch: int, tolerance: float, chunk_size: int
 ) -> Iterator[Lattice]:
     """Yields the lattices of an image, from `pitch` halved down to 1, the image itself (3, H, W).
 
@@ -67,11 +67,11 @@ def refine(
     Coarse lattices, where a point is cheap and many pixels follow from it, are thus held to stricter tolerances.
 
     Args:
-        colours: The network, coordinates (N, 2) -> colours (N, 3).
+        colors: The network, coordinates (N, 2) -> colors (N, 3).
         rows, columns: Coordinates (H,), (W,) of the pixels, evenly spaced. Of a side too short for cubic interpolation
             every pixel is run.
         pitch: Of the first lattice, a power of two. Details that lie between its points may be missed.
-        tolerance: Of a pixel, as a difference of colours; 0 runs the network at every pixel.
+        tolerance: Of a pixel, as a difference of colors; 0 runs the network at every pixel.
         chunk_size: Points run at once.
     """
     height, width = len(rows), len(columns)
@@ -81,11 +81,11 @@ def refine(
     num_points = 0
 
     def run(index: Tensor, step: int) -> Tensor:
-        """Colours (N, 3) of points of the lattice of pitch `step`."""
+        """Colors (N, 3) of points of the lattice of pitch `step`."""
         row, column = _unravel(index, ran.shape[1])
         coordinates = torch.stack([rows[row * step], columns[column * step]], dim=1)  # (N, 2)
         padding = max(0, MIN_ROWS - len(index))
-        return colours(torch.cat([coordinates, coordinates[:1].expand(padding, 2)]))[: len(index)].float()
+        return colors(torch.cat([coordinates, coordinates[:1].expand(padding, 2)]))[: len(index)].float()
 
     values, ran, doubt = None, None, None
     while True:
@@ -110,7 +110,7 @@ def refine(
                     wrong.append(part[(rgb - flat[:, part]).abs().amax(dim=0) >= tolerance / pitch])
                 flat[:, part] = rgb
             ran.view(-1)[index] = True
-            index = _neighbours(torch.cat(wrong), ran) if wrong else index[:0]
+            index = _neighbors(torch.cat(wrong), ran) if wrong else index[:0]
         yield Lattice(values, ran, pitch, num_points)
         if pitch == 1:
             return
@@ -118,7 +118,7 @@ def refine(
 
 
 def draw(
-    colours: Callable[[Tensor], Tensor],
+    colors: Callable[[Tensor], Tensor],
     rows: Tensor,
     columns: Tensor,
     pitch: int,
@@ -140,7 +140,7 @@ def draw(
     band = max(1, max(height * width, 2**20) // (width * k * k))
     bands, done = [], 0
     for part in rows.split(min(band, height)):
-        for lattice in refine(colours, part.flatten(), columns.flatten(), pitch, tolerance, chunk_size):
+        for lattice in refine(colors, part.flatten(), columns.flatten(), pitch, tolerance, chunk_size):
             report(done + min(part.shape[0] * width, lattice.ran.numel() // (k * k)))
         bands.append(torch.nn.functional.avg_pool2d(lattice.values, k) if k > 1 else lattice.values)
         done += part.shape[0] * width
@@ -163,7 +163,7 @@ def _unravel(index: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return row, index - row * width
 
 
-def _neighbours(index: Tensor, ran: Tensor) -> Tensor:
+def _neighbors(index: Tensor, ran: Tensor) -> Tensor:
     """Points of a lattice that were not `ran` (h, w), among the eight around each of `index` (N,)."""
     height, width = ran.shape
     row, column = _unravel(index, width)

@@ -7,13 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_new_folder(path: str | Path) -> None:
-    """Raises ValueError if there is something at `path` already, other than an empty folder."""
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"`output` must be a new or empty folder, {path} exists.")
-
-
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
     """Write a file beside `path`, whose folder is made if need be, and put it in place if the block does not raise.

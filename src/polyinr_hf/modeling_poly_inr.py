@@ -3,18 +3,16 @@
     z, class --mapping--> w (B, L, w_dim) --affine--> A (B, L, n, 3) --synthesis(A, coordinates)--> RGB (B, N, 3)
 
 `A`, the affine parameters, is everything that depends on the image. B batch, L levels, n channels, N pixels.
-This file, adaptive_rendering.py and integrity.py need torch, safetensors and diffusers only, so that a Hub repository
+This file, adaptive_rendering.py and checks.py need torch, safetensors and diffusers only, so that a Hub repository
 can carry them.
 """
 
 import math
-import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +22,19 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from .adaptive_rendering import draw, first_pitch, refine
-from .integrity import check_config, check_json_object, check_shard_indices, check_weights, nonfinite_tensors
+from .checks import (
+    check_config,
+    check_count,
+    check_extent,
+    check_json_object,
+    check_number,
+    check_shard_indices,
+    check_size,
+    check_weights,
+    finite_number,
+    nonfinite_tensors,
+    whole_number,
+)
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
@@ -35,159 +45,10 @@ COEFFICIENT_STD_0, COEFFICIENT_STD, STYLE_STD, RGB_STD = 2.0, 0.5, 0.5, 0.5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Helpers
-# ---------------------------------------------------------------------------------------------------------------------
-def normalize_rms(x: Tensor) -> Tensor:
-    """Divides every vector (last dimension) by its root mean square, in float32 whatever the dtype of `x`."""
-    return (x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + 1e-8)).to(x.dtype)
-
-
-def whole_number(value: Any) -> int | None:
-    """`value` as an int where it is an integer of Python, numpy or torch (an array or tensor of one), otherwise None.
-
-    A bool is no number.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):  # torch.compile's symbols answer this and little else
-        return value
-    if value is None or isinstance(value, bool) or str(getattr(value, "dtype", None)).endswith("bool"):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def finite_number(value: Any) -> float | None:
-    """`value` as a float or int where it is a finite number of Python, numpy or torch, otherwise None."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        if isinstance(value, (bool, str, bytes)) or str(getattr(value, "dtype", None)).endswith("bool"):
-            return None
-        try:
-            value = float(value)
-        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
-            return None
-    return value if -math.inf < value < math.inf else None
-
-
-def check_count(name: str, value: int, minimum: int = 1) -> int:
-    """`value` as an int; raises ValueError unless it is a whole number of at least `minimum`."""
-    number = whole_number(value)
-    if number is None or number < minimum:
-        raise ValueError(f"`{name}` must be a whole number from {minimum}, got {value!r}.")
-    return number
-
-
-def check_size(height: int, width: int) -> tuple[int, int]:
-    """Both as ints; raises ValueError unless both are positive whole numbers of pixels."""
-    return check_count("height", height), check_count("width", width)
-
-
-def check_extent(extent: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Its four numbers; raises ValueError unless they are (top, left, bottom, right), top < bottom and left < right."""
-    try:
-        sides = tuple(finite_number(side) for side in extent)
-    except TypeError:  # a lone number, a 0-d tensor
-        sides = ()
-    if len(sides) != 4 or None in sides:
-        raise ValueError(f"`extent` must be four finite numbers (top, left, bottom, right), got {extent!r}.")
-    top, left, bottom, right = sides
-    if not (top < bottom and left < right):
-        raise ValueError(f"`extent` must have top < bottom and left < right, got {extent!r}.")
-    return top, left, bottom, right
-
-
-def check_tolerance(tolerance: float) -> float:
-    """`tolerance` as a float or int; raises ValueError unless it is a finite number from 0."""
-    number = finite_number(tolerance)
-    if number is None or number < 0:
-        raise ValueError(f"`tolerance` must be a finite number from 0, got {tolerance!r}.")
-    return number
-
-
-def coordinate_axes(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0)) -> tuple[Tensor, Tensor]:
-    """Row coordinates (H,) and column coordinates (W,) of an image's pixels, float32, ends included (equation 2).
-
-    A lone row (or column) has no i / (H - 1); it lies in the middle of the extent.
-    """
-    height, width = check_size(height, width)
-    top, left, bottom, right = check_extent(extent)
-
-    def axis(start: float, end: float, count: int) -> Tensor:
-        if count == 1:
-            return torch.tensor([(start + end) / 2], dtype=torch.float32, device="cpu")
-        steps = torch.arange(count, dtype=torch.float64, device="cpu")  # torch.compile makes a graph a size of linspace
-        return (start + steps * ((end - start) / (count - 1))).float()
-
-    return axis(top, bottom, height), axis(left, right, width)
-
-
-def pixel_coordinates(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0), device=None) -> Tensor:
-    """Coordinates (H * W, 2) as (row, column), row by row, float32. See `coordinate_axes`."""
-    rows, columns = coordinate_axes(height, width, extent)
-    return torch.cartesian_prod(rows, columns).to(device)  # (H * W, 2)
-
-
-def homogeneous(coordinates: Tensor) -> Tensor:
-    """X = [u, v, 1]: coordinates (..., N, 2) -> (..., N, 3), float32."""
-    return F.pad(coordinates.float(), (0, 1), value=1.0)
-
-
-def _leaky_relu(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=not torch.is_grad_enabled())
-
-
-def _activate(x: Tensor) -> Tensor:
-    """End of every level: leaky ReLU, then the clamp. In place where no graph is kept."""
-    x = _leaky_relu(x)
-    return (
-        x.clamp(-FEATURE_LIMIT, FEATURE_LIMIT) if torch.is_grad_enabled() else x.clamp_(-FEATURE_LIMIT, FEATURE_LIMIT)
-    )
-
-
-def _modulate(x: Tensor, modulation: Tensor) -> Tensor:
-    """x * modulation in the dtype of x, modulation float32. In place where no graph is kept."""
-    if x.dtype == torch.float16:  # far beyond the border the product passes 65,504, and infinity makes NaN
-        limit = torch.finfo(torch.float16).max
-        return (x.float() * modulation).clamp(-limit, limit).to(x.dtype)
-    return x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
-
-
-def full_precision(device: torch.device) -> AbstractContextManager:
-    """Context in which autocast leaves products in their own dtype: coordinates and pixels need float32."""
-    if device.type == "meta":  # which has no autocast; asking torch what has one is more than torch 2.11 compiles
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def _matmul_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype that linear layers of a model of `dtype` compute in, here and now."""
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return dtype
-
-
-def _subpixel_offsets(antialias: int, height: int, width: int, extent) -> Tensor:
-    """Offsets (k * k, 2) from a pixel's centre to k x k points spread evenly over its square."""
-    steps = (torch.arange(antialias, dtype=torch.float32) + 0.5) / antialias - 0.5  # (k,)
-    top, left, bottom, right = extent
-    return torch.cartesian_prod(
-        steps * (bottom - top) / max(height - 1, 1), steps * (right - left) / max(width - 1, 1)
-    )  # (k * k, 2)
-
-
-def _second_moment(variance: Tensor, slope: float) -> Tensor:
-    """E[lrelu(m)^2] for m ~ N(1, variance); `slope` 1 is the identity."""
-    std = variance.sqrt()
-    below = torch.special.ndtr(-1 / std)  # P(m < 0)
-    density = torch.exp(-0.5 / variance) / (math.sqrt(2 * math.pi) * std)  # of m at 0
-    return (1 + variance) - (1 - slope**2) * ((1 + variance) * below - variance * density)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Layers
 # ---------------------------------------------------------------------------------------------------------------------
 class EqualizedLinear(nn.Module):
-    """Linear layer with an equalised learning rate: weight ~ N(0, 1) / lr_multiplier, scaled where it is used.
+    """Linear layer with an equalized learning rate: weight ~ N(0, 1) / lr_multiplier, scaled where it is used.
 
     With `activation`, a leaky ReLU of slope 0.2 times sqrt(2) follows. (B, in_features) -> (B, out_features).
     """
@@ -232,7 +93,7 @@ class MappingNetwork(nn.Module):
 class AffineLevel(nn.Module):
     """w of one level (B, w_dim) -> how that level modulates its features, before folding.
 
-    Level 0 takes w directly, later levels through one equalised layer. Without `rotation` and `shift` the level sees
+    Level 0 takes w directly, later levels through one equalized layer. Without `rotation` and `shift` the level sees
     the pixel grid itself, as in equation (3).
     """
 
@@ -285,6 +146,45 @@ class PixelLevel(nn.Module):
             modulation = _leaky_relu(modulation)
         x = _modulate(x, modulation)  # (B, N, n)
         return _activate(linear(x))  # (B, N, n)
+
+
+def normalize_rms(x: Tensor) -> Tensor:
+    """Divides every vector (last dimension) by its root mean square, in float32 whatever the dtype of `x`."""
+    return (x.float() * torch.rsqrt(x.float().square().mean(dim=-1, keepdim=True) + 1e-8)).to(x.dtype)
+
+
+def _leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, NEGATIVE_SLOPE, inplace=not torch.is_grad_enabled())
+
+
+def _activate(x: Tensor) -> Tensor:
+    """End of every level: leaky ReLU, then the clamp. In place where no graph is kept."""
+    x = _leaky_relu(x)
+    return (
+        x.clamp(-FEATURE_LIMIT, FEATURE_LIMIT) if torch.is_grad_enabled() else x.clamp_(-FEATURE_LIMIT, FEATURE_LIMIT)
+    )
+
+
+def _modulate(x: Tensor, modulation: Tensor) -> Tensor:
+    """x * modulation in the dtype of x, modulation float32. In place where no graph is kept."""
+    if x.dtype == torch.float16:  # far beyond the border the product passes 65,504, and infinity makes NaN
+        limit = torch.finfo(torch.float16).max
+        return (x.float() * modulation).clamp(-limit, limit).to(x.dtype)
+    return x * modulation.to(x.dtype) if torch.is_grad_enabled() else modulation.to(x.dtype).mul_(x)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Context in which autocast leaves products in their own dtype: coordinates and pixels need float32."""
+    if device.type == "meta":  # which has no autocast; asking torch what has one is more than torch 2.11 compiles
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _matmul_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that linear layers of a model of `dtype` compute in, here and now."""
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype
 
 
 @dataclass
@@ -358,86 +258,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.initialize_weights()
 
-    # -- loading ------------------------------------------------------------------------------------------------------
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRGenerator":
-        """Opens a model's folder or Hub repository, with the arguments of [`~diffusers.ModelMixin`]'s.
-
-        Raises:
-            OSError: as there, and for a malformed configuration or index of weight files, weights that leave out a
-                tensor, NaN or infinite ones; the message names them.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        check_shard_indices(folder)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        check_weights(model, info["missing_keys"], folder)
-        return (model, info) if wants_info else model
-
-    @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
-        """The configuration of a model, config.json, of a folder or Hub repository."""
-        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
-        try:
-            check_config(loaded[0] if isinstance(loaded, tuple) else loaded)
-        except ValueError as error:
-            path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", cls.config_name)
-            raise OSError(f"{path}: {error}") from error
-        return loaded
-
-    @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike, *args, **kwargs) -> dict:
-        try:
-            return check_json_object(super()._dict_from_json_file(json_file, *args, **kwargs), json_file)
-        except RecursionError as error:
-            raise OSError(f"{json_file} is nested too deep to be read.") from error
-
-    # -- initialisation -----------------------------------------------------------------------------------------------
-    @torch.no_grad()
-    def initialize_weights(self) -> None:
-        """Draws the weights of the affine and synthesis levels as `config.initialization` says.
-
-        "released" is torch's default for every linear layer: the multiplications then shrink features and coordinates
-        level by level until images are flat. "signal_preserving" lets every level see coordinates centred in [-1, 1],
-        starts the modulation near 1, and scales W_l so that the features' mean square over the image is 1 after every
-        level.
-        """
-        if self.config.initialization == "released":
-            return
-        rows, columns = coordinate_axes(32, 32, (-1, -1, 1, 1))
-        squared_radius = rows[:, None] ** 2 + columns**2  # (32, 32)
-        power = torch.ones_like(squared_radius)  # mean square of the features at each pixel
-        for level, (affine, linear) in enumerate(zip(self.affine_levels, self.synthesis_levels, strict=True)):
-            coefficient_std = COEFFICIENT_STD_0 if level == 0 else COEFFICIENT_STD
-            self._initialize_affine(affine, level, coefficient_std)
-            rectified = level > 0 and self.config.modulation_activation == "leaky_relu"
-            variance = STYLE_STD**2 + coefficient_std**2 * squared_radius  # of the modulation, about 1
-            power = power * _second_moment(variance, NEGATIVE_SLOPE if rectified else 1.0)  # (32, 32)
-            # He: E[lrelu(y)^2] = (1 + slope^2) / 2 Var(y).
-            weight_variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.in_features * power.mean())
-            linear.weight.normal_(0, weight_variance.sqrt().item())
-            linear.bias.zero_()
-            power = power / power.mean()
-        self.to_rgb.weight.normal_(0, RGB_STD / math.sqrt(self.to_rgb.in_features))
-        self.to_rgb.bias.zero_()
-
-    def _initialize_affine(self, affine: AffineLevel, level: int, coefficient_std: float) -> None:
-        """One level's modulation at the start: 1 + N(0, STYLE_STD) + N(0, coefficient_std) per unit of coordinate."""
-        fan_in = affine.coefficient.in_features
-        affine.coefficient.weight.normal_(0, coefficient_std / math.sqrt(fan_in))
-        affine.coefficient.bias.zero_()
-        affine.bias.weight.normal_(0, STYLE_STD / math.sqrt(fan_in))
-        affine.bias.bias.fill_(1.0)
-        if affine.rotation is None:  # the pixel grid itself: c (2u - 1) = 2c u - c
-            affine.bias.weight.sub_(affine.coefficient.weight.unflatten(0, (2, -1)).sum(dim=0))
-            affine.coefficient.weight.mul_(2)
-            return
-        affine.rotation.weight.zero_()
-        affine.rotation.bias.copy_(torch.eye(2).flatten() * (2 if level == 0 else 1))
-        affine.shift.weight.zero_()
-        affine.shift.bias.fill_(-1.0 if level == 0 else 0.0)
-
-    # -- the three stages ---------------------------------------------------------------------------------------------
+    # -- The three stages ---------------------------------------------------------------------------------------------
     def map(
         self,
         z: Tensor,
@@ -493,9 +314,9 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         return torch.stack(folded, dim=1)  # (B, L, n, 3)
 
     def synthesize(self, A: Tensor, coordinates: Tensor) -> Tensor:
-        """Colours (B, N, 3) of affine parameters A (B, L, n, 3) at coordinates (N, 2) or (B, N, 2), equation (3).
+        """Colors (B, N, 3) of affine parameters A (B, L, n, 3) at coordinates (N, 2) or (B, N, 2), equation (3).
 
-        Differentiable in both. Colours are nominally in [-1, 1], not clipped. Coordinates are (row, column), [0, 1]
+        Differentiable in both. Colors are nominally in [-1, 1], not clipped. Coordinates are (row, column), [0, 1]
         inside the image, and may lie anywhere.
 
         Raises:
@@ -504,13 +325,13 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         self.check_affine_parameters(A)
         if coordinates.ndim not in (2, 3) or coordinates.shape[-1] != 2:
             raise ValueError(f"`coordinates` must be (N, 2) or (B, N, 2), got {tuple(coordinates.shape)}.")
-        return self._colours(self._fold_level_0(A), A, homogeneous(coordinates))  # (B, N, 3)
+        return self._colors(self._fold_level_0(A), A, homogeneous(coordinates))  # (B, N, 3)
 
     def features(self, A: Tensor, coordinates: Tensor) -> Iterator[Tensor]:
         """Yields the features x (B, N, n) after each level, 0 to L - 1, of `synthesize` with the same arguments."""
         yield from self._features(self._fold_level_0(A), A, homogeneous(coordinates))
 
-    def _colours(self, level_0: Tensor, A: Tensor, X: Tensor) -> Tensor:
+    def _colors(self, level_0: Tensor, A: Tensor, X: Tensor) -> Tensor:
         """`synthesize` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
         for features in self._features(level_0, A, X):
             x = features  # (B, N, n); only the last is kept, a level is freed when the next is there
@@ -535,7 +356,79 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         """Level 0 of affine parameters A (B, L, n, 3), see `FoldingLinear`: (B, n, 3)."""
         return self.synthesis_levels[0](A[:, 0])
 
-    # -- images -------------------------------------------------------------------------------------------------------
+    def forward(
+        self,
+        z: Tensor,
+        class_labels: Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        return_dict: bool = True,
+    ) -> PolyINRGeneratorOutput | tuple[Tensor]:
+        """Latent z (B, z_dim) and class labels (B,) -> images (B, 3, H, W), differentiable, all pixels at once.
+
+        Arguments as in `map` and `render`. For images without gradients, `render` needs far less memory.
+        """
+        height, width = self.size_or_default(height, width)
+        coordinates = pixel_coordinates(height, width, extent, device=z.device)  # (H * W, 2)
+        A = self.affine(self.map(z, class_labels, truncation_psi, truncation_cutoff))  # (B, L, n, 3)
+        rgb = self.synthesize(A, coordinates)  # (B, H * W, 3)
+        sample = rgb.transpose(1, 2).unflatten(2, (height, width))  # (B, 3, H, W)
+        return PolyINRGeneratorOutput(sample=sample) if return_dict else (sample,)
+
+    def compile(self, *args, **kwargs) -> None:
+        """As [`torch.nn.Module.compile`], and what `synthesize` and `render` do at every pixel."""
+        super().compile(*args, **kwargs)
+        self.compile_repeated_blocks(*args, **kwargs)
+
+    # -- Initialization -----------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Draws the weights of the affine and synthesis levels as `config.initialization` says.
+
+        "released" is torch's default for every linear layer: the multiplications then shrink features and coordinates
+        level by level until images are flat. "signal_preserving" lets every level see coordinates centerd in [-1, 1],
+        starts the modulation near 1, and scales W_l so that the features' mean square over the image is 1 after every
+        level.
+        """
+        if self.config.initialization == "released":
+            return
+        rows, columns = coordinate_axes(32, 32, (-1, -1, 1, 1))
+        squared_radius = rows[:, None] ** 2 + columns**2  # (32, 32)
+        power = torch.ones_like(squared_radius)  # mean square of the features at each pixel
+        for level, (affine, linear) in enumerate(zip(self.affine_levels, self.synthesis_levels, strict=True)):
+            coefficient_std = COEFFICIENT_STD_0 if level == 0 else COEFFICIENT_STD
+            self._initialize_affine(affine, level, coefficient_std)
+            rectified = level > 0 and self.config.modulation_activation == "leaky_relu"
+            variance = STYLE_STD**2 + coefficient_std**2 * squared_radius  # of the modulation, about 1
+            power = power * _second_moment(variance, NEGATIVE_SLOPE if rectified else 1.0)  # (32, 32)
+            # He: E[lrelu(y)^2] = (1 + slope^2) / 2 Var(y).
+            weight_variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.in_features * power.mean())
+            linear.weight.normal_(0, weight_variance.sqrt().item())
+            linear.bias.zero_()
+            power = power / power.mean()
+        self.to_rgb.weight.normal_(0, RGB_STD / math.sqrt(self.to_rgb.in_features))
+        self.to_rgb.bias.zero_()
+
+    def _initialize_affine(self, affine: AffineLevel, level: int, coefficient_std: float) -> None:
+        """One level's modulation at the start: 1 + N(0, STYLE_STD) + N(0, coefficient_std) per unit of coordinate."""
+        fan_in = affine.coefficient.in_features
+        affine.coefficient.weight.normal_(0, coefficient_std / math.sqrt(fan_in))
+        affine.coefficient.bias.zero_()
+        affine.bias.weight.normal_(0, STYLE_STD / math.sqrt(fan_in))
+        affine.bias.bias.fill_(1.0)
+        if affine.rotation is None:  # the pixel grid itself: c (2u - 1) = 2c u - c
+            affine.bias.weight.sub_(affine.coefficient.weight.unflatten(0, (2, -1)).sum(dim=0))
+            affine.coefficient.weight.mul_(2)
+            return
+        affine.rotation.weight.zero_()
+        affine.rotation.bias.copy_(torch.eye(2).flatten() * (2 if level == 0 else 1))
+        affine.shift.weight.zero_()
+        affine.shift.bias.fill_(-1.0 if level == 0 else 0.0)
+
+    # -- Images -------------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def render(
         self,
@@ -557,13 +450,13 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         Args:
             height, width: Size in pixels, `config.sample_size` by default. A lone row or column is sampled in the
                 middle of the extent.
-            extent: (top, left, bottom, right) of the first and last pixel centres; (0, 0, 1, 1) is the image itself.
-            antialias: k averages k x k colours spread evenly over each pixel's square.
+            extent: (top, left, bottom, right) of the first and last pixel centers; (0, 0, 1, 1) is the image itself.
+            antialias: k averages k x k colors spread evenly over each pixel's square.
             chunk_size: Pixels (of the whole batch) evaluated at once. By default as many as keep features in a CPU's
                 cache, or fill a GPU.
             callback: Called with (pixels done, pixels in all) after every chunk; with a `tolerance`, after every
                 lattice of every image, with the pixels that are run or interpolated for good.
-            tolerance: How far an interpolated colour may be off, of a range of 2, where its neighbours give a hint of
+            tolerance: How far an interpolated color may be off, of a range of 2, where its neighbors give a hint of
                 it: 0.2 comes to about 47 dB PSNR and one pixel in ten at 256 x 256, 0.1 to 51 dB. 0 runs every pixel.
                 The network is first run on a lattice of pixels as far apart as those of `config.sample_size`, or every
                 4th pixel where that is more: a detail that lies wholly between them, such as a dot smaller than a
@@ -590,15 +483,34 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         image = self._empty_image(A, height, width).flatten(2)  # (B, 3, H * W)
         for start in range(0, height * width, chunk_size):
             index = torch.arange(start, min(start + chunk_size, height * width), device=A.device)
-            centres = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
+            centers = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
             total = 0
             for offset in offsets:
-                total = total + self._drawn(level_0, A, centres + offset)  # (B, N, 3)
+                total = total + self._drawn(level_0, A, centers + offset)  # (B, N, 3)
             image[:, :, start : start + len(index)] = (total / len(offsets)).transpose(1, 2)
             if callback is not None:
                 callback(start + len(index), height * width)
         self._check_finite(image, A)
         return image.unflatten(2, (height, width))  # (B, 3, H, W)
+
+    def _render_adaptively(
+        self, A: Tensor, height: int, width: int, extent, antialias: int, chunk_size, callback, tolerance: float
+    ) -> Tensor:
+        """`render` with a tolerance above 0, image by image."""
+        rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
+        offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device).unflatten(0, (antialias, -1))
+        rows, columns = rows[:, None] + offsets[:, 0, 0], columns[:, None] + offsets[0, :, 1]  # (H, k), (W, k)
+        pitch = first_pitch(height * antialias, width * antialias, extent, self.config.sample_size)
+        chunk_size = chunk_size or self.default_chunk_size(A.device)
+        image = self._empty_image(A, height, width)
+        for i, a in enumerate(A.split(1)):
+
+            def report(done: int, before: int = i * height * width) -> None:
+                if callback is not None:
+                    callback(before + done, len(A) * height * width)
+
+            image[i] = draw(self.as_function(a), rows, columns, pitch, tolerance, chunk_size, report)
+        return image
 
     def render_progressive(
         self,
@@ -634,36 +546,17 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         for lattices in zip(*images, strict=True):
             yield torch.stack([lattice.enlarge(height, width) for lattice in lattices]).to(self.dtype)
 
-    def _render_adaptively(
-        self, A: Tensor, height: int, width: int, extent, antialias: int, chunk_size, callback, tolerance: float
-    ) -> Tensor:
-        """`render` with a tolerance above 0, image by image."""
-        rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
-        offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device).unflatten(0, (antialias, -1))
-        rows, columns = rows[:, None] + offsets[:, 0, 0], columns[:, None] + offsets[0, :, 1]  # (H, k), (W, k)
-        pitch = first_pitch(height * antialias, width * antialias, extent, self.config.sample_size)
-        chunk_size = chunk_size or self.default_chunk_size(A.device)
-        image = self._empty_image(A, height, width)
-        for i, a in enumerate(A.split(1)):
-
-            def report(done: int, before: int = i * height * width) -> None:
-                if callback is not None:
-                    callback(before + done, len(A) * height * width)
-
-            image[i] = draw(self.as_function(a), rows, columns, pitch, tolerance, chunk_size, report)
-        return image
-
     def as_function(self, A: Tensor) -> Callable[[Tensor], Tensor]:
-        """The image A (1, L, n, 3) as a function, coordinates (N, 2) -> colours (N, 3)."""
+        """The image A (1, L, n, 3) as a function, coordinates (N, 2) -> colors (N, 3)."""
         level_0 = self._fold_level_0(A)
         return lambda coordinates: self._drawn(level_0, A, coordinates)[0]
 
     def _drawn(self, level_0: Tensor, A: Tensor, coordinates: Tensor) -> Tensor:
-        """`_colours` that are there: of weights without values there are none, and copying them copies nothing."""
-        colours = self._colours(level_0, A, homogeneous(coordinates))
-        if colours.is_meta and not A.is_meta:
+        """`_colors` that are there: of weights without values there are none, and copying them copies nothing."""
+        colors = self._colors(level_0, A, homogeneous(coordinates))
+        if colors.is_meta and not A.is_meta:
             raise ValueError("The weights are on the meta device: they were never loaded.")
-        return colours
+        return colors
 
     def _check_finite(self, image: Tensor, A: Tensor) -> None:
         # The sum is finite only where every pixel is, and takes no memory of the image's size.
@@ -689,34 +582,41 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 "does not have: draw parts with `extent`."
             ) from error
 
-    def compile(self, *args, **kwargs) -> None:
-        """As [`torch.nn.Module.compile`], and what `synthesize` and `render` do at every pixel."""
-        super().compile(*args, **kwargs)
-        self.compile_repeated_blocks(*args, **kwargs)
+    # -- Loading ------------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRGenerator":
+        """Opens a model's folder or Hub repository, with the arguments of [`~diffusers.ModelMixin`]'s.
 
-    def forward(
-        self,
-        z: Tensor,
-        class_labels: Tensor | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        return_dict: bool = True,
-    ) -> PolyINRGeneratorOutput | tuple[Tensor]:
-        """Latent z (B, z_dim) and class labels (B,) -> images (B, 3, H, W), differentiable, all pixels at once.
-
-        Arguments as in `map` and `render`. For images without gradients, `render` needs far less memory.
+        Raises:
+            OSError: as there, and for a malformed configuration or index of weight files, weights that leave out a
+                tensor, NaN or infinite ones; the message names them.
         """
-        height, width = self.size_or_default(height, width)
-        coordinates = pixel_coordinates(height, width, extent, device=z.device)  # (H * W, 2)
-        A = self.affine(self.map(z, class_labels, truncation_psi, truncation_cutoff))  # (B, L, n, 3)
-        rgb = self.synthesize(A, coordinates)  # (B, H * W, 3)
-        sample = rgb.transpose(1, 2).unflatten(2, (height, width))  # (B, 3, H, W)
-        return PolyINRGeneratorOutput(sample=sample) if return_dict else (sample,)
+        wants_info = kwargs.pop("output_loading_info", False)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        check_shard_indices(folder)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        check_weights(model, info["missing_keys"], folder)
+        return (model, info) if wants_info else model
 
-    # -- checks -------------------------------------------------------------------------------------------------------
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
+        """The configuration of a model, config.json, of a folder or Hub repository."""
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        try:
+            check_config(loaded[0] if isinstance(loaded, tuple) else loaded)
+        except ValueError as error:
+            path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", cls.config_name)
+            raise OSError(f"{path}: {error}") from error
+        return loaded
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike, *args, **kwargs) -> dict:
+        try:
+            return check_json_object(super()._dict_from_json_file(json_file, *args, **kwargs), json_file)
+        except RecursionError as error:
+            raise OSError(f"{json_file} is nested too deep to be read.") from error
+
+    # -- Checks -------------------------------------------------------------------------------------------------------
     def size_or_default(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width as ints, `config.sample_size` for what is None; ValueError unless both are positive."""
         default = self.config.sample_size
@@ -726,7 +626,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     def _check_rendering(antialias: int, chunk_size: int | None, tolerance: float) -> tuple[int, int | None, float]:
         """All three as Python's numbers."""
         chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size)
-        return check_count("antialias", antialias), chunk_size, check_tolerance(tolerance)
+        return check_count("antialias", antialias), chunk_size, check_number("tolerance", tolerance)
 
     def _check_map_inputs(
         self, z: Tensor, class_labels: Tensor | None, truncation_psi: float, truncation_cutoff: int | None
@@ -768,3 +668,54 @@ NAMED_SIZES = {
     "imagenet": {"channels": 1024, "num_classes": 1000},  # 45,869,695; 46.0M
     "ffhq": {"channels": 512, "num_classes": None},  # 13,198,399; 13.6M
 }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Coordinates
+# ---------------------------------------------------------------------------------------------------------------------
+def homogeneous(coordinates: Tensor) -> Tensor:
+    """X = [u, v, 1]: coordinates (..., N, 2) -> (..., N, 3), float32."""
+    return F.pad(coordinates.float(), (0, 1), value=1.0)
+
+
+def coordinate_axes(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0)) -> tuple[Tensor, Tensor]:
+    """Row coordinates (H,) and column coordinates (W,) of an image's pixels, float32, ends included (equation 2).
+
+    A lone row (or column) has no i / (H - 1); it lies in the middle of the extent.
+    """
+    height, width = check_size(height, width)
+    top, left, bottom, right = check_extent(extent)
+
+    def axis(start: float, end: float, count: int) -> Tensor:
+        if count == 1:
+            return torch.tensor([(start + end) / 2], dtype=torch.float32, device="cpu")
+        steps = torch.arange(count, dtype=torch.float64, device="cpu")  # torch.compile makes a graph a size of linspace
+        return (start + steps * ((end - start) / (count - 1))).float()
+
+    return axis(top, bottom, height), axis(left, right, width)
+
+
+def pixel_coordinates(height: int, width: int, extent=(0.0, 0.0, 1.0, 1.0), device=None) -> Tensor:
+    """Coordinates (H * W, 2) as (row, column), row by row, float32. See `coordinate_axes`."""
+    rows, columns = coordinate_axes(height, width, extent)
+    return torch.cartesian_prod(rows, columns).to(device)  # (H * W, 2)
+
+
+def _subpixel_offsets(antialias: int, height: int, width: int, extent) -> Tensor:
+    """Offsets (k * k, 2) from a pixel's center to k x k points spread evenly over its square."""
+    steps = (torch.arange(antialias, dtype=torch.float32) + 0.5) / antialias - 0.5  # (k,)
+    top, left, bottom, right = extent
+    return torch.cartesian_prod(
+        steps * (bottom - top) / max(height - 1, 1), steps * (right - left) / max(width - 1, 1)
+    )  # (k * k, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The mean square of a rectified modulation
+# ---------------------------------------------------------------------------------------------------------------------
+def _second_moment(variance: Tensor, slope: float) -> Tensor:
+    """E[lrelu(m)^2] for m ~ N(1, variance); `slope` 1 is the identity."""
+    std = variance.sqrt()
+    below = torch.special.ndtr(-1 / std)  # P(m < 0)
+    density = torch.exp(-0.5 / variance) / (math.sqrt(2 * math.pi) * std)  # of m at 0
+    return (1 + variance) - (1 - slope**2) * ((1 + variance) * below - variance * density)

@@ -73,7 +73,7 @@ def export_onnx(
     """Writes mapping.onnx, synthesis.onnx and model.json into the folder `output`, in place of what it held.
 
     Both graphs have opset 20 and carry, as metadata, `config` (the generator's sizes, JSON), `class_names` (the
-    pipeline's `id2label`, JSON) and what is known of the licence.
+    pipeline's `id2label`, JSON) and what is known of the license.
 
     Args:
         pipeline: Of any configuration and dtype.
@@ -135,7 +135,7 @@ def import_onnx():
 
 
 def read_license(path_or_repo: str | Path) -> dict[str, str]:
-    """What the model card of a pipeline folder or Hub repository says of the licence, {} if there is no card.
+    """What the model card of a pipeline folder or Hub repository says of the license, {} if there is no card.
 
     Raises:
         OSError: for a Hub that cannot be reached.
@@ -156,7 +156,7 @@ def measure_onnx(pipeline: PolyINRPipeline, folder: str | Path, num_points: int 
     One image of random z and class, at random points of (-0.5, 1.5)^2.
 
     Returns:
-        `relative_error`, the largest difference over the largest value, and `psnr` in dB of colours clipped to [-1, 1].
+        `relative_error`, the largest difference over the largest value, and `psnr` in dB of colors clipped to [-1, 1].
 
     Raises:
         ImportError: without onnxruntime.
@@ -181,7 +181,7 @@ def measure_onnx(pipeline: PolyINRPipeline, folder: str | Path, num_points: int 
     A = mapping.run(None, inputs)[0][0]
     rgb = synthesis.run(None, {"affine_parameters": A, "coordinates": coordinates.numpy()})[0]
     found = torch.from_numpy(rgb)  # (N, 3)
-    images = [colours.T[None, :, None] for colours in (found, expected.clamp(-1, 1))]  # (1, 3, 1, N) each
+    images = [colors.T[None, :, None] for colors in (found, expected.clamp(-1, 1))]  # (1, 3, 1, N) each
     return {
         "relative_error": ((found - expected).abs().max() / expected.abs().max()).item(),
         "psnr": psnr(*images)[0],

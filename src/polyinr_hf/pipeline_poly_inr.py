@@ -1,7 +1,7 @@
 """PolyINRPipeline: class names in, images of any size out.
 
-This file, modeling_poly_inr.py and adaptive_rendering.py need torch, numpy, PIL and diffusers only, so that a Hub
-repository can carry them.
+This file and the others of `CODE_FILES` import the standard library, torch, diffusers, huggingface_hub, safetensors and
+each other only, so that a Hub repository can carry them.
 """
 
 import difflib
@@ -25,84 +25,23 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .adaptive_rendering import draw  # noqa: F401  diffusers copies what this file itself imports
-from .integrity import check_id2label, check_index, check_json_object
-from .modeling_poly_inr import (
-    PolyINRGenerator,
+from .checks import (
     check_count,
     check_extent,
+    check_id2label,
+    check_index,
+    check_json_object,
+    check_number,
     check_size,
-    check_tolerance,
     finite_number,
     whole_number,
 )
+from .modeling_poly_inr import PolyINRGenerator
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
-CODE_FILES = ("pipeline_poly_inr.py", "modeling_poly_inr.py", "adaptive_rendering.py", "integrity.py")
+CODE_FILES = ("pipeline_poly_inr.py", "modeling_poly_inr.py", "adaptive_rendering.py", "checks.py")
 RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import (?:\([^)]*\)|[^\n(]*)\n", re.MULTILINE)
-
-
-def travelling_code() -> dict[str, str]:
-    """The code that a pipeline folder or repository carries, by its path there.
-
-    Of a component's folder diffusers downloads the one module that model_index.json names and none beside it: the
-    generator's is the model's file with those that it imports written into it.
-    """
-
-    def inlined(name: str) -> str:
-        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
-        return RELATIVE_IMPORT.sub(lambda found: f"\n{inlined(found[1] + '.py')}\n", source)
-
-    code = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in CODE_FILES}
-    return code | {"generator/modeling_poly_inr.py": inlined("modeling_poly_inr.py")}
-
-
-def describe_hub_error(
-    error: BaseException, repo_id: str, revision: str | None = None, opening: bool = False
-) -> str | None:
-    """What went wrong between here and the Hub, in one sentence; None if it was something else.
-
-    `opening` a pipeline, `repo_id` may have been meant for a folder, which there is none of.
-    """
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    found = {kind: e for e in reversed(chain) for kind in type(e).__mro__}  # the first of a kind
-    if errors.GatedRepoError in found:
-        return f"{repo_id} is gated: accept its terms on its page, then `hf auth login` or pass `token`."
-    if errors.RevisionNotFoundError in found:
-        return f"{repo_id} has no revision {revision or 'main'!r}."
-    if errors.RepositoryNotFoundError in found:
-        kinds = "folder or repository" if opening else "repository"
-        return f"There is no {kinds} {repo_id}, or it is private: then `hf auth login` or pass `token`."
-    if errors.EntryNotFoundError in found and errors.LocalEntryNotFoundError not in found:
-        missing = Path(found[errors.EntryNotFoundError].response.url.path).name
-        return f"{repo_id} is not a complete pipeline: {missing} is missing."
-    if errors.HfHubHTTPError in found:
-        status = found[errors.HfHubHTTPError].response.status_code
-        hints = {401: "`hf auth login` or pass a valid `token`", 403: "the token does not allow this"}
-        return f"The Hub answered {status} for {repo_id}: {hints.get(status, 'try again later')}."
-    if SafetensorError in found or json.JSONDecodeError in found:
-        folder = f"models--{repo_id.replace('/', '--')}"  # `force_download` does not reach the weights in diffusers
-        return f"A file of {repo_id} is damaged: delete the folder {folder} in the cache and call again."
-    full = [e for e in chain if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)]
-    if full:
-        return f"The disk is full, {repo_id} did not fit: free some space, or set HF_HOME to a larger disk."
-    if errors.OfflineModeIsEnabled in found or errors.LocalEntryNotFoundError in found:
-        where = f"{repo_id} is no folder here and not in the cache at {revision or 'main'!r}"
-        return f"{where}; the Hub was out of reach or not asked."
-    if any(type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in chain):
-        failed = f"connection to the Hub failed for {repo_id} ({type(chain[0]).__name__})"
-        if opening:
-            return f"There is no folder {repo_id} here, and the {failed}: check the path, or try again."
-        return f"The {failed}: try again."
-    return None
-
-
-def _spaced(name: str) -> str:
-    """A class name with one space for whatever parts its words: "Red_Apple" -> "red apple"."""
-    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
 
 
 class PolyINRPipeline(DiffusionPipeline):
@@ -360,7 +299,7 @@ class PolyINRPipeline(DiffusionPipeline):
                 `pipe.generator.config.sample_size`. Any size will do.
             extent: (top, left, bottom, right) of the region drawn. (0, 0, 1, 1) is the image, a smaller one zooms in,
                 a larger one shows what lies beyond the border.
-            antialias: k averages k x k colours per pixel.
+            antialias: k averages k x k colors per pixel.
             tolerance: Above 0, the network runs only where the image has detail and the rest is interpolated, several
                 times faster: 0.1 is hard to tell from the exact image, of a range of 2. See
                 [`~PolyINRGenerator.render`].
@@ -387,7 +326,7 @@ class PolyINRPipeline(DiffusionPipeline):
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
         antialias = check_count("antialias", antialias)
-        tolerance = check_tolerance(tolerance)
+        tolerance = check_number("tolerance", tolerance)
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
         truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)
         if affine_parameters is not None:
@@ -535,3 +474,69 @@ class PolyINRPipeline(DiffusionPipeline):
             raise ValueError(f"`{name}` must be a tensor, got {type(tensor).__name__}.")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
+
+
+def _spaced(name: str) -> str:
+    """A class name with one space for whatever parts its words: "Red_Apple" -> "red apple"."""
+    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What travels with a pipeline, and what goes wrong on the way
+# ---------------------------------------------------------------------------------------------------------------------
+def travelling_code() -> dict[str, str]:
+    """The code that a pipeline folder or repository carries, by its path there.
+
+    Of a component's folder diffusers downloads the one module that model_index.json names and none beside it: the
+    generator's is the model's file with those that it imports written into it.
+    """
+
+    def inlined(name: str) -> str:
+        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        return RELATIVE_IMPORT.sub(lambda found: f"\n{inlined(found[1] + '.py')}\n", source)
+
+    code = {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in CODE_FILES}
+    return code | {"generator/modeling_poly_inr.py": inlined("modeling_poly_inr.py")}
+
+
+def describe_hub_error(
+    error: BaseException, repo_id: str, revision: str | None = None, opening: bool = False
+) -> str | None:
+    """What went wrong between here and the Hub, in one sentence; None if it was something else.
+
+    `opening` a pipeline, `repo_id` may have been meant for a folder, which there is none of.
+    """
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    found = {kind: e for e in reversed(chain) for kind in type(e).__mro__}  # the first of a kind
+    if errors.GatedRepoError in found:
+        return f"{repo_id} is gated: accept its terms on its page, then `hf auth login` or pass `token`."
+    if errors.RevisionNotFoundError in found:
+        return f"{repo_id} has no revision {revision or 'main'!r}."
+    if errors.RepositoryNotFoundError in found:
+        kinds = "folder or repository" if opening else "repository"
+        return f"There is no {kinds} {repo_id}, or it is private: then `hf auth login` or pass `token`."
+    if errors.EntryNotFoundError in found and errors.LocalEntryNotFoundError not in found:
+        missing = Path(found[errors.EntryNotFoundError].response.url.path).name
+        return f"{repo_id} is not a complete pipeline: {missing} is missing."
+    if errors.HfHubHTTPError in found:
+        status = found[errors.HfHubHTTPError].response.status_code
+        hints = {401: "`hf auth login` or pass a valid `token`", 403: "the token does not allow this"}
+        return f"The Hub answered {status} for {repo_id}: {hints.get(status, 'try again later')}."
+    if SafetensorError in found or json.JSONDecodeError in found:
+        folder = f"models--{repo_id.replace('/', '--')}"  # `force_download` does not reach the weights in diffusers
+        return f"A file of {repo_id} is damaged: delete the folder {folder} in the cache and call again."
+    full = [e for e in chain if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)]
+    if full:
+        return f"The disk is full, {repo_id} did not fit: free some space, or set HF_HOME to a larger disk."
+    if errors.OfflineModeIsEnabled in found or errors.LocalEntryNotFoundError in found:
+        where = f"{repo_id} is no folder here and not in the cache at {revision or 'main'!r}"
+        return f"{where}; the Hub was out of reach or not asked."
+    if any(type(e).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2") for e in chain):
+        failed = f"connection to the Hub failed for {repo_id} ({type(chain[0]).__name__})"
+        if opening:
+            return f"There is no folder {repo_id} here, and the {failed}: check the path, or try again."
+        return f"The {failed}: try again."
+    return None

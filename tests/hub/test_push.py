@@ -39,7 +39,7 @@ FILES = {
     WEIGHTS,
     "adaptive_rendering.py",
     "generator/modeling_poly_inr.py",
-    "integrity.py",
+    "checks.py",
     "model_index.json",
     "modeling_poly_inr.py",
     "pipeline_poly_inr.py",

@@ -182,14 +182,14 @@ def test_a_small_copy_leads_to_the_image(pipe, image):
 
 def test_bfloat16_is_for_adam(pipe, image, monkeypatch):
     dtypes = []
-    colours = PolyINRGenerator._colours
+    colours = PolyINRGenerator._colors
 
     def spy(self, *args):
         if torch.is_grad_enabled():
             dtypes.append(torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
         return colours(self, *args)
 
-    monkeypatch.setattr(PolyINRGenerator, "_colours", spy)
+    monkeypatch.setattr(PolyINRGenerator, "_colors", spy)
     full = invert(pipe, image, **FAST)
     assert set(dtypes) == {torch.float32}
     dtypes.clear()

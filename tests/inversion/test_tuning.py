@@ -212,14 +212,14 @@ def test_seeds_and_steps(pipe, image, pivot):
 
 def test_bfloat16(pipe, image, pivot, monkeypatch):
     seen = set()
-    colours = PolyINRGenerator._colours
+    colours = PolyINRGenerator._colors
 
     def spy(self, *args):
         if torch.is_grad_enabled():
             seen.add(torch.is_autocast_enabled("cpu"))
         return colours(self, *args)
 
-    monkeypatch.setattr(PolyINRGenerator, "_colours", spy)
+    monkeypatch.setattr(PolyINRGenerator, "_colors", spy)
     tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=60, lr=0.01, precision="bfloat16")
     assert seen == {True}
     assert result.psnr > pivot.psnr + 1

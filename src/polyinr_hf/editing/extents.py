@@ -5,8 +5,7 @@ import math
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..checks import check_count, check_number
-from ..modeling_poly_inr import check_extent, finite_number
+from ..checks import check_count, check_extent, check_number, finite_number
 from ..pipeline_poly_inr import PolyINRPipeline
 
 Extent = tuple[float, float, float, float]  # (top, left, bottom, right)

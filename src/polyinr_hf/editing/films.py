@@ -8,8 +8,8 @@ from diffusers.utils import export_to_gif, export_to_video, make_image_grid
 from PIL import Image
 from torch import Tensor
 
+from ..checks import whole_number
 from ..files import replace_file
-from ..modeling_poly_inr import whole_number
 from ..pipeline_poly_inr import PolyINRPipeline
 from .extents import Extent
 

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_count
+from ..checks import check_count, check_number
 from ..digests import tensor_digest, weights_digest
 from ..images import to_uint8
-from ..modeling_poly_inr import check_tolerance
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class PipelineSource:
         if upsampling not in UPSAMPLING_MODES:
             raise ValueError(f"`upsampling` must be one of {UPSAMPLING_MODES}, got {upsampling!r}.")
         self.pipeline, self.num_samples, self.seed = pipeline, num_samples, seed
-        self.truncation_psi, self.dtype, self.tolerance = truncation_psi, dtype, check_tolerance(tolerance)
+        self.truncation_psi, self.dtype, self.tolerance = truncation_psi, dtype, check_number("tolerance", tolerance)
         self.resolution = resolution or pipeline.generator.config.sample_size
         self.upsample_to, self.upsampling = upsample_to, upsampling
         self.labels = self._draw_labels(class_frequencies)

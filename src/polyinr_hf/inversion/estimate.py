@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from ..modeling_poly_inr import check_size
+from ..checks import check_size
 from ..pipeline_poly_inr import PolyINRPipeline
 from . import inversion, tuning
 from .losses import PERCEPTUAL_SIDE, PIXEL_CHUNK
