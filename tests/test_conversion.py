@@ -217,7 +217,7 @@ ATTACKS = {
     "builtins.exec": lambda marker: pickle.dumps({"G_ema": [Call(exec, f"open({marker!r}, 'w')")]}),
     "__builtin__.eval": lambda marker: pickle.dumps(Call(eval, f"open({marker!r}, 'w')"), protocol=2),
     "io.open": lambda marker: pickle.dumps(Call(open, marker, "w")),
-    "builtins.getattr": lambda marker: pickle.dumps(Call(getattr, [], "append")),
+    "builtins.setattr": lambda marker: pickle.dumps(Call(setattr, nn.Module(), "training", True)),
     "subprocess.Popen": lambda marker: pickle.dumps(Call(subprocess.Popen, ["touch", marker])),
     "importlib.import_module": lambda marker: pickle.dumps(Call(importlib.import_module, "antigravity")),
     "torch.serialization.load": lambda marker: pickle.dumps(Call(torch.load, marker)),
@@ -267,7 +267,7 @@ def test_a_smuggled_call_is_refused_by_name(name, tmp_path):
 def test_a_partial_is_a_record_that_is_never_called(tmp_path):
     marker = tmp_path / "marker"
     (tmp_path / "network.pkl").write_bytes(pickle.dumps({"G_ema": functools.partial(open, str(marker), "w")}))
-    with pytest.raises(ValueError, match="no Poly-INR generator"):
+    with pytest.raises(ValueError, match="holds no network 'G_ema'"):
         load_original_checkpoint(tmp_path / "network.pkl")
     assert not marker.exists()
 

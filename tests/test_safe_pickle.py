@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyinr_hf.safe_pickle import MAX_OPERATIONS, Name, Record, read_pickle
+from polyinr_hf.safe_pickle import MAX_OPERATIONS, Call, Name, read_pickle
 
 MANY, DEEP = 200_000, 200_000
 SECONDS, MEGABYTES = 20, 1024  # of processor time, of address space beyond what torch takes
@@ -275,6 +275,6 @@ def test_containers_are_read_as_python_reads_them(tmp_path, protocol):
 def test_objects_are_records_and_classes_are_names(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps([np.float64(1), torch.nn.Linear(1, 1), torch.nn.Linear]))
     number, module, kind = read_pickle(tmp_path / "a.pkl")
-    assert isinstance(number, Record) and number.kind.endswith("multiarray.scalar")
+    assert isinstance(number, Call) and number.function.endswith("multiarray.scalar")
     assert module.kind == str(kind) == "torch.nn.modules.linear.Linear" and isinstance(kind, Name)
     assert module.state["_parameters"]["weight"].shape == (1, 1)

@@ -7,6 +7,6 @@ and flat, and nothing is hashed, compared or printed that has not been checked t
 """
 
 from .tensors import read_pickle
-from .values import MAX_OPERATIONS, MAX_TEXT, Name, Record, UnsafePickleError, describe
+from .values import MAX_OPERATIONS, MAX_TEXT, Call, Name, Record, UnsafePickleError, describe
 
-__all__ = ["MAX_OPERATIONS", "MAX_TEXT", "Name", "Record", "UnsafePickleError", "describe", "read_pickle"]
+__all__ = ["MAX_OPERATIONS", "MAX_TEXT", "Call", "Name", "Record", "UnsafePickleError", "describe", "read_pickle"]

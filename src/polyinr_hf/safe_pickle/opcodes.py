@@ -3,7 +3,7 @@
 import io
 import pickletools
 
-from .values import MAX_NAME, MAX_TEXT, Budget, Name, Record, check_key, describe, refuse
+from .values import MAX_NAME, MAX_TEXT, Budget, Call, Name, Record, check_key, describe, refuse
 
 # Values that are written as calls and that no weight depends on. They become records: these are not called either.
 _RECORDED_CALLS = {
@@ -13,6 +13,10 @@ _RECORDED_CALLS = {
     "torch.Size",
     "functools.partial",  # of feature networks, inside D, as is the next
     "timm.layers.format.Format",
+    # Functions, classes and values that dill takes apart: hooks of feature networks, layers' gains in numpy.
+    *(f"dill._dill._{name}" for name in ("import_module", "get_attr", "load_type", "create_array")),
+    *(f"dill._dill._create_{name}" for name in ("function", "code", "cell")),
+    "builtins.getattr",
 }
 # Opcodes that push the value beside them. `genops` reads no more than is there.
 _VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
@@ -114,6 +118,8 @@ class OpcodeReader:
         self._extend(self._pop_items())
 
     def _extend(self, items: list) -> None:
+        if isinstance(self._stack[-1], Call):
+            return
         if type(self._stack[-1]) is not list:
             refuse(f"appends to {describe(self._stack[-1])}")
         self._stack[-1].extend(items)
@@ -131,6 +137,8 @@ class OpcodeReader:
         self._set_items(self._pop_items())
 
     def _set_items(self, items: list) -> None:
+        if isinstance(self._stack[-1], Call):
+            return
         target = self._stack[-1].state if isinstance(self._stack[-1], Record) else self._stack[-1]
         if not isinstance(target, dict):
             refuse(f"sets items of {describe(target)}")
@@ -139,6 +147,8 @@ class OpcodeReader:
 
     def _additems(self, argument) -> None:
         items = self._pop_items()
+        if isinstance(self._stack[-1], Call):
+            return
         if not isinstance(self._stack[-1], set):
             refuse(f"adds items to {describe(self._stack[-1])}")
         self._stack[-1].update(map(check_key, items))
@@ -165,8 +175,8 @@ class OpcodeReader:
         rebuild = self._REBUILDERS.get(str(function)) if isinstance(function, Name) else None
         if rebuild is not None and isinstance(arguments, tuple):
             self._stack.append(rebuild(self, *arguments))
-        elif isinstance(function, Name) and str(function) in _RECORDED_CALLS:
-            self._stack.append(Record(str(function), {"arguments": arguments}))
+        elif isinstance(function, Call) or (isinstance(function, Name) and str(function) in _RECORDED_CALLS):
+            self._stack.append(Call(str(function)))
         else:
             refuse(f"calls {describe(function)}")
 
@@ -181,6 +191,8 @@ class OpcodeReader:
 
     def _build(self, argument) -> None:
         state, record = self._stack.pop(), self._stack[-1]
+        if isinstance(record, Call):
+            return
         if not isinstance(record, Record):
             refuse(f"sets attributes of {describe(record)}")
         record.state = state

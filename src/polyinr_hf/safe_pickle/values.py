@@ -32,12 +32,24 @@ class Record:
     state: object = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class Call:
+    """A call that is recorded and never made. What the pickle does to its result goes nowhere."""
+
+    function: str
+
+    def __str__(self) -> str:
+        return self.function
+
+
 def describe(value: object) -> str:
     """A short name of any value out of a pickle, for a message: containers are never printed."""
     if isinstance(value, Name):
         return str(value)
     if isinstance(value, str):
         return repr(value[:MAX_TEXT])
+    if isinstance(value, Call):
+        return f"the result of {value}"
     if isinstance(value, Record):
         return f"an object {value.kind}"
     kind = type(value).__name__
@@ -72,7 +84,7 @@ def check_key(key: object) -> object:
     elif isinstance(key, int):
         is_small = key.bit_length() <= 64
     else:
-        is_small = key is None or isinstance(key, (float, Name, Record))  # records are hashed by identity
+        is_small = key is None or isinstance(key, (float, Name, Record, Call))  # records are hashed by identity
     if not is_small:
         refuse(f"has a dictionary or set with a key that is {describe(key)}")
     return key
