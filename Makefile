@@ -2,9 +2,9 @@
 # make test    the whole test suite
 # make lint    ruff
 # make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
-# make test-minima    the test suite at the oldest versions that setup.py allows, requirements/minima.txt; some GB, by hand
+# make test-minima    the test suite at the oldest versions that pyproject.toml allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
-# (CONSTRAINTS=/dev/null leaves the versions to pip, within the ranges of setup.py).
+# (CONSTRAINTS=/dev/null leaves the versions to pip, within the ranges of pyproject.toml).
 
 PYTHON ?= python3
 CONSTRAINTS ?= requirements/constraints.txt
@@ -54,14 +54,14 @@ lint: $(VENV)/installed-test
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed-core: setup.py requirements/constraints.txt | $(BIN)/python
+$(VENV)/installed-core: pyproject.toml requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) .
 	touch $@
 
-$(VENV)/installed-onnx: setup.py requirements/constraints.txt | $(BIN)/python
+$(VENV)/installed-onnx: pyproject.toml requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) ".[onnx]"
 	touch $@ $(VENV)/installed-core
 
-$(VENV)/installed-test: setup.py requirements/constraints.txt | $(BIN)/python
+$(VENV)/installed-test: pyproject.toml requirements/constraints.txt | $(BIN)/python
 	$(INSTALL) ".[test]"
 	touch $@ $(VENV)/installed-core

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -136,11 +137,11 @@ def check_arguments(script: Path, arguments: list[str]) -> None:
 
 
 def run_command(words: list[str], folder: Path, is_readme: bool) -> None:
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     if words[0] == "pip":
         for extra in re.findall(r"[\w]+", "".join(re.findall(r"\[(.*?)\]", " ".join(words)))):
-            assert f'"{extra}": ' in setup, f"{' '.join(words)}: setup.py has no extra {extra}"
+            assert extra in project["optional-dependencies"], f"{' '.join(words)}: there is no extra {extra}"
         return
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), f"the Makefile has no target {words[1]}"

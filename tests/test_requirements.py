@@ -1,12 +1,18 @@
-"""The bounds of setup.py and the files of pinned versions agree."""
+"""The bounds of pyproject.toml and the files of pinned versions agree."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BOUNDS = dict(re.findall(r'"([A-Za-z0-9_.-]+)>=([0-9.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = [
+    *PROJECT["dependencies"],
+    *(line for lines in PROJECT["optional-dependencies"].values() for line in lines),
+]
+BOUNDS = dict(line.split(">=") for line in REQUIREMENTS if ">=" in line)
 
 
 def pins(name: str) -> dict[str, str]:
