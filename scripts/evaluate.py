@@ -106,11 +106,16 @@ def main(argv=None):
     args = parse_args(argv)
     sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype, "tolerance": args.tolerance}
     options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
-    options |= {"labels": args.labels, "num_workers": args.num_workers, "skip_corrupt": args.skip_corrupt}
+    options |= {"labels": args.labels, "num_workers": args.num_workers}
     with one_line_errors():
         pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
         dataset = data.load_image_dataset(
-            args.dataset, args.config, args.split, image_column=args.image_column, label_column=args.label_column
+            args.dataset,
+            args.config,
+            args.split,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            skip_corrupt=args.skip_corrupt,
         )
         inputs = (pipeline, dataset)
         if args.truncation_sweep:

@@ -239,12 +239,12 @@ def test_to_float_maps_bytes_to_minus_one_and_one():
 # --- a whole dataset, and broken images -------------------------------------------------------------------------------
 
 
-def broken_dataset(tmp_path, broken=(2, 5)):
+def broken_dataset(tmp_path, broken=(2, 5), **options):
     """Six images in files, some cut off."""
     for i in range(6):
         data = encode(solid(i, 64))["bytes"]
         (tmp_path / f"{i}.png").write_bytes(data[:60] if i in broken else data)
-    return load_image_dataset(tmp_path, cache_dir=str(tmp_path / "cache"))
+    return load_image_dataset(tmp_path, cache_dir=str(tmp_path / "cache"), **options)
 
 
 def test_image_batches_go_through_in_order():
@@ -267,7 +267,7 @@ def test_broken_image_is_named(tmp_path, num_workers):
 
 def test_broken_image_is_skipped_if_asked(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        ((images, _),) = image_batches(broken_dataset(tmp_path), 8, 6, skip_corrupt=True)
+        ((images, _),) = image_batches(broken_dataset(tmp_path, skip_corrupt=True), 8, 6)
     assert images[:, 0, 0, 0].tolist() == [0, 1, 3, 3, 4, 0]
     assert [record.getMessage().split("(")[0] for record in caplog.records] == [
         "skipped: image 2 ",
@@ -277,7 +277,7 @@ def test_broken_image_is_skipped_if_asked(tmp_path, caplog):
 
 def test_only_broken_images_end_with_an_error(tmp_path):
     with pytest.raises(CorruptImageError, match="no image can be decoded"):
-        list(image_batches(broken_dataset(tmp_path, range(6)), 8, 6, skip_corrupt=True))
+        list(image_batches(broken_dataset(tmp_path, range(6), skip_corrupt=True), 8, 6))
 
 
 def test_a_draft_of_a_large_jpeg_is_close_and_of_others_the_same():

@@ -158,11 +158,12 @@ def test_sets_that_fit_are_cached(dataset, monkeypatch):
 
 @pytest.mark.parametrize("cache_in_memory", [True, False])
 def test_broken_images_are_named_or_skipped_and_counted(cache_in_memory, caplog):
-    broken = ImageDataset(make_dataset(broken=(5, 6)))
-    loader = make_loader(broken, 8, NUM_IMAGES, cache_in_memory=cache_in_memory)
+    rows = make_dataset(broken=(5, 6))
+    loader = make_loader(ImageDataset(rows), 8, NUM_IMAGES, cache_in_memory=cache_in_memory)
     with pytest.raises(CorruptImageError, match=r"image [56] \([56]\.png\)"):
         next(loader)
-    loader = make_loader(broken, 8, NUM_IMAGES, cache_in_memory=cache_in_memory, skip_corrupt=True)
+    broken = ImageDataset(rows, skip_corrupt=True)
+    loader = make_loader(broken, 8, NUM_IMAGES, cache_in_memory=cache_in_memory)
     drawn = draw(loader, 1)
     assert sorted(numbers(drawn)) == sorted([i for i in range(NUM_IMAGES) if i not in (5, 6)] + [7, 7])
     assert all(number % 3 == label for number, _, label in drawn)
@@ -203,10 +204,11 @@ def test_stream_resumes_where_it_stopped(stream):
 
 
 def test_stream_skips_broken_images_if_asked():
-    broken = ImageDataset(make_dataset(broken=(5, 6)).to_iterable_dataset())
+    rows = make_dataset(broken=(5, 6)).to_iterable_dataset()
     with pytest.raises(CorruptImageError, match=r"5\.png"):
-        draw(make_loader(broken, 8, 11, shuffle_buffer=1), 2)
-    loader = make_loader(broken, 8, 11, shuffle_buffer=1, skip_corrupt=True)
+        draw(make_loader(ImageDataset(rows), 8, 11, shuffle_buffer=1), 2)
+    broken = ImageDataset(rows, skip_corrupt=True)
+    loader = make_loader(broken, 8, 11, shuffle_buffer=1)
     assert sorted(numbers(draw(loader, 2))) == [i for i in range(NUM_IMAGES) if i not in (5, 6)]
     assert loader.num_skipped == 2
 

@@ -42,6 +42,7 @@ def load_image_dataset(
     class_conditional=None,
     class_name=None,
     streaming=False,
+    skip_corrupt=False,
     cache_dir=None,
     token=None,
     revision=None,
@@ -56,6 +57,7 @@ def load_image_dataset(
         image_column, label_column, class_conditional, class_name: see `ImageDataset`. A local folder of images without
             classes is one class, if classes are needed, of the name of the folder that holds the images.
         streaming: read rows as they come, without downloading or preparing the dataset first.
+        skip_corrupt: see `ImageDataset`.
         cache_dir, token, revision: as `datasets.load_dataset` takes them.
 
     Returns:
@@ -66,7 +68,7 @@ def load_image_dataset(
     """
     path = Path(name_or_path).expanduser()
     columns = {"image_column": image_column, "label_column": label_column, "class_conditional": class_conditional}
-    columns["class_name"] = class_name
+    columns |= {"class_name": class_name, "skip_corrupt": skip_corrupt}
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         dataset = _load_saved(path, split)
         return ImageDataset(dataset.to_iterable_dataset() if streaming else dataset, **columns)
@@ -126,6 +128,7 @@ class ImageDataset:
             `ClassLabel` column.
         class_conditional: True: labels are needed; False: labels are ignored; None: labels are used if found.
         class_name: of the one class that all images are of, where labels are needed and there are none.
+        skip_corrupt: whether a broken image is replaced by the next good one and reported, instead of an error.
 
     Attributes:
         id2label: {id: name}, names as in the dataset (comma-separated synonyms kept); None without labels.
@@ -136,7 +139,16 @@ class ImageDataset:
         ValueError: no rows, no such column, no image column, or labels that are needed and missing.
     """
 
-    def __init__(self, dataset, image_column=None, label_column=None, class_conditional=None, class_name=None):
+    def __init__(
+        self,
+        dataset,
+        image_column=None,
+        label_column=None,
+        class_conditional=None,
+        class_name=None,
+        skip_corrupt=False,
+    ):
+        self.skip_corrupt = skip_corrupt
         self.streaming = isinstance(dataset, datasets.IterableDataset)
         if self.streaming and dataset.features is None:
             dataset = dataset._resolve_features()
@@ -214,7 +226,7 @@ class ImageDataset:
             )
         return image, label
 
-    def decode_row(self, index, resolution, skip_corrupt=False):
+    def decode_row(self, index, resolution):
         """Image, class id or None of a row, and sentences on broken images; with `skip_corrupt` the next good row's.
 
         Raises:
@@ -226,7 +238,7 @@ class ImageDataset:
             try:
                 return *self.decode(self.dataset[i], i, resolution), problems
             except CorruptImageError as error:
-                if not skip_corrupt:
+                if not self.skip_corrupt:
                     raise
                 problems.append(str(error))
         raise CorruptImageError(f"no image can be decoded; the last: {problems[-1]}")
@@ -247,16 +259,16 @@ def _open(value, draft):
 
 
 class DecodedRows(Dataset):
-    """Decoded rows for a DataLoader. A broken image is, if asked, replaced by the next good one and reported."""
+    """Decoded rows of an [`ImageDataset`] for a DataLoader: (image, class id or None, sentences on broken images)."""
 
-    def __init__(self, dataset, resolution, skip_corrupt):
-        self.dataset, self.resolution, self.skip_corrupt = dataset, resolution, skip_corrupt
+    def __init__(self, dataset, resolution):
+        self.dataset, self.resolution = dataset, resolution
 
     def __len__(self):
         return len(self.dataset)
 
     def __getitem__(self, index):
-        return self.dataset.decode_row(index, self.resolution, self.skip_corrupt)
+        return self.dataset.decode_row(index, self.resolution)
 
 
 def collate(samples):
@@ -265,9 +277,9 @@ def collate(samples):
     return torch.stack(images), labels, [problem for part in problems for problem in part]
 
 
-def batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start=0):
+def batches_once(dataset, resolution, batch_size, num_workers, start=0):
     return DataLoader(
-        Subset(DecodedRows(dataset, resolution, skip_corrupt), range(start, len(dataset))),
+        Subset(DecodedRows(dataset, resolution), range(start, len(dataset))),
         batch_size,
         num_workers=num_workers,
         collate_fn=collate,
@@ -275,7 +287,7 @@ def batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, sta
     )
 
 
-def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrupt=False, start=0):
+def image_batches(dataset, resolution, batch_size, *, num_workers=0, start=0):
     """Go through a dataset once, in its order.
 
     Args:
@@ -283,7 +295,6 @@ def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrup
         resolution: side in pixels.
         batch_size: images per batch; the last batch may be smaller.
         num_workers: worker processes, 0 for none.
-        skip_corrupt: replace a broken image by the next good one and warn, instead of raising.
         start: index of the first image, to go on with a pass that was stopped.
 
     Yields:
@@ -295,7 +306,7 @@ def image_batches(dataset, resolution, batch_size, *, num_workers=0, skip_corrup
     """
     if dataset.streaming:
         raise ValueError("`dataset` must not be streaming, to be gone through by index: load it without `streaming`.")
-    for images, labels, problems in batches_once(dataset, resolution, batch_size, num_workers, skip_corrupt, start):
+    for images, labels, problems in batches_once(dataset, resolution, batch_size, num_workers, start):
         for problem in problems:
             logger.warning("skipped: %s", problem)
         yield images, labels

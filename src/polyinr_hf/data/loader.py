@@ -105,7 +105,6 @@ def make_loader(
     num_processes=1,
     num_workers=0,
     mirror=True,
-    skip_corrupt=False,
     cache_in_memory=None,
     shuffle_buffer=10_000,
     stream=None,
@@ -129,7 +128,6 @@ def make_loader(
         images_seen: images drawn before, over all processes (and over all resolutions).
         num_workers: worker processes that decode (threads when streaming), 0 for none.
         mirror: flip each image with probability 1/2, drawn anew each epoch.
-        skip_corrupt: replace a broken image by the next good one, count it and warn, instead of raising.
         cache_in_memory: decode all images once, at the start, and keep them as uint8; None: if that takes up to 2 GiB.
         shuffle_buffer: rows in the shuffle buffer of a streaming dataset.
         stream: where to go on in a streaming dataset, from this process's `ImageLoader.state_dict()`.
@@ -158,24 +156,22 @@ def make_loader(
             dataset.dataset.shuffle(seed=seed, buffer_size=shuffle_buffer), process_index, num_processes
         )
         flips = (seed, process_index) if mirror else None
-        source = _stream_batches(
-            dataset, shard, resolution, batch_size // num_processes, flips, num_workers, skip_corrupt, stream
-        )
+        source = _stream_batches(dataset, shard, resolution, batch_size // num_processes, flips, num_workers, stream)
         return ImageLoader(source, batch_size, images_seen, device, stream)
     if cache_in_memory is None:
         cache_in_memory = len(dataset) * 3 * resolution**2 <= CACHE_BYTES
     order = TrainingOrder(len(dataset), seed, mirror).batches(images_seen, batch_size, process_index, num_processes)
     if decoded is not None or cache_in_memory:
-        batches = _cached_batches(dataset, resolution, order, num_workers, skip_corrupt, decoded)
+        batches = _cached_batches(dataset, resolution, order, num_workers, decoded)
     else:
-        batches = _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt)
+        batches = _decoded_batches(dataset, resolution, order, num_workers)
     return ImageLoader(batches, batch_size, images_seen, device)
 
 
-def _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt):
+def _decoded_batches(dataset, resolution, order, num_workers):
     """Batches decoded as they are drawn."""
     loader = DataLoader(
-        MirroredRows(dataset, resolution, skip_corrupt),
+        MirroredRows(dataset, resolution),
         batch_sampler=order,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),  # the copy to the GPU then goes on while it computes
@@ -186,11 +182,11 @@ def _decoded_batches(dataset, resolution, order, num_workers, skip_corrupt):
         yield images, labels, problems, None
 
 
-def decode_all(dataset, resolution, num_workers=0, skip_corrupt=False):
+def decode_all(dataset, resolution, num_workers=0):
     """All images of a dataset: uint8 (N, 3, resolution, resolution), labels (N,) or None, and what was broken."""
     images = torch.empty(len(dataset), 3, resolution, resolution, dtype=torch.uint8)
     labels, problems, start = [], [], 0
-    for part, part_labels, part_problems in batches_once(dataset, resolution, 64, num_workers, skip_corrupt):
+    for part, part_labels, part_problems in batches_once(dataset, resolution, 64, num_workers):
         images[start : start + len(part)] = part
         start += len(part)
         labels.append(part_labels)
@@ -198,9 +194,9 @@ def decode_all(dataset, resolution, num_workers=0, skip_corrupt=False):
     return images, None if labels[0] is None else torch.cat(labels), problems
 
 
-def _cached_batches(dataset, resolution, order, num_workers, skip_corrupt, decoded):
+def _cached_batches(dataset, resolution, order, num_workers, decoded):
     """The same batches from images decoded once, or already."""
-    images, labels, problems = decoded or decode_all(dataset, resolution, num_workers, skip_corrupt)
+    images, labels, problems = decoded or decode_all(dataset, resolution, num_workers)
     for entries in order:
         # Image by image: indexing with a tensor is up to 40 times slower on uint8.
         batch = torch.stack([images[i].flip(-1) if mirrored else images[i] for i, mirrored in entries])  # (B, 3, R, R)
@@ -224,7 +220,7 @@ def _stream_rows(shard, state):
         state |= {"epoch": state["epoch"] + 1, "dataset": None}
 
 
-def _stream_batches(dataset, shard, resolution, batch_size, flips, num_workers, skip_corrupt, state):
+def _stream_batches(dataset, shard, resolution, batch_size, flips, num_workers, state):
     """Batches of a stream: rows come in turn, threads decode two batches ahead (decoders release Python's lock)."""
 
     def decode(row, number):
@@ -245,7 +241,7 @@ def _stream_batches(dataset, shard, resolution, batch_size, flips, num_workers, 
                 try:
                     samples.append(future.result())
                 except CorruptImageError as error:
-                    if not skip_corrupt:
+                    if not dataset.skip_corrupt:
                         raise
                     problems.append(str(error))
             images, labels, _ = collate(samples)

@@ -142,7 +142,6 @@ def evaluate(
         labels: "frequency": classes as often as the dataset has them, as the release draws them for its metrics;
             "uniform": all equally often.
         num_workers: threads that decode real images.
-        skip_corrupt: replace a broken real image by the next good one and warn, instead of raising.
         **kwargs: of `Evaluator`.
 
     Returns:
@@ -213,7 +212,6 @@ def _measure(
     variants: dict[str, dict],
     labels="frequency",
     num_workers=2,
-    skip_corrupt=False,
     **kwargs,
 ):
     """({variant: {metric: value}}, settings) of several ways of sampling, against the same real images."""
@@ -221,7 +219,7 @@ def _measure(
     check_random_inception(metrics, kwargs.get("weights"))  # before the counts, which would be the smaller matter
     frequencies = label_frequencies(pipeline.generator.config.num_classes, dataset, labels)
     sources = {name: PipelineSource(pipeline, class_frequencies=frequencies, **v) for name, v in variants.items()}
-    reference = DatasetSource(dataset, reference_resolution, num_workers, skip_corrupt)
+    reference = DatasetSource(dataset, reference_resolution, num_workers)
     for source in sources.values():
         check_image_counts(metrics, len(source), len(reference))
     dtype = next(iter(sources.values())).dtype

@@ -56,7 +56,6 @@ class DatasetSource:
         dataset: `polyinr_hf.data.ImageDataset`, not streaming.
         resolution: side in pixels.
         num_workers: threads that decode.
-        skip_corrupt: replace a broken image by the next good one, as training does, and warn, instead of raising.
 
     Raises:
         ValueError: a streaming dataset.
@@ -64,12 +63,12 @@ class DatasetSource:
 
     activity = "reading"
 
-    def __init__(self, dataset, resolution: int, num_workers: int = 2, skip_corrupt: bool = False):
+    def __init__(self, dataset, resolution: int, num_workers: int = 2):
         if dataset.streaming:
             raise ValueError(
                 "`dataset` must not be streaming, to be gone through by index: load it without `streaming`."
             )
-        self.dataset, self.resolution, self.skip_corrupt = dataset, resolution, skip_corrupt
+        self.dataset, self.resolution = dataset, resolution
         self.pool = ThreadPoolExecutor(num_workers)
         rows = dataset.dataset
         self.key = {
@@ -78,7 +77,7 @@ class DatasetSource:
             "num_images": len(rows),
             "resolution": resolution,
         }
-        if skip_corrupt:  # without it, a broken image is an error, whatever was read before
+        if dataset.skip_corrupt:  # without it, a broken image is an error, whatever was read before
             self.key["skip_corrupt"] = True
 
     def __len__(self):
@@ -86,7 +85,7 @@ class DatasetSource:
 
     def load(self, start: int, stop: int) -> Tensor:
         def decode(index):
-            return self.dataset.decode_row(index, self.resolution, self.skip_corrupt)
+            return self.dataset.decode_row(index, self.resolution)
 
         decoded = list(self.pool.map(decode, range(start, stop)))
         for problem in (problem for *_, problems in decoded for problem in problems):

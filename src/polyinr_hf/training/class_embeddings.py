@@ -28,7 +28,6 @@ def compute_class_embeddings(
     weights: str | Path | None = None,
     batch_size: int = 64,
     num_workers: int = 0,
-    skip_corrupt: bool = False,
     device: torch.device | str = "cpu",
     quiet: bool = False,
 ) -> Tensor:
@@ -47,8 +46,7 @@ def compute_class_embeddings(
     sums, counts, images_done = _load_sums(path, dataset.num_classes, len(dataset))
     if images_done < len(dataset):
         network = load_feature_network(CLASS_EMBEDDING_NETWORK, weights).to(device)
-        options = {"num_workers": num_workers, "skip_corrupt": skip_corrupt, "start": images_done}
-        batches = image_batches(dataset, RESOLUTION, batch_size, **options)
+        batches = image_batches(dataset, RESOLUTION, batch_size, num_workers=num_workers, start=images_done)
         progress = tqdm(total=len(dataset), initial=images_done, desc="class embeddings", unit="image", disable=quiet)
         for number, (images, labels) in enumerate(batches, start=1):
             features = network.forward_pooled(to_float(images.to(device))).double().cpu()  # (B, 320)

@@ -135,6 +135,7 @@ class TrainingLoop(ABC):
                 class_conditional=data.class_conditional,
                 class_name=data.class_name,
                 streaming=data.streaming,
+                skip_corrupt=data.skip_corrupt,
                 cache_dir=data.cache_dir,
                 revision=data.revision,
             )
@@ -256,7 +257,7 @@ class TrainingLoop(ABC):
                 group["lr"] = lr * group.get("lr_multiplier", 1)
         if self.accelerator.is_main_process:
             self._save_grid(self.real_images(stage.image_size), f"reals-{stage.image_size}")
-        options = {"num_workers": self.recipe.data.num_workers, "skip_corrupt": self.recipe.data.skip_corrupt}
+        options = {"num_workers": self.recipe.data.num_workers}
         in_memory = self.points or (self.matching and stage.image_resolution)
         decoded = decode_all(self.dataset, stage.image_size, **options) if in_memory else None
         if self.points is not None:

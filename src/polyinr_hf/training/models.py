@@ -166,7 +166,6 @@ def initial_class_embeddings(
             folder / "class_embeddings.safetensors",
             weights,
             num_workers=data.num_workers,
-            skip_corrupt=data.skip_corrupt,
             device=accelerator.device,
             quiet=not accelerator.is_main_process,
         )

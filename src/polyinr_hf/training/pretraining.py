@@ -90,10 +90,9 @@ class Pretrainer(TrainingLoop):
         embeddings = initial_class_embeddings(recipe, dataset, self.accelerator, self.output_dir)
         start_weights(generator, embeddings, source, dataset.id2label)
 
-        options = {"num_workers": recipe.data.num_workers, "skip_corrupt": recipe.data.skip_corrupt}
         labels = [
             torch.zeros(len(images), dtype=torch.long) if those is None else those
-            for images, those in image_batches(dataset, 1, 256, **options)
+            for images, those in image_batches(dataset, 1, 256, num_workers=recipe.data.num_workers)
         ]
         self.labels = torch.cat(labels).to(device)  # (N,)
         self.quantiles = class_quantiles(self.labels)  # (N, 2)
@@ -171,7 +170,7 @@ class Pretrainer(TrainingLoop):
         return torch.linspace(0, len(self.dataset) - 1, number).round().long()
 
     def real_images(self, resolution: int) -> Tensor:
-        rows = DecodedRows(self.dataset, resolution, self.recipe.data.skip_corrupt)
+        rows = DecodedRows(self.dataset, resolution)
         return to_float(torch.stack([rows[index][0] for index in self._shown().tolist()]))
 
     @torch.no_grad()

@@ -105,7 +105,6 @@ class Trainer(TrainingLoop):
             num_processes=self.accelerator.num_processes,
             num_workers=data.num_workers,
             mirror=data.mirror,
-            skip_corrupt=data.skip_corrupt,
             cache_in_memory=data.cache_in_memory,
             shuffle_buffer=data.shuffle_buffer,
             decoded=decoded,
@@ -117,8 +116,7 @@ class Trainer(TrainingLoop):
         if self.dataset.streaming:
             return None
         number = min(self.recipe.run.num_sample_columns**2, len(self.dataset))
-        options = {"cache_in_memory": False, "skip_corrupt": self.recipe.data.skip_corrupt}
-        return next(make_loader(self.dataset, resolution, number, **options))["images"]
+        return next(make_loader(self.dataset, resolution, number, cache_in_memory=False))["images"]
 
     def generated_images(self, resolution: int) -> Tensor:
         return sample_images(self.ema, resolution, self.recipe.run.num_sample_columns)
