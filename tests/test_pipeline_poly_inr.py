@@ -303,6 +303,15 @@ def test_encode_gives_the_affine_parameters_of_a_call(pipe, unconditional):
 
 
 # -- outputs ----------------------------------------------------------------------------------------------------------
+def test_w_is_the_image(pipe, unconditional):
+    w = pipe.encode([0, 3], generator=seeds(0, 1), truncation_psi=0.6, space="w")
+    assert w.shape == (2, 3, pipe.generator.config.w_dim)
+    A = pipe.encode([0, 3], generator=seeds(0, 1), truncation_psi=0.6)
+    assert torch.equal(pipe.encode(w=w), A)
+    assert torch.equal(pipe(w=w, output_type="pt").images, pipe(affine_parameters=A, output_type="pt").images)
+    assert unconditional.encode(generator=seeds(0), space="w").shape[0] == 1
+
+
 def test_output_types_agree(pipe):
     pt = draw(pipe, 0, 1, height=6, width=9)
     array = pipe([0, 1], generator=seeds(0, 0), output_type="np", height=6, width=9).images
@@ -506,6 +515,7 @@ def test_missing_component(pipe, tmp_path):
 
 # -- bad input --------------------------------------------------------------------------------------------------------
 A = torch.zeros(1, 3, 16, 3)
+W = torch.zeros(1, 3, 16)
 
 
 @pytest.mark.parametrize(
@@ -564,6 +574,10 @@ A = torch.zeros(1, 3, 16, 3)
         ({"num_images_per_label": np.array([1, 2])}, "`num_images_per_label`"),
         ({"affine_parameters": A}, "`class_labels`"),
         ({"affine_parameters": A, "class_labels": None, "latents": torch.zeros(1, Z_DIM)}, "`latents`"),
+        ({"affine_parameters": A, "class_labels": None, "w": W}, "`w`"),
+        ({"w": W}, "`w`.*`class_labels`"),
+        ({"w": W[0], "class_labels": None}, r"`w` must have shape \(B, 3, 16\).*\(3, 16\)"),
+        ({"w": W + NAN, "class_labels": None}, "`w`.*NaN"),
         ({"affine_parameters": A[0], "class_labels": None}, r"affine.*\(B, 3, 16, 3\).*\(3, 16, 3\)"),
         ({"affine_parameters": A + NAN, "class_labels": None}, "`affine_parameters`.*NaN"),
     ],

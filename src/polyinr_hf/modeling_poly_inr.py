@@ -296,9 +296,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         Raises:
             ValueError: for a wrong shape of `w`.
         """
-        expected = (self.config.num_levels, self.config.w_dim)
-        if w.ndim != 3 or tuple(w.shape[1:]) != expected:
-            raise ValueError(f"`w` must have shape (B, {expected[0]}, {expected[1]}), got {tuple(w.shape)}.")
+        self.check_w(w)
         w = w.to(self.dtype)
         with full_precision(w.device):
             to_grid = torch.eye(3, 2, device=w.device).expand(w.shape[0], 3, 2)  # grid_l = [u, v, 1] @ to_grid
@@ -650,6 +648,12 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         if truncation_cutoff is not None and cutoff not in range(self.config.num_levels + 1):
             raise ValueError(f"`truncation_cutoff` must be in 0..{self.config.num_levels}, got {truncation_cutoff!r}.")
         return psi, cutoff
+
+    def check_w(self, w: Tensor) -> None:
+        """Raises ValueError unless `w` has the shape (B, L, w_dim) of this model."""
+        expected = (self.config.num_levels, self.config.w_dim)
+        if w.ndim != 3 or tuple(w.shape[1:]) != expected:
+            raise ValueError(f"`w` must have shape (B, {expected[0]}, {expected[1]}), got {tuple(w.shape)}.")
 
     def check_affine_parameters(self, A: Tensor) -> None:
         """Raises ValueError unless `A` has the shape (B, L, n, 3) of this model."""

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -283,6 +283,7 @@ class PolyINRPipeline(DiffusionPipeline):
         tolerance: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        w: Tensor | None = None,
         affine_parameters: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -306,7 +307,9 @@ class PolyINRPipeline(DiffusionPipeline):
             generator: One `torch.Generator`, from which latents are drawn image by image, or a list of one per image.
                 The same seed gives the same image on every device and in any batch.
             latents: z (B, z_dim), instead of drawing them.
-            affine_parameters: A (B, L, n, 3), drawn as it is; no labels, latents or truncation then.
+            w: w (B, L, w_dim), such as levels of two images mixed. It is taken as it is: no labels, latents or
+                truncation then.
+            affine_parameters: A (B, L, n, 3), taken as they are, too.
             output_type: `"pil"` images; `"np"` (B, H, W, 3) or `"pt"` (B, 3, H, W), both in [0, 1].
             return_dict: `False` returns a tuple.
 
@@ -328,18 +331,18 @@ class PolyINRPipeline(DiffusionPipeline):
         antialias = check_count("antialias", antialias)
         tolerance = check_number("tolerance", tolerance)
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
-        truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)
         if affine_parameters is not None:
-            if class_labels is not None or latents is not None:
-                raise ValueError("`affine_parameters` are the whole image: give no `class_labels` or `latents`.")
+            if class_labels is not None or latents is not None or w is not None:
+                raise ValueError("`affine_parameters` are the whole image: give no `class_labels`, `latents` or `w`.")
             self._check_tensor("affine_parameters", affine_parameters)
             self.generator.check_affine_parameters(affine_parameters)
-        else:
-            ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
+        truncation = self.truncation_or_default(truncation_psi, truncation_cutoff)
+        if affine_parameters is None:
+            make_w = self._w_maker(class_labels, num_images_per_label, *truncation, generator, latents, w)
 
         with self._loaded_model() as model:
             if affine_parameters is None:
-                affine_parameters = self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
+                affine_parameters = model.affine(make_w())
             images = [
                 model.render(A.unsqueeze(0), height, width, extent, antialias, tolerance=tolerance)
                 for A in self.progress_bar(affine_parameters.to(device))
@@ -357,10 +360,15 @@ class PolyINRPipeline(DiffusionPipeline):
         truncation_cutoff: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        w: Tensor | None = None,
+        space: str = "affine",
     ) -> Tensor:
         """Affine parameters A (B, L, n, 3), float32, of the images that a call with these arguments draws.
 
         Arguments and errors as in [`~PolyINRPipeline.__call__`].
+
+        Args:
+            space: `"affine"` for A, `"w"` for w (B, L, w_dim), in which the release mixes styles.
 
         Example:
             >>> A = pipe.encode("goldfish", generator=torch.Generator().manual_seed(0))
@@ -368,9 +376,13 @@ class PolyINRPipeline(DiffusionPipeline):
         """
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
         truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)
-        ids, latents = self._ids_and_latents(class_labels, num_images_per_label, generator, latents)
-        with self._loaded_model():
-            return self._affine_parameters(ids, latents, truncation_psi, truncation_cutoff)
+        if space not in ("w", "affine"):
+            raise ValueError(f"`space` must be 'w' or 'affine', got {space!r}.")
+        make_w = self._w_maker(
+            class_labels, num_images_per_label, truncation_psi, truncation_cutoff, generator, latents, w
+        )
+        with self._loaded_model() as model:
+            return make_w() if space == "w" else model.affine(make_w())
 
     def prepare_latents(
         self,
@@ -416,17 +428,21 @@ class PolyINRPipeline(DiffusionPipeline):
         yield self.generator
         self.maybe_free_model_hooks()
 
-    def _affine_parameters(self, ids: list[int] | None, latents: Tensor, psi: float, cutoff: int | None) -> Tensor:
-        """Class ids and z (B, z_dim) -> A (B, L, n, 3)."""
+    def _w_maker(
+        self, class_labels, num_images_per_label, psi, cutoff, generator, latents, w
+    ) -> Callable[[], Tensor]:
+        """What computes w (B, L, w_dim) once the model is loaded, of arguments that are checked here."""
         device = self._execution_device
-        class_ids = None if ids is None else torch.tensor(ids, device=device)  # (B,)
-        w = self.generator.map(latents.to(device), class_ids, psi, cutoff)  # (B, L, w_dim)
-        return self.generator.affine(w)  # (B, L, n, 3)
-
-    def _ids_and_latents(self, class_labels, num_images_per_label, generator, latents):
-        """Class id of every image, or None for an unconditional model; z (B, z_dim)."""
+        if w is not None:
+            if class_labels is not None or latents is not None:
+                raise ValueError("`w` is the whole image: give no `class_labels` or `latents`.")
+            self._check_tensor("w", w)
+            self.generator.check_w(w)
+            return lambda: w.to(device)
         ids = self.class_ids(class_labels, num_images_per_label)
-        return ids, self.prepare_latents(num_images_per_label if ids is None else len(ids), generator, latents)
+        latents = self.prepare_latents(num_images_per_label if ids is None else len(ids), generator, latents)
+        labels = None if ids is None else torch.tensor(ids, device=device)  # (B,)
+        return lambda: self.generator.map(latents.to(device), labels, psi, cutoff)
 
     def class_ids(
         self, class_labels: int | str | list[int | str] | Tensor | None, num_images_per_label: int = 1
