@@ -428,9 +428,7 @@ class PolyINRPipeline(DiffusionPipeline):
         yield self.generator
         self.maybe_free_model_hooks()
 
-    def _w_maker(
-        self, class_labels, num_images_per_label, psi, cutoff, generator, latents, w
-    ) -> Callable[[], Tensor]:
+    def _w_maker(self, class_labels, num_images_per_label, psi, cutoff, generator, latents, w) -> Callable[[], Tensor]:
         """What computes w (B, L, w_dim) once the model is loaded, of arguments that are checked here."""
         device = self._execution_device
         if w is not None:

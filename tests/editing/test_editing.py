@@ -1,10 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.conversion import convert_original_checkpoint
 from polyinr_hf.editing.extents import extrapolate
-from polyinr_hf.editing.interpolation import encode_seeds, interpolate, walk
+from polyinr_hf.editing.interpolation import interpolate, walk
+from polyinr_hf.editing.seeds import encode_seeds, numpy_class_ids, numpy_latents, truncate, w_centroids
 from polyinr_hf.editing.style_mixing import LEVEL_GROUPS, level_groups, mix_levels, style_mixing_grid
 
 Z_DIM, SIZE, CHANNELS, LEVELS = 8, 9, 16, 4
@@ -72,6 +75,15 @@ def test_great_circles_are_walked_at_one_speed():
     z = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
     assert interpolate(z, 9)[4].norm() < 0.8 * z.norm(dim=1).min()  # the chord leaves the sphere,
     assert interpolate(z, 9, spherical=True)[4].norm() > 0.98 * z.norm(dim=1).min()  # the arc does not
+
+
+def test_easing_slows_down_at_every_point():
+    points = torch.tensor([[0.0], [8.0], [0.0]])
+    found = interpolate(points, 9, easing="smooth").squeeze(1)
+    quarter = 8 * (1 - np.cos(np.pi / 4)) / 2
+    assert_same(found, torch.tensor([0, quarter, 4, 8 - quarter, 8, 8 - quarter, 4, quarter, 0]).float(), 1e-5)
+    with pytest.raises(ValueError, match="`easing`.*'linear', 'smooth'.*'bouncy'"):
+        interpolate(points, 9, easing="bouncy")
 
 
 def test_equal_and_nearly_equal_points_on_a_sphere():
@@ -167,6 +179,16 @@ def test_a_walk_is_lazy_and_loops(pipe, monkeypatch):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("space", ["z", "w", "affine"])
+def test_a_walk_eases_in_every_space(pipe, space):
+    even = list(walk(pipe, 1, [0, 1], 83, space))
+    eased = list(walk(pipe, 1, [0, 1], 5, space, easing="smooth"))
+    nearest = [round(82 * (1 - np.cos(np.pi * t)) / 2) for t in (0, 0.25, 0.5, 0.75, 1)]
+    for frame, index in zip(eased, nearest, strict=True):
+        assert_same(frame, even[index], 2e-3)
+    assert not torch.allclose(eased[1], even[20], atol=2e-2)
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
@@ -196,6 +218,87 @@ def test_encode_seeds_pairs_classes_and_seeds(pipe, unconditional):
     assert encode_seeds(unconditional, seeds=[1, 2]).shape[0] == 2
 
 
+def test_images_in_w(pipe):
+    w = encode_seeds(pipe, [0, 2], seeds=[3, 4], truncation_psi=0.7, space="w")
+    assert w.shape == (2, LEVELS, 16)
+    assert torch.equal(pipe.generator.affine(w), encode_seeds(pipe, [0, 2], seeds=[3, 4], truncation_psi=0.7))
+
+
+# -- the authors' seeds, and truncation towards centroids -------------------------------------------------------------
+def test_numpys_seeds_are_the_authors(pipe, unconditional):
+    z = numpy_latents([3, 2**32 - 1], Z_DIM)
+    for row, seed in zip(z, (3, 2**32 - 1), strict=True):
+        assert torch.equal(row, torch.from_numpy(np.random.RandomState(seed).randn(1, Z_DIM)[0]).float())
+    A = encode_seeds(pipe, "shark", seeds=[3, 5], seed_source="numpy", truncation_psi=0.6)
+    assert_same(A[1:], pipe.encode(2, latents=numpy_latents(5, Z_DIM), truncation_psi=0.6), 1e-5)
+    assert torch.equal(encode_seeds(unconditional, seeds=3, seed_source="numpy"), unconditional.encode(latents=z[:1]))
+    first = next(walk(pipe, "shark", seeds=[3, 5], seed_source="numpy", truncation_psi=0.6))
+    assert_same(first, A[:1], 1e-5)
+
+
+def test_where_no_class_is_given_numpys_seeds_draw_one(pipe):
+    drawn = [int(np.random.RandomState(seed).randint(low=0, high=3, size=1)[0]) for seed in range(6)]
+    assert numpy_class_ids(range(6), 3) == drawn
+    assert len(set(drawn)) > 1
+    A = encode_seeds(pipe, seeds=range(6), seed_source="numpy")
+    assert_same(A, pipe.encode(drawn, latents=numpy_latents(range(6), Z_DIM)), 1e-5)
+
+
+def test_known_values_of_numpys_seeds():
+    """RandomState's numbers are promised never to change: these are of seed 0."""
+    expected = torch.tensor([1.7640523, 0.4001572, 0.978738, 2.2408932])
+    assert_same(numpy_latents(0)[0, :4], expected, 3e-7)
+    assert numpy_class_ids([0, 1], 1000) == [684, 37]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"seeds": 2**32, "seed_source": "numpy"}, r"`seeds`.*0\.\.4294967295.*4294967296"),
+        ({"seeds": 2**64}, r"`seeds`.*0\.\.18446744073709551615.*18446744073709551616"),
+        ({"seed_source": "jax"}, "`seed_source`.*'torch', 'numpy'.*'jax'"),
+        ({"space": "z"}, "`space`.*'z'"),
+        ({"centroids": torch.zeros(3, 8)}, r"`centroids`.*\(C, 16\).*\(3, 8\)"),
+    ],
+)
+def test_images_that_there_are_not(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        encode_seeds(pipe, 0, **arguments)
+
+
+def test_truncation_pulls_towards_the_nearest_centroid(pipe):
+    w = encode_seeds(pipe, 0, seeds=[0, 1, 2], space="w", truncation_psi=1)
+    centroids = torch.cat([w[1:, 0] + 0.01, w[:1, 0] + 5.0])
+    expected = torch.stack([min(centroids, key=lambda c: (c - x).norm()) for x in w[:, 0]])  # (3, w_dim)
+    found = truncate(w, centroids, 0.25)
+    assert_same(found, (0.75 * expected.unsqueeze(1) + 0.25 * w).expand_as(w), 1e-5)
+    assert_same(truncate(w, centroids, 1.0), w, 1e-6)
+    cut = truncate(w, centroids, 0.25, truncation_cutoff=2)
+    assert torch.equal(cut[:, 2:], w[:, 2:]) and torch.equal(cut[:, :2], found[:, :2])
+    A = encode_seeds(pipe, 0, seeds=[0, 1, 2], truncation_psi=0.25, centroids=centroids)
+    assert_same(A, pipe.generator.affine(found), 1e-5)
+
+
+@pytest.mark.parametrize("classes", ["pipe", "unconditional"])
+def test_centroids_are_the_means_of_those_nearest_to_them(request, classes):
+    pytest.importorskip("scipy")
+    used = request.getfixturevalue(classes)
+    centroids = w_centroids(used, num_centroids=4, num_samples=500)
+    assert centroids.shape == (4, 16)
+    assert torch.equal(centroids, w_centroids(used, num_centroids=4, num_samples=500))
+    labels = list(range(3)) * 400 if classes == "pipe" else None
+    images = {"class_labels": labels, "num_images_per_label": 1 if labels else 1200, "truncation_psi": 1.0}
+    w = used.encode(**images, generator=torch.Generator().manual_seed(9), space="w")[:, 0]
+    distance = torch.cdist(w, centroids)
+    assert distance.min(dim=1).values.square().mean() < 0.9 * (w - w.mean(dim=0)).square().sum(dim=1).mean()
+    for k, center in enumerate(centroids):  # of other samples: near the means of those that they are nearest to
+        members = w[distance.argmin(dim=1) == k]
+        assert len(members) > 30
+        assert (members.mean(dim=0) - center).norm() < 0.3 * (members - center).norm(dim=1).mean()
+    with pytest.raises(ValueError, match="`num_samples`"):
+        w_centroids(used, num_centroids=4, num_samples=3)
+
+
 # -- style mixing -----------------------------------------------------------------------------------------------------
 def test_mixed_with_itself_an_image_is_unchanged_to_the_bit(pipe):
     A = encode_seeds(pipe, 1, seeds=[0, 1])
@@ -216,6 +319,25 @@ def test_the_levels_asked_for_are_the_sources(pipe):
     assert torch.equal(mix_levels(target, source, 2), mix_levels(target, source, [2]))
     assert torch.equal(mix_levels(target[:1], source, range(LEVELS)), source)
     assert not torch.allclose(draw(pipe, mixed), draw(pipe, target), atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["official_conditional_n64", "official_unconditional_superres_n32"])
+def test_levels_of_w_are_mixed_as_the_authors_mix_them(reference_values, name):
+    pipe = convert_original_checkpoint(reference_values / f"{name}.pkl")
+    with np.load(reference_values / f"{name}.npz") as arrays:
+        expected = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    labels = expected["labels"].tolist() or None
+    w = pipe.encode(labels, 1 if labels else 4, latents=expected["z"], space="w")
+    draw_raw = pipe.generator.render
+    for key, levels in {"image_mix7": range(7, 10), "image_mix37": range(3, 7)}.items():
+        if key not in expected:
+            continue
+        mixed = mix_levels(w, w.flip(0), levels)
+        largest = expected[key].abs().max()
+        assert (draw_raw(pipe.encode(w=mixed)) - expected[key]).abs().max() <= 1e-5 * largest
+        in_A = mix_levels(pipe.encode(w=w), pipe.encode(w=w).flip(0), levels)
+        assert (draw_raw(in_A) - expected[key]).abs().max() > 0.05 * largest  # another picture, as documented
 
 
 def test_level_groups_are_the_papers():
@@ -246,14 +368,23 @@ def test_affine_parameters_of_another_models_size(pipe, shape):
         extrapolate(pipe, other)
 
 
+def test_w_and_affine_parameters_do_not_mix(pipe):
+    A, w = (encode_seeds(pipe, 0, space=space) for space in ("affine", "w"))
+    for target, source in ((A, w), (w, A)):
+        with pytest.raises(ValueError, match="both w .* or both affine parameters"):
+            mix_levels(target, source, [0])
+
+
 def test_as_many_sources_as_targets():
     A = torch.zeros(3, LEVELS, CHANNELS, 3)
     with pytest.raises(ValueError, match="`source`.*3.*2"):
         mix_levels(A, A[:2], [0])
 
 
-def test_style_mixing_grid(pipe):
-    sources, targets = encode_seeds(pipe, 0, seeds=[0, 1]), encode_seeds(pipe, 2, seeds=[2, 3, 4])
+@pytest.mark.parametrize("space", ["w", "affine"])
+def test_style_mixing_grid(pipe, space):
+    sources = encode_seeds(pipe, 0, seeds=[0, 1], space=space)
+    targets = encode_seeds(pipe, 2, seeds=[2, 3, 4], space=space)
     done = []
     grid = style_mixing_grid(pipe, sources, targets, callback=lambda *counts: done.append(counts), height=20, width=30)
     rows = 20 + 3 * (18 + 3 * 20)
@@ -263,8 +394,8 @@ def test_style_mixing_grid(pipe):
     def tile(column: int, y: int) -> Image.Image:
         return grid.crop((30 * column, y, 30 * column + 30, y + 20))
 
-    def expected(A) -> Image.Image:
-        return pipe(affine_parameters=A, height=20, width=30).images[0]
+    def expected(image) -> Image.Image:
+        return pipe(**{"w" if space == "w" else "affine_parameters": image}, height=20, width=30).images[0]
 
     assert tile(2, 0) == expected(sources[1:])
     for block, name in enumerate(("coarse", "middle", "fine")):
@@ -287,7 +418,7 @@ def test_a_bad_grid_is_refused_before_drawing(pipe, monkeypatch, name):
     monkeypatch.setattr(pipe.generator, "render", lambda *args, **kwargs: pytest.fail("work started"))
     A = torch.zeros(1, LEVELS, CHANNELS, 3)
     with pytest.raises(ValueError, match=f"`{name}`"):
-        style_mixing_grid(**{"pipe": pipe, "sources": A, "targets": A, name: A[0]})
+        style_mixing_grid(**{"pipe": pipe, "sources": A, "targets": A, name: A[0, 0]})
     with pytest.raises(ValueError, match="`levels`.*7"):
         style_mixing_grid(pipe, A, A, groups={"a": [0], "b": [7]})
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageSequence
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing.extents import detail, interpolate_extents
-from polyinr_hf.editing.films import check_film, draw_frames, save_film
+from polyinr_hf.editing.films import check_film, draw_frames, save_film, tile_films
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 NAN = float("nan")
@@ -21,12 +21,12 @@ def pipe() -> PolyINRPipeline:
     return pipe
 
 
-def colours(count: int, size: tuple[int, int] = (16, 12)) -> list[Image.Image]:
+def colors(count: int, size: tuple[int, int] = (16, 12)) -> list[Image.Image]:
     return [Image.new("RGB", size, (40 * i, 255 - 40 * i, 99)) for i in range(count)]
 
 
 # -- extents ----------------------------------------------------------------------------------------------------------
-def test_detail_is_the_extent_around_a_centre():
+def test_detail_is_the_extent_around_a_center():
     assert detail() == (0.4375, 0.4375, 0.5625, 0.5625)
     assert detail((0.25, 0.5), 2) == (0.0, 0.25, 0.5, 0.75)
 
@@ -63,8 +63,8 @@ def test_out_is_in_backwards():
 @pytest.mark.parametrize(
     "function, arguments, message",
     [
-        (detail, ((0.5,),), "`centre`"),
-        (detail, ((0.5, NAN),), "`centre`"),
+        (detail, ((0.5,),), "`center`"),
+        (detail, ((0.5, NAN),), "`center`"),
         (detail, ((0.5, 0.5), 0), "`factor`.*0"),
         (detail, ((0.5, 0.5), float("inf")), "`factor`"),
         (interpolate_extents, (WHOLE, (0, 0, 0, 1), 5), "`extent`"),
@@ -103,27 +103,55 @@ def test_frames_of_one_image_seen_in_moving_extents(pipe):
 
 # -- films ------------------------------------------------------------------------------------------------------------
 def test_gif(tmp_path):
-    save_film(iter(colours(5)), tmp_path / "new" / "a.gif", fps=10)
+    save_film(iter(colors(5)), tmp_path / "new" / "a.gif", fps=10)
     with Image.open(tmp_path / "new" / "a.gif") as film:
         assert film.n_frames == 5
         assert film.info["duration"] == 100
         assert film.info["loop"] == 0  # for ever
-        for frame, expected in zip(ImageSequence.Iterator(film), colours(5), strict=True):
+        for frame, expected in zip(ImageSequence.Iterator(film), colors(5), strict=True):
             assert frame.convert("RGB").tobytes() == expected.tobytes()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.gif"]
 
 
+@pytest.mark.parametrize("fps", [1, 7, 12, 24, 26, 30, 33, 34, 49, 50])
+def test_a_gif_lasts_as_long_as_its_film(tmp_path, fps):
+    save_film([Image.new("L", (2, 2), i % 256) for i in range(3 * fps)], tmp_path / "a.gif", fps)
+    with Image.open(tmp_path / "a.gif") as film:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(film)]
+    assert len(durations) == 3 * fps
+    assert sum(durations) == 3000
+    assert all(abs(duration - 1000 / fps) < 10 for duration in durations)  # as near as hundredths go
+    assert min(durations) >= 20
+
+
+def test_frames_that_do_not_move_take_their_time(tmp_path):
+    still = Image.new("L", (2, 2))
+    save_film([still, still, Image.new("L", (2, 2), 9), still], tmp_path / "a.gif", fps=30)
+    with Image.open(tmp_path / "a.gif") as film:
+        assert [frame.info["duration"] for frame in ImageSequence.Iterator(film)] == [70, 30, 30]
+
+
+def test_films_in_a_grid():
+    films = [iter(colors(3)[i:] + colors(3)[:i]) for i in range(3)] + [colors(3)]
+    tiled = list(tile_films(films, rows=2, columns=2))
+    assert [frame.size for frame in tiled] == [(32, 24)] * 3
+    assert tiled[1].crop((16, 0, 32, 12)).tobytes() == colors(3)[2].tobytes()
+    assert tiled[1].crop((0, 12, 16, 24)).tobytes() == colors(3)[0].tobytes()
+    with pytest.raises(ValueError, match="`films`.*2 x 3.*4"):
+        tile_films([colors(1)] * 4, rows=2, columns=3)
+
+
 def test_png_is_a_strip(tmp_path):
-    save_film(colours(3), tmp_path / "a.PNG")
+    save_film(colors(3), tmp_path / "a.PNG")
     strip = Image.open(tmp_path / "a.PNG")
     assert strip.size == (48, 12)
-    assert strip.crop((32, 0, 48, 12)).tobytes() == colours(3)[2].tobytes()
+    assert strip.crop((32, 0, 48, 12)).tobytes() == colors(3)[2].tobytes()
 
 
 def test_mp4(tmp_path):
     imageio = pytest.importorskip("imageio")
     pytest.importorskip("imageio_ffmpeg")
-    save_film(colours(6, (33, 24)), tmp_path / "a.mp4", fps=12)
+    save_film(colors(6, (33, 24)), tmp_path / "a.mp4", fps=12)
     with imageio.get_reader(tmp_path / "a.mp4", "ffmpeg") as reader:
         assert reader.get_meta_data()["fps"] == 12
         frames = list(reader.iter_data())
@@ -144,11 +172,11 @@ def test_mp4_without_its_packages_says_what_to_install(tmp_path, monkeypatch, mi
 @pytest.mark.parametrize("suffix", [".gif", ".png"])
 def test_a_film_that_fails_leaves_the_one_that_was_there(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"a{suffix}"
-    save_film(colours(2), path)
+    save_film(colors(2), path)
     before = path.read_bytes()
 
     def broken():
-        yield colours(1)[0]
+        yield colors(1)[0]
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
@@ -161,7 +189,7 @@ def test_a_film_that_fails_leaves_the_one_that_was_there(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_film(colours(3), path)
+        save_film(colors(3), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -187,5 +215,5 @@ def test_a_film_has_pictures_of_one_size(tmp_path):
     with pytest.raises(ValueError, match="`frames`"):
         save_film([], tmp_path / "a.gif")
     with pytest.raises(ValueError, match=r"`frames`.*one size.*\(16, 12\).*\(8, 8\)"):
-        save_film([*colours(1), *colours(1, (8, 8))], tmp_path / "a.gif")
+        save_film([*colors(1), *colors(1, (8, 8))], tmp_path / "a.gif")
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from settings import MAX_COUNT, MAX_ENCODED, MAX_FRAMES, MAX_THUMBNAILS, PREVIEW
 from turns import SupersededError, time_limit, wanted_while
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.editing.interpolation import encode_seeds
+from polyinr_hf.editing.seeds import encode_seeds
 from polyinr_hf.editing.style_mixing import mix_levels
 
 CAT_TO_TREE = {"class_label": "cat", "seed": 3, "truncation_psi": 1.0, "photo": ""} | {

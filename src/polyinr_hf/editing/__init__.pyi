@@ -10,13 +10,23 @@ from .films import (
     check_film as check_film,
     draw_frames as draw_frames,
     save_film as save_film,
+    tile_films as tile_films,
 )
-from .interpolation import SPACES as SPACES, encode_seeds as encode_seeds, interpolate as interpolate, walk as walk
+from .interpolation import EASINGS as EASINGS, SPACES as SPACES, interpolate as interpolate, walk as walk
 from .levels import (
     colorize as colorize,
     heat_maps as heat_maps,
     level_figure as level_figure,
     prefix_images as prefix_images,
+)
+from .seeds import (
+    SEED_SOURCES as SEED_SOURCES,
+    draw_latents as draw_latents,
+    encode_seeds as encode_seeds,
+    numpy_class_ids as numpy_class_ids,
+    numpy_latents as numpy_latents,
+    truncate as truncate,
+    w_centroids as w_centroids,
 )
 from .style_mixing import (
     LEVEL_GROUPS as LEVEL_GROUPS,

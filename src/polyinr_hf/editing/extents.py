@@ -11,17 +11,17 @@ from ..pipeline_poly_inr import PolyINRPipeline
 Extent = tuple[float, float, float, float]  # (top, left, bottom, right)
 
 
-def detail(centre: tuple[float, float] = (0.5, 0.5), factor: float = 8.0) -> Extent:
-    """The extent `factor` times smaller than the image around `centre` (row, column).
+def detail(center: tuple[float, float] = (0.5, 0.5), factor: float = 8.0) -> Extent:
+    """The extent `factor` times smaller than the image around `center` (row, column).
 
-    Coordinates are float32, 24 bits: beyond a factor of about 10,000 neighbouring pixels begin to share one.
+    Coordinates are float32, 24 bits: beyond a factor of about 10,000 neighboring pixels begin to share one.
 
     Raises:
-        ValueError: for a centre or a factor that is not finite, or a factor not above 0.
+        ValueError: for a center or a factor that is not finite, or a factor not above 0.
     """
-    place = [finite_number(value) for value in centre]
+    place = [finite_number(value) for value in center]
     if len(place) != 2 or None in place:
-        raise ValueError(f"`centre` must be two finite numbers (row, column), got {centre!r}.")
+        raise ValueError(f"`center` must be two finite numbers (row, column), got {center!r}.")
     (row, column), half = place, 0.5 / check_number("factor", factor, positive=True)
     return row - half, column - half, row + half, column + half
 
@@ -69,15 +69,15 @@ def extrapolate(
         affine_parameters: A (B, L, n, 3).
         extent: (top, left, bottom, right), the figure's by default.
         height, width: by default pixels as close as in an image of the model's own size.
-        border: colour of the square, any that Pillow knows; None for no square.
+        border: color of the square, any that Pillow knows; None for no square.
         antialias, tolerance: as in the pipeline.
 
     Raises:
-        ValueError: as the pipeline, and for an unknown colour.
+        ValueError: as the pipeline, and for an unknown color.
     """
     check_extent(extent)
     if border is not None:
-        Image.new("RGB", (1, 1), border)  # its error names the colour
+        Image.new("RGB", (1, 1), border)  # its error names the color
     top, left, bottom, right = extent
     size = pipe.generator.config.sample_size
     height = 1 + round((size - 1) * (bottom - top)) if height is None else height

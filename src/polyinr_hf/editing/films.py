@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffusers.utils import export_to_gif, export_to_video, make_image_grid
+from diffusers.utils import export_to_video, make_image_grid
 from PIL import Image
 from torch import Tensor
 
@@ -42,6 +42,17 @@ def draw_frames(
     return (pipe(affine_parameters=A, **drawing).images[0] for A in frames)
 
 
+def tile_films(films: Sequence[Iterable[Image.Image]], rows: int, columns: int) -> Iterator[Image.Image]:
+    """Films side by side as one, frame by frame, row by row.
+
+    Raises:
+        ValueError: for another number of films than fill the grid, and, when drawn, films of several lengths.
+    """
+    if len(films) != rows * columns:
+        raise ValueError(f"`films` must be as many as fill {rows} x {columns}, got {len(films)}.")
+    return (make_image_grid(list(frames), rows, columns) for frames in zip(*films, strict=True))
+
+
 def save_film(frames: Iterable[Image.Image], path: str | Path, fps: int = 20) -> None:
     """Writes frames as .gif or .mp4, or side by side in one .png; beside `path`, and renamed when whole.
 
@@ -67,7 +78,10 @@ def save_film(frames: Iterable[Image.Image], path: str | Path, fps: int = 20) ->
         if suffix == ".png":
             make_image_grid(frames, rows=1, cols=len(frames)).save(partial)
         elif suffix == ".gif":
-            export_to_gif(frames, str(partial), fps=fps)
+            # In whole hundredths of a second, which is what a GIF has, so that they add up to the film's length.
+            ends = [round(100 * (i + 1) / fps) for i in range(len(frames))]
+            durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]  # milliseconds
+            frames[0].save(partial, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
         else:
             export_to_video(frames, str(partial), fps=fps, quality=8, macro_block_size=2)
 

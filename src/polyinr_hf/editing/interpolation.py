@@ -1,18 +1,26 @@
 """Interpolation between images, in z, w or affine parameters (section 4.2 of the paper, figures 5, 7 and 8)."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ..checks import check_count, whole_numbers
+from ..checks import check_count
 from ..pipeline_poly_inr import PolyINRPipeline
+from .seeds import draw_latents
 
 SPACES = ("z", "w", "affine")
+EASINGS: dict[str, Callable[[float], float]] = {  # share of the time -> share of the way between two key frames
+    "linear": lambda t: t,
+    "smooth": lambda t: (1 - math.cos(math.pi * t)) / 2,  # from rest to rest
+}
 
 
-def interpolate(points: Tensor, num_frames: int, spherical: bool = False, loop: bool = False) -> Tensor:
-    """Points (K, ...) -> frames (F, ...) evenly along the chain of them, in whatever space they are.
+def interpolate(
+    points: Tensor, num_frames: int, spherical: bool = False, loop: bool = False, easing: str = "linear"
+) -> Tensor:
+    """Points (K, ...) -> frames (F, ...) along the chain of them, in whatever space they are.
 
     The ends, and inner points that fall on a frame, are equal to their sources to the bit.
 
@@ -21,16 +29,17 @@ def interpolate(points: Tensor, num_frames: int, spherical: bool = False, loop: 
         num_frames: F >= 2.
         spherical: along great circles, last dimension by last dimension, as z wants it; otherwise along straight lines.
         loop: back to the first point, which is not repeated as last frame.
+        easing: "linear" goes evenly, "smooth" slows down at every point.
 
     Raises:
-        ValueError: for too few points or frames, values that are no finite floats, or, on a sphere, zero or opposite
-            vectors, between which there is no one way.
+        ValueError: for an unknown easing, too few points or frames, values that are no finite floats, or, on a sphere,
+            zero or opposite vectors, between which there is no one way.
     """
     if points.ndim < 1 or len(points) < 2 or not points.is_floating_point() or not torch.isfinite(points).all():
         raise ValueError(
             f"`points` must be two or more, finite, floating point; got {tuple(points.shape)} of {points.dtype}."
         )
-    steps = list(_steps(len(points), num_frames, loop))
+    steps = list(_steps(len(points), num_frames, loop, easing))
     start, end = (torch.tensor([step[i] for step in steps], device=points.device) for i in (0, 1))
     precise = points.to(torch.promote_types(points.dtype, torch.float32))
     weight = torch.tensor([step[2] for step in steps], dtype=precise.dtype, device=points.device)
@@ -40,13 +49,15 @@ def interpolate(points: Tensor, num_frames: int, spherical: bool = False, loop: 
     return torch.where(weight == 0, points[start], frames)  # (F, ...)
 
 
-def _steps(num_points: int, num_frames: int, loop: bool) -> Iterator[tuple[int, int, float]]:
+def _steps(num_points: int, num_frames: int, loop: bool, easing: str) -> Iterator[tuple[int, int, float]]:
     """For each frame the points it is between, and where: weight 0 is the first one, exactly."""
     num_frames = check_count("num_frames", num_frames, minimum=2)
+    if easing not in EASINGS:
+        raise ValueError(f"`easing` must be one of {tuple(EASINGS)}, got {easing!r}.")
     segments, intervals = (num_points, num_frames) if loop else (num_points - 1, num_frames - 1)
     for frame in range(num_frames):
         start, rest = divmod(frame * segments, intervals)
-        yield start, (start + 1) % num_points if rest else start, rest / intervals
+        yield start, (start + 1) % num_points if rest else start, EASINGS[easing](rest / intervals)
 
 
 def _slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
@@ -72,22 +83,23 @@ def walk(
     loop: bool = False,
     truncation_psi: float | None = None,
     truncation_cutoff: int | None = None,
+    easing: str = "linear",
+    seed_source: str = "torch",
 ) -> Iterator[Tensor]:
     """A walk from sample to sample (figure 5): the affine parameters A (1, L, n, 3) of each frame, one at a time.
 
-    The k-th image is the sample of the k-th class and the k-th seed; where there is one of either, it serves all. The
-    ends are `pipe.encode(class_labels[0], generator=torch.Generator().manual_seed(seeds[0]))` and so on, to the bit, in
-    every space.
+    The k-th image is that of the k-th class and the k-th seed. The ends are
+    `encode_seeds(pipe, class_labels[0], seeds[0])` and so on, to the bit, in every space.
 
     Args:
-        class_labels: one name or id, or one for each image; None for an unconditional model.
-        seeds: one, or one for each image.
+        class_labels, seeds, seed_source: as in `draw_latents`.
         num_frames: frames in all, at least 2.
         space: what moves evenly: "z", "w", or "affine" for A itself. Between two classes there is no z: in z space w is
             then blended from the w of both classes at the same z.
         spherical: along the great circle (the default in z space, possible in no other) or the straight line.
         loop: back to the first image, which is not repeated as last frame.
         truncation_psi, truncation_cutoff: as in the pipeline.
+        easing: as in `interpolate`.
 
     Raises:
         ValueError: for anything that cannot be drawn, before the first frame.
@@ -96,56 +108,14 @@ def walk(
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
     if spherical and space != "z":
         raise ValueError(f"`spherical` is for space 'z', got {space!r}: w and A do not lie on a sphere.")
-    images = _pair(class_labels, seeds)
-    count = len(images["generator"])
-    if count < 2:
+    ids, latents = draw_latents(pipe, class_labels, seeds, seed_source)  # (K, z_dim)
+    if (count := len(latents)) < 2:
         raise ValueError("A walk needs at least two images: give several `seeds` or several `class_labels`.")
-    steps = list(_steps(count, num_frames, loop))
+    steps = list(_steps(count, num_frames, loop, easing))
     truncation_psi, truncation_cutoff = pipe.truncation_or_default(truncation_psi, truncation_cutoff)
-    ids = pipe.class_ids(images["class_labels"])
-    latents = pipe.prepare_latents(count, images["generator"])  # (K, z_dim)
     if space == "z":
-        latents = interpolate(latents, num_frames, spherical is not False, loop)  # (F, z_dim)
+        latents = interpolate(latents, num_frames, spherical is not False, loop, easing)  # (F, z_dim)
     return _walk(pipe.generator, ids, latents, steps, space, truncation_psi, truncation_cutoff)
-
-
-def encode_seeds(
-    pipe: PolyINRPipeline,
-    class_labels: int | str | list[int | str] | None = None,
-    seeds: int | Sequence[int] = 0,
-    truncation_psi: float | None = None,
-    truncation_cutoff: int | None = None,
-) -> Tensor:
-    """Affine parameters A (K, L, n, 3) of the images with these classes and seeds, paired as in `walk`.
-
-    Raises:
-        ValueError: as `walk`.
-    """
-    return pipe.encode(**_pair(class_labels, seeds), truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-
-
-def _pair(class_labels, seeds) -> dict:
-    """Arguments of the pipeline for one image of each class and seed, one of either serving all."""
-    given, seeds = seeds, whole_numbers(seeds)
-    if not seeds or any(seed is None or seed < 0 for seed in seeds):
-        raise ValueError(f"`seeds` must be whole numbers from 0 on, at least one, got {given!r}.")
-    labels = None
-    if class_labels is not None:
-        if hasattr(class_labels, "tolist"):  # arrays and tensors
-            class_labels = class_labels.tolist()
-        labels = list(class_labels) if isinstance(class_labels, (list, tuple)) else [class_labels]
-        count = max(len(labels), len(seeds))
-        if len(labels) not in (1, count) or len(seeds) not in (1, count):
-            raise ValueError(
-                "`class_labels` and `seeds` must be as many, or one of either for all; "
-                f"got {len(labels)} labels and {len(seeds)} seeds."
-            )
-        labels, seeds = labels * (count // len(labels)), seeds * (count // len(seeds))
-    return {
-        "class_labels": labels,
-        "num_images_per_label": 1 if labels else len(seeds),
-        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
-    }
 
 
 @torch.no_grad()

@@ -107,8 +107,8 @@ def colorize(maps: Tensor) -> list[Image.Image]:
     if maps.ndim != 3 or not ((maps >= 0) & (maps <= 1)).all():
         raise ValueError(f"`maps` must be (M, H, W) with values in [0, 1], got {tuple(maps.shape)}.")
     # "Jet": each channel is a trapezoid, a quarter apart from the next.
-    centres = torch.tensor([3.0, 2.0, 1.0], device=maps.device)  # red, green, blue
-    rgb = (1.5 - (4 * maps.unsqueeze(-1) - centres).abs()).clamp(0, 1)  # (M, H, W, 3)
+    centers = torch.tensor([3.0, 2.0, 1.0], device=maps.device)  # red, green, blue
+    rgb = (1.5 - (4 * maps.unsqueeze(-1) - centers).abs()).clamp(0, 1)  # (M, H, W, 3)
     return [Image.fromarray(array) for array in (rgb * 255).round().byte().cpu().numpy()]
 
 
