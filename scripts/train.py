@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors():
         recipe = read_recipe(arguments)
         trainer = training.Trainer(recipe, arguments.output, resume=arguments.resume)
-        plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset.num_classes)
+        plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset)
     if trainer.accelerator.is_main_process:
         print(plan, file=sys.stderr)
     launcher = "python" if trainer.accelerator.num_processes == 1 else "accelerate launch"

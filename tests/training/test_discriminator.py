@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
+from polyinr_hf.training.projection import RandomProjection, RandomTaps
 
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.training.augmentation import DiffAugment, gaussian_blur
@@ -17,8 +19,6 @@ from polyinr_hf.training.discriminator import (
     Head,
     ProjectedDiscriminator,
 )
-from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
-from polyinr_hf.training.projection import RandomProjection, RandomTaps
 
 LITE0 = "tf_efficientnet_lite0"
 DEIT = "deit_tiny_distilled_patch16_224"

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from polyinr_hf.training.losses import classifier_guidance_loss, generator_loss, hinge_loss_fake, hinge_loss_real
 
 LOGITS = {

@@ -6,13 +6,13 @@ import datasets
 import pytest
 import torch
 from loopback_hub import LoopbackHub, connect
+from polyinr_hf.training.pushing import BackgroundPusher
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.training import exports, pushing
 from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.exports import count_licences, describe_export, stage_at
-from polyinr_hf.training.pushing import BackgroundPusher
 from polyinr_hf.training.trainer import Trainer
 
 TOKEN = "hf_recognisableRecognisableRecognisable"

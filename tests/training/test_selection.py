@@ -6,10 +6,10 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from polyinr_hf.training.selection import BestExport
 
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.training import selection
-from polyinr_hf.training.selection import BestExport
 from polyinr_hf.training.trainer import Trainer
 
 METRICS = ("run.metrics=[precision_lite0,recall_lite0]", "run.evaluation_samples=6", "run.evaluate_every_kimg=0.008")

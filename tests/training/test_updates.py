@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
 from polyinr_hf.training.updates import ema_decay, guard_gradients, update_ema, update_w_mean
+from torch import nn
 
 
 def test_ema_halves_after_its_half_life():

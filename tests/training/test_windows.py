@@ -5,6 +5,7 @@ import math
 import PIL.Image
 import pytest
 import torch
+from polyinr_hf.training.windows import Windows, cut_windows, draw_extents, window_coordinates
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.feature_networks import load_feature_network
@@ -13,7 +14,6 @@ from polyinr_hf.training.image_generator import ImageGenerator
 from polyinr_hf.training.matching import FeatureMatching
 from polyinr_hf.training.pretraining import Pretrainer
 from polyinr_hf.training.trainer import Trainer
-from polyinr_hf.training.windows import Windows, cut_windows, draw_extents, window_coordinates
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
 STAGE = (

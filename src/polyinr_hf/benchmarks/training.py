@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ..modeling_poly_inr import PolyINRGenerator
 from ..training.config import Recipe
-from ..training.image_generator import ImageGenerator
+from ..training.image_generator import ImageGenerator, Windows
 from ..training.reporting import peak_memory_mb
 from ..training.trainer import Trainer
-from ..training.windows import Windows
 from .rendering import in_fresh_process, synthesize_plainly
 
 WARM_UP_STEPS, MEASURED_STEPS = 2, 5
@@ -80,7 +79,7 @@ def _measure_step(recipe: Recipe, plainly: bool) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(recipe, folder)
         if plainly:
-            trainer.G = PlainImageGenerator(trainer.generator)
+            trainer.networks.G = PlainImageGenerator(trainer.generator)
             for branch in trainer.discriminator.branches:
                 branch.feature_network.backbone.to(memory_format=torch.contiguous_format)
         loader = trainer.enter_stage(stage)
@@ -90,7 +89,7 @@ def _measure_step(recipe: Recipe, plainly: bool) -> tuple[float, float]:
 
         def run_generator() -> None:
             with trainer.accelerator.autocast():
-                images = trainer.G(z, labels, stage.resolution, stage.pixel_chunk)
+                images = trainer.networks.G(z, labels, stage.resolution, stage.pixel_chunk)
             images.square().mean().backward()
             trainer.generator.zero_grad()
 

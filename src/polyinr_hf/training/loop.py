@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..data.dataset import ImageDataset, load_image_dataset
+from ..data.dataset import ImageDataset, image_batches, load_image_dataset
 from ..data.loader import decode_all
 from ..files import replace_folder
 from ..images import save_grid
@@ -19,20 +19,15 @@ from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .checkpoints import check_shared_folder, load_newest_checkpoint, save_checkpoint
 from .config import Recipe, StageConfig, check_division, save_recipe
-from .exports import describe_export, export_name
+from .exports import BestExport, describe_export, export_name, make_pusher
 from .launch import describe_run, make_accelerator, with_precision
 from .matching import FeatureMatching
 from .models import resolve_source
 from .points import PointMatching
-from .pushing import make_pusher
 from .reporting import TrainingBar, TrainingLog
-from .selection import BestExport
-from .updates import guard_gradients
-from .windows import Windows, draw_extents
 
 logger = logging.getLogger(__name__)
 
-WINDOW_SEED, POINT_SEED = 2**40, 2**41  # apart from the seeds of latents and augmentations
 STOP_CHECK_STEPS = 10  # of several processes: whether one was told to stop takes an all-reduce and waits for the GPU
 FIRST_GRID_SECONDS = 120.0  # a grid by then, however far apart the recipe's are: the first thing anyone looks for
 
@@ -116,9 +111,10 @@ class TrainingLoop(ABC):
     def generated_images(self, resolution: int) -> Tensor:
         """Generated images of a grid, (B, 3, R, R) in [-1, 1]."""
 
+    @property
     @abstractmethod
-    def generator_to_export(self) -> PolyINRGenerator:
-        """The generator as it is now, for an export."""
+    def exported_generator(self) -> PolyINRGenerator:
+        """The generator that grids show, metrics measure and exports hold."""
 
     # -- set-up -------------------------------------------------------------------------------------------------------
     def _load_dataset(self) -> ImageDataset:
@@ -231,7 +227,7 @@ class TrainingLoop(ABC):
             if self.best_export is not None and (due(run.evaluate_every_kimg) or self.images_seen >= end):
                 self._evaluate(stage)
             if due(run.export_every_kimg) or finished:
-                self._export()
+                self.export(stage)
             if due(run.checkpoint_every_kimg) or finished or stopping:
                 self._save_checkpoint()
             if stopping:
@@ -264,34 +260,10 @@ class TrainingLoop(ABC):
             self.points.see_images(*decoded[:2])
         with self.accelerator.autocast():
             if self.matching is not None and stage.image_resolution is not None:
-                self.matching.see_window_images(*decoded[:2], stage.resolution)
+                self.matching.keep_images(*decoded[:2], stage.resolution)
             elif self.matching is not None:
-                self.matching.see_real_images(self.dataset, stage.resolution, **options)
+                self.matching.cache_features(image_batches(self.dataset, stage.resolution, 64, **options))
         return self.make_batches(stage, decoded)
-
-    def _draw_extents(self, stage: StageConfig) -> Tensor | None:
-        """Windows of a step's whole batch, (N, 4), which the seed and the step decide; None where images are whole."""
-        if stage.image_resolution is None:
-            return None
-        source = torch.Generator().manual_seed(WINDOW_SEED + self.recipe.run.seed * 2_000_003 + self.step)
-        return draw_extents(stage.batch_size, stage.window_scales, stage.whole_share, source)
-
-    def _windows(self, stage: StageConfig, extents: Tensor | None, index: int, parts: int) -> Windows | None:
-        """Windows of this process's rows of micro-batch `index` of `parts`; None of None."""
-        return None if extents is None else Windows(self._rows(extents, index, parts), stage.image_resolution)
-
-    def _rows(self, whole: Tensor, index: int, parts: int) -> Tensor:
-        """This process's rows of micro-batch `index` of `parts`."""
-        micro_batch = whole.chunk(parts)[index]
-        return micro_batch.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
-
-    def _apply(self, optimizer, name: str) -> None:
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients(optimizer)  # and skips the step if a gradient is not finite
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.log.count(**{f"nonfinite_{name}_steps": guard_gradients(parameters)})
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
     # -- what it leaves behind ----------------------------------------------------------------------------------------
     def _save_samples(self, resolution: int) -> None:
@@ -303,24 +275,28 @@ class TrainingLoop(ABC):
             save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / f"{name}.png")
 
     def _evaluate(self, stage: StageConfig) -> None:
-        arguments = (stage.image_size, self.step, self.images_seen, self._write_export)
-        self.best_export.measure(self.generator_to_export(), *arguments)
+        def write(folder: Path) -> None:
+            self._write_export(folder, stage)
 
-    def _export(self) -> None:
+        self.best_export.measure(self.exported_generator, stage.image_size, self.step, self.images_seen, write)
+
+    def export(self, stage: StageConfig) -> None:
+        """Writes what was made in `stage` to exports/, and has it pushed if the recipe says so."""
         if not self.accelerator.is_main_process:
             return
         name = export_name(self.output_dir / "exports", self.images_seen)
-        self._write_export(self.output_dir / "exports" / name)
+        self._write_export(self.output_dir / "exports" / name, stage)
         if self.pusher and (self.recipe.run.push_exports == "every" or self.images_seen >= self.total_images):
             self.pusher.submit(name)
 
-    def _write_export(self, path: Path) -> None:
-        """The generator as a pipeline folder, with the recipe inside."""
-        pipeline = PolyINRPipeline(self.generator_to_export(), self.dataset.id2label)
+    def _write_export(self, path: Path, stage: StageConfig) -> None:
+        """The generator, made in `stage`, as a pipeline folder with the recipe inside."""
+        pipeline = PolyINRPipeline(self.exported_generator, self.dataset.id2label)
         with replace_folder(path) as folder:
             pipeline.save_pretrained(folder)
             save_recipe(self.recipe, folder / "recipe.yaml")
-            describe_export(folder, self.recipe, self.dataset, self.images_seen / 1000, self.output_dir / "samples")
+            kimg, grids = self.images_seen / 1000, self.output_dir / "samples"
+            describe_export(folder, self.recipe, stage, self.dataset, kimg, grids)
 
     def _save_checkpoint(self) -> None:
         states = self.accelerator.gather_for_metrics([self.loader_state], use_gather_object=True)

@@ -2,20 +2,21 @@
 
 A discriminator tells a generator what is wrong with its images, and nothing of those it never draws. Here each
 generated image is drawn towards a real one, such that all real ones are chosen equally often. By likeness, that is one
-near it: semi-discrete optimal transport, whose dual has one number per real image, a bonus that grows while the image
-is not chosen (Genevay et al., Stochastic Optimization for Large-scale Optimal Transport, 2016). By latent, for classes
+near it: semi-discrete optimal transport, whose dual has one variable per real image, which grows while the image is
+not chosen (Genevay et al., Stochastic Optimization for Large-scale Optimal Transport, 2016). By latent, for classes
 of a few images, it is the one that z stands for. For datasets small enough to hold features of every image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from ..data.dataset import ImageDataset, image_batches
 from ..feature_networks import FeatureNetwork
 from ..images import to_float
-from .windows import Windows, cut_windows
+from .image_generator import Windows, cut_windows
 
 
 def selector(z: Tensor) -> Tensor:
@@ -26,11 +27,14 @@ def selector(z: Tensor) -> Tensor:
     return z.float().sum(dim=1) / z.shape[1] ** 0.5
 
 
-def class_members(class_labels: Tensor | None, num_images: int, num_classes: int | None = None) -> list[Tensor]:
-    """The indices of each class's images, in order, for the labels (N,) of all images; one class without labels."""
+def class_members(class_labels: list[int] | None, num_images: int, num_classes: int | None = None) -> list[Tensor]:
+    """The indices of each class's images, in order, for the labels of all images; one class without labels."""
     if class_labels is None:
         return [torch.arange(num_images)]
-    return [torch.nonzero(class_labels == label).flatten() for label in range(num_classes or 1)]
+    members: list[list[int]] = [[] for _ in range(num_classes or 1)]
+    for index, label in enumerate(class_labels):
+        members[label].append(index)
+    return [torch.tensor(those, dtype=torch.long) for those in members]
 
 
 def images_of_latents(z: Tensor, class_labels: Tensor | None, members: list[Tensor]) -> Tensor:
@@ -47,7 +51,7 @@ def images_of_latents(z: Tensor, class_labels: Tensor | None, members: list[Tens
 class FeatureMatching(nn.Module):
     """Mean squared distance of generated images to the real ones they are matched with.
 
-    The distance is taken on pixels and on the four maps of a feature network. Channels are standardised over the real
+    The distance is taken on pixels and on the four maps of a feature network. Channels are standardized over the real
     images, and all maps count alike: two unrelated images are about sqrt(2) apart.
 
     Args:
@@ -56,12 +60,13 @@ class FeatureMatching(nn.Module):
         num_classes (`int`, *optional*): images are matched within classes if there are any.
         by (`str`): "likeness", or "latent": the quantile of z's [`selector`] says which of the class's images, in the
             dataset's order; a dataset in the order of its sources makes it a number of style.
-        bonus_rate (`float`): what the bonus of a real image gains, in squared distance, in the time in which
-            it should have been chosen once; each choice takes as much away.
+        dual_rate (`float`): what the dual variable of a real image gains, in squared distance, in the time in which
+            it should have been chosen once; each choice takes as much away. Not tuned: unrelated images are about 2
+            apart, so that one that is never chosen wins over any other after some forty times that.
 
     Attributes:
-        bonus: (num_images,), the dual variables, in state dicts; all else is computed anew by
-            [`~FeatureMatching.see_real_images`].
+        dual: (num_images,), the dual variables, in state dicts; all else is computed anew by
+            [`~FeatureMatching.cache_features`].
     """
 
     def __init__(
@@ -70,48 +75,46 @@ class FeatureMatching(nn.Module):
         num_images: int,
         num_classes: int | None = None,
         by: str = "likeness",
-        bonus_rate: float = 0.05,
+        dual_rate: float = 0.05,
     ):
         super().__init__()
-        self.feature_network, self.num_classes, self.by, self.bonus_rate = feature_network, num_classes, by, bonus_rate
-        self.register_buffer("bonus", torch.zeros(num_images))
+        self.feature_network, self.num_classes, self.by, self.dual_rate = feature_network, num_classes, by, dual_rate
+        self.register_buffer("dual", torch.zeros(num_images))
         self.window_images = None
 
     @torch.no_grad()
-    def see_real_images(self, dataset: ImageDataset, resolution: int, batch_size: int = 64, **options) -> None:
-        """Keeps the features of all real images at a resolution, in bfloat16: 30 kB an image at 32 x 32.
+    def cache_features(self, batches: Iterable[tuple[Tensor, Tensor | None]], chunk: int = 64) -> None:
+        """Keeps the features of all real images, in bfloat16: 30 kB an image at 32 x 32.
 
-        `options` go to [`image_batches`].
+        `batches` are all of them and their labels, as [`image_batches`] gives them.
         """
-        self.window_images, device = None, self.bonus.device
-        batches, labels = [], []
-        for images, class_labels in image_batches(dataset, resolution, batch_size, **options):
-            batches.append([x.bfloat16() for x in self._maps(to_float(images.to(device)))])
-            labels.append(self._labels(images, class_labels))
-        maps = self._standardise(batches, labels)  # each (N, C, H, W)
-        parts = zip(*(x.split(batch_size) for x in maps), strict=True)
+        self.window_images, device = None, self.dual.device
+        maps, labels = [], []
+        for images, class_labels in batches:
+            maps.append([x.bfloat16() for x in self._maps(to_float(images.to(device)))])
+            labels += [0] * len(images) if class_labels is None else class_labels.tolist()
+        maps = self._standardize(maps, labels)  # each (N, C, H, W)
+        parts = zip(*(x.split(chunk) for x in maps), strict=True)
         self.reals = torch.cat([self._flatten([x.float() for x in part]).bfloat16() for part in parts])  # (N, D)
 
     @torch.no_grad()
-    def see_window_images(
-        self, images: Tensor, class_labels: Tensor | None, resolution: int, batch_size: int = 64
-    ) -> None:
+    def keep_images(self, images: Tensor, class_labels: Tensor | None, resolution: int, batch_size: int = 64) -> None:
         """Keeps all real images (N, 3, S, S), uint8, to cut windows of R pixels from; images of a stage with windows.
 
-        Channels are standardised over the whole images, at R pixels.
+        Channels are standardized over the whole images, at R pixels.
         """
         self.window_images, whole = images, torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
         batches = []
         for part in images.split(batch_size):
             windows = Windows(whole.expand(len(part), 4), images.shape[-1])
-            shrunk = cut_windows(part, windows, resolution).to(self.bonus.device)  # (B, 3, R, R)
+            shrunk = cut_windows(part, windows, resolution).to(self.dual.device)  # (B, 3, R, R)
             batches.append([x.bfloat16() for x in self._maps(shrunk)])
-        self._standardise(batches, [self._labels(images, class_labels)])
+        self._standardize(batches, [0] * len(images) if class_labels is None else class_labels.tolist())
 
-    def _standardise(self, batches: list[list[Tensor]], labels: list[Tensor]) -> list[Tensor]:
+    def _standardize(self, batches: list[list[Tensor]], labels: list[int]) -> list[Tensor]:
         """Sets each class's members and each map's scale; returns the maps of all images, each (N, C, H, W)."""
-        labels = torch.cat(labels).to(self.bonus.device)
-        self.members = class_members(labels, len(labels), self.num_classes)
+        members = class_members(labels, len(labels), self.num_classes)
+        self.members = [those.to(self.dual.device) for those in members]
         maps = [torch.cat(parts) for parts in zip(*batches, strict=True)]  # each (N, C, H, W)
         self.scales = []
         for x in maps:
@@ -120,50 +123,60 @@ class FeatureMatching(nn.Module):
             self.scales.append((mean, (std.clamp(min=1e-6) * (x[0].numel() * len(maps)) ** 0.5).reciprocal()))
         return maps
 
-    def forward(
-        self, images: Tensor, z: Tensor, class_labels: Tensor | None = None, windows: Windows | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Matches images (B, 3, R, R) in [-1, 1]; returns the mean squared distance and the matches' indices (B,).
+    def choose(self, z: Tensor, class_labels: Tensor | None) -> tuple[Tensor | None, dict[int, Tensor] | None]:
+        """What latents z (B, z_dim) and labels (B,) alone say of the matches of images.
 
-        `z` (B, z_dim) and `class_labels` (B,) are what the images were generated from, at `windows` if given.
+        By latent, their indices (B,). By likeness, {class: its rows}, among whose real images they are to be found.
+        """
+        labels = self._labels(z, class_labels)
+        if self.by == "latent":
+            return images_of_latents(z, labels, self.members), None
+        return None, {label: torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()}
+
+    def forward(
+        self,
+        images: Tensor,
+        matches: Tensor | None,
+        class_rows: dict[int, Tensor] | None = None,
+        windows: Windows | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean squared distance of images (B, 3, R, R) in [-1, 1] to the real images that they are matched with.
+
+        Args:
+            images: Generated, at `windows` if given.
+            matches, class_rows: of [`~FeatureMatching.choose`].
+            windows: Of the images.
+
+        Returns:
+            the distance, and the indices (B,) of the real images.
         """
         features = self._flatten(self._maps(images))  # (B, D)
-        class_labels = self._labels(images, class_labels)
-        if self.by == "latent":
-            matches = images_of_latents(z, class_labels, self.members)
-        else:
-            matches = self._match(features.detach(), class_labels)
-        return self._distance(features, matches, windows, images.shape[-1]), matches
-
-    def distance(self, images: Tensor, matches: Tensor, windows: Windows | None = None) -> Tensor:
-        """Mean squared distance of images (B, 3, R, R) in [-1, 1] to the real images of indices `matches` (B,)."""
-        return self._distance(self._flatten(self._maps(images)), matches, windows, images.shape[-1])
-
-    def _distance(self, features: Tensor, matches: Tensor, windows: Windows | None, resolution: int) -> Tensor:
+        if matches is None:
+            matches = self._nearest(features.detach(), class_rows)
         if windows is None:
             reals = self.reals[matches].float()  # (B, D)
         else:
             with torch.no_grad():
-                images = self.window_images[matches.to(self.window_images.device)].to(features.device)
-                reals = self._flatten(self._maps(cut_windows(images, windows, resolution)))
-        return (features - reals).square().sum(dim=1).mean()
+                originals = self.window_images[matches.to(self.window_images.device)].to(features.device)
+                reals = self._flatten(self._maps(cut_windows(originals, windows, images.shape[-1])))
+        return (features - reals).square().sum(dim=1).mean(), matches
 
     @torch.no_grad()
-    def update_bonus(self, matches: Tensor, class_labels: Tensor | None = None) -> None:
-        """Moves the bonus of all real images of the classes in a batch, after all its images were matched."""
+    def update_dual(self, matches: Tensor, class_labels: Tensor | None = None) -> None:
+        """Moves the dual variables of all real images of the classes in a batch, after all its images were matched."""
         class_labels = self._labels(matches, class_labels)
         for label in class_labels.unique().tolist():
             members, chosen = self.members[label], matches[class_labels == label]
-            self.bonus[members] += self.bonus_rate * len(chosen) / len(members)
-            self.bonus.index_add_(0, chosen, torch.full_like(chosen, -self.bonus_rate, dtype=self.bonus.dtype))
+            self.dual[members] += self.dual_rate * len(chosen) / len(members)
+            self.dual.index_add_(0, chosen, torch.full_like(chosen, -self.dual_rate, dtype=self.dual.dtype))
 
-    def _match(self, features: Tensor, class_labels: Tensor) -> Tensor:
-        """For each row of features (B, D) the real image of its class with the least squared distance less bonus."""
-        matches = torch.empty_like(class_labels)
-        for label in class_labels.unique().tolist():
-            rows, members = class_labels == label, self.members[label]
+    def _nearest(self, features: Tensor, class_rows: dict[int, Tensor]) -> Tensor:
+        """For each row of features (B, D) the real image of its class with the least squared distance less its dual."""
+        matches = torch.empty(len(features), dtype=torch.long, device=features.device)
+        for label, rows in class_rows.items():
+            members = self.members[label]
             reals = self.reals[members].float()  # (M, D)
-            cost = torch.cdist(features[rows].float(), reals).square() - self.bonus[members]
+            cost = torch.cdist(features[rows].float(), reals).square() - self.dual[members]
             matches[rows] = members[cost.argmin(dim=1)]
         return matches
 
@@ -176,6 +189,6 @@ class FeatureMatching(nn.Module):
         return [images, *self.feature_network(images)]
 
     def _flatten(self, maps: list[Tensor]) -> Tensor:
-        """Maps to standardised rows (B, D) whose squared distances are those of the loss."""
+        """Maps to standardized rows (B, D) whose squared distances are those of the loss."""
         scaled = [(x.float() - mean) * scale for x, (mean, scale) in zip(maps, self.scales, strict=True)]
         return torch.cat([x.flatten(1) for x in scaled], dim=1)

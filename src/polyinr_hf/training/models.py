@@ -117,11 +117,13 @@ def _arrange_for_speed(network: FeatureNetwork, device: torch.device) -> None:
         keep_strided_depthwise_in_float32(network.backbone)
 
 
-def build_matching(recipe: Recipe, dataset: ImageDataset, network: FeatureNetwork) -> FeatureMatching | None:
+def build_matching(
+    recipe: Recipe, num_images: int, num_classes: int | None, network: FeatureNetwork
+) -> FeatureMatching | None:
     """What matches generated images to real ones, in the features of `network`; None if the recipe has none."""
     if recipe.loss.matching_weight <= 0:
         return None
-    return FeatureMatching(network, len(dataset), dataset.num_classes, recipe.loss.matching_by)
+    return FeatureMatching(network, num_images, num_classes, recipe.loss.matching_by)
 
 
 def build_points(recipe: Recipe, dataset: ImageDataset) -> PointMatching | None:

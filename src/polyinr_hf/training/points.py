@@ -35,7 +35,8 @@ class PointMatching:
     def see_images(self, images: Tensor, class_labels: Tensor | None) -> None:
         """Keeps real images (N, 3, S, S), uint8, where they are, and finds their edges."""
         self.images, self.side = images.flatten(2), images.shape[-1]  # (N, 3, S * S)
-        self.members = class_members(class_labels, len(images), self.num_classes)
+        labels = None if class_labels is None else class_labels.tolist()
+        self.members = class_members(labels, len(images), self.num_classes)
         edges = [_edges(image) for image in images]
         self.edges = torch.cat(edges)
         self.edge_starts = F.pad(torch.tensor([len(pixels) for pixels in edges]).cumsum(0), (1, 0))  # (N + 1,)

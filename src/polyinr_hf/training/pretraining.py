@@ -23,7 +23,7 @@ from ..modeling_poly_inr import MappingNetwork, PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from ..schedules import half_cosine
 from .config import Recipe, StageConfig
-from .image_generator import ImageGenerator
+from .image_generator import ImageGenerator, Windows
 from .loop import TrainingLoop
 from .matching import selector
 from .models import (
@@ -35,6 +35,7 @@ from .models import (
     open_source,
     start_weights,
 )
+from .step import apply_gradients, draw_windows, rows_of_process
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code is updated once per epoch
 BETAS_CODES = (0.5, 0.9)  # short memory: each code is updated once per epoch
@@ -85,7 +86,9 @@ class Pretrainer(TrainingLoop):
         recipe, dataset, device = self.recipe, self.dataset, self.device
         generator = build_generator(recipe, dataset.num_classes)
         source = open_source(recipe, generator, dataset.id2label, new_mapping=True)
-        self.matching = build_matching(recipe, dataset, build_feature_network(recipe, device)).to(device)
+        self.matching = build_matching(
+            recipe, len(dataset), dataset.num_classes, build_feature_network(recipe, device)
+        ).to(device)
         self.points = None
         embeddings = initial_class_embeddings(recipe, dataset, self.accelerator, self.output_dir)
         start_weights(generator, embeddings, source, dataset.id2label)
@@ -144,17 +147,19 @@ class Pretrainer(TrainingLoop):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         parts = stage.gradient_accumulation_steps
-        extents = self._draw_extents(stage)
+        extents = draw_windows(self.recipe, stage, self.step)
         for part, indices in enumerate(next(loader).to(self.device).chunk(parts)):
-            windows = self._windows(stage, extents, part, parts)
+            windows = None
+            if extents is not None:
+                windows = Windows(rows_of_process(self.accelerator, extents, part, parts), stage.image_resolution)
             with self.accelerator.autocast():
                 images = self.G.from_w(self._w(indices), stage.resolution, stage.pixel_chunk, windows)  # (B, 3, R, R)
-                distance = self.matching.distance(images, indices, windows)
+                distance, _ = self.matching(images, indices, windows=windows)
                 self.accelerator.backward(distance / parts)
             self.log.add(matching_loss=distance / parts)
         norm = self.accelerator.clip_grad_norm_(self.generator.parameters(), MAX_GRADIENT_NORM)
         self.log.add(gradient_norm=norm)
-        self._apply(self.G_optimizer, "generator")
+        apply_gradients(self.accelerator, self.G_optimizer, "generator", self.log)
         self.codes_optimizer.step()
         self.codes_optimizer.zero_grad(set_to_none=True)
         self.images_seen += stage.batch_size
@@ -179,10 +184,14 @@ class Pretrainer(TrainingLoop):
         A = self.generator.affine(self._w(self._shown().to(self.device)))  # (B, L, n, 3)
         return torch.cat([self.generator.render(part, resolution, resolution) for part in A.split(1)])
 
-    def generator_to_export(self) -> PolyINRGenerator:
-        """The generator with its mapping network fitted to the codes."""
-        self.fit_mapping()
+    @property
+    def exported_generator(self) -> PolyINRGenerator:
         return self.generator
+
+    def export(self, stage: StageConfig) -> None:
+        """As [`TrainingLoop.export`], with the mapping network fitted to the codes."""
+        self.fit_mapping()
+        super().export(stage)
 
     def fit_mapping(self) -> float:
         """Teaches the mapping network each image's code for the latents that stand for it; sets the mean w of classes.
