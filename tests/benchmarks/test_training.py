@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from polyinr_hf.training.windows import Windows
 
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.benchmarks.training import PlainImageGenerator
-from polyinr_hf.training.image_generator import ImageGenerator
+from polyinr_hf.training.image_generator import ImageGenerator, Windows
 
 
 def test_the_naive_way_draws_the_same_images_and_is_called_as_ours():

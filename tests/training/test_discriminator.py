@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
-from polyinr_hf.training.projection import RandomProjection, RandomTaps
 
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.training.augmentation import DiffAugment, gaussian_blur
@@ -18,7 +16,10 @@ from polyinr_hf.training.discriminator import (
     GroupedBatchNorm2d,
     Head,
     ProjectedDiscriminator,
+    RandomProjection,
+    RandomTaps,
 )
+from polyinr_hf.training.step import generator_loss, hinge_loss_fake, hinge_loss_real
 
 LITE0 = "tf_efficientnet_lite0"
 DEIT = "deit_tiny_distilled_patch16_224"

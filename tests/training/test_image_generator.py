@@ -4,7 +4,6 @@ import weakref
 
 import pytest
 import torch
-from polyinr_hf.training.losses import generator_loss, hinge_loss_fake, hinge_loss_real
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -12,6 +11,7 @@ from polyinr_hf import PolyINRGenerator
 from polyinr_hf.training import image_generator
 from polyinr_hf.training.discriminator import ProjectedDiscriminator
 from polyinr_hf.training.image_generator import ImageGenerator
+from polyinr_hf.training.step import generator_loss, hinge_loss_fake, hinge_loss_real
 
 CLASSES = 3
 

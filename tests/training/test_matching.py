@@ -25,9 +25,13 @@ def network():
 def see(network, folder, by="likeness"):
     dataset = load_image_dataset(folder)
     matching = FeatureMatching(network, len(dataset), dataset.num_classes, by)
-    matching.see_real_images(dataset, RESOLUTION, batch_size=5)
+    matching.cache_features(image_batches(dataset, RESOLUTION, 5))
     ((images, labels),) = image_batches(dataset, RESOLUTION, len(dataset))
     return matching, to_float(images), labels
+
+
+def match(matching, images, z, labels=None):
+    return matching(images, *matching.choose(z, labels))
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def seen(network, labelled_images):
 
 def test_a_real_image_is_its_own_match(seen):
     matching, images, labels = seen
-    distance, matches = matching(images, Z[: len(images)], labels)
+    distance, matches = match(matching, images, Z[: len(images)], labels)
     assert torch.equal(matches, torch.arange(len(images)))
     assert distance < 1e-3  # features are kept with few digits
 
@@ -52,7 +56,7 @@ def test_unrelated_images_are_about_two_apart(seen):
 def test_matches_are_of_the_same_class(seen):
     matching, images, labels = seen
     other = (labels + 1) % 3
-    distance, matches = matching(images, Z[: len(images)], other)
+    distance, matches = match(matching, images, Z[: len(images)], other)
     assert torch.equal(labels[matches], other)
     assert distance > 0.3
 
@@ -60,8 +64,8 @@ def test_matches_are_of_the_same_class(seen):
 def test_without_classes_all_may_be_matched(network, unlabelled_images):
     matching, images, labels = see(network, unlabelled_images)
     assert labels is None
-    matching.update_bonus(matching(images.flip(0), Z[: len(images)])[1])
-    assert torch.equal(matching(images, Z[: len(images)])[1], torch.arange(len(images)))
+    matching.update_dual(match(matching, images.flip(0), Z[: len(images)])[1])
+    assert torch.equal(match(matching, images, Z[: len(images)])[1], torch.arange(len(images)))
 
 
 def test_all_real_images_are_chosen_equally_often(seen):
@@ -72,22 +76,22 @@ def test_all_real_images_are_chosen_equally_often(seen):
     counts = torch.zeros(len(images))
     for step in range(240):
         batch = images[:1] + 0.1 * torch.randn(4, *images.shape[1:], generator=random)
-        matches = matching(batch, Z[:4], labels[:1].expand(4))[1]
-        matching.update_bonus(matches, labels[:1].expand(4))
+        matches = match(matching, batch, Z[:4], labels[:1].expand(4))[1]
+        matching.update_dual(matches, labels[:1].expand(4))
         if step == 0:
             assert matches.eq(0).all()
         if step >= 80:
             counts += torch.bincount(matches, minlength=len(images))
-    assert counts[labels != 0].sum() == 0 and matching.bonus[labels != 0].abs().sum() == 0
+    assert counts[labels != 0].sum() == 0 and matching.dual[labels != 0].abs().sum() == 0
     torch.testing.assert_close(counts[mine] / counts.sum(), torch.full((len(mine),), 1 / len(mine)), rtol=0.1, atol=0)
 
 
 def test_gradients_reach_the_images_alone_and_lead_to_the_match(seen):
     matching, images, labels = seen
     batch = (0.5 * images[:3]).requires_grad_()
-    before = matching(batch, Z[:3], labels[:3])[0]
+    before = match(matching, batch, Z[:3], labels[:3])[0]
     (gradient,) = torch.autograd.grad(before, batch)
-    assert matching(batch - 0.1 * gradient, Z[:3], labels[:3])[0] < before
+    assert match(matching, batch - 0.1 * gradient, Z[:3], labels[:3])[0] < before
     assert all(parameter.grad is None for parameter in matching.parameters())
 
 
@@ -101,9 +105,9 @@ def test_by_latent_the_selector_says_which(network, labelled_images):
     z = Z[: len(mine)]
     z = z + (wanted - selector(z))[:, None] / z.shape[1] ** 0.5
     batch = images[: len(mine)]
-    distance, matches = matching(batch, z, labels[mine])
+    distance, matches = match(matching, batch, z, labels[mine])
     assert torch.equal(matches, mine)
-    assert torch.equal(matching(batch.flip(0), z, labels[mine])[1], mine)
+    assert torch.equal(match(matching, batch.flip(0), z, labels[mine])[1], mine)
     expected = matching._flatten(matching._maps(batch)) - matching.reals[mine].float()
     torch.testing.assert_close(distance, expected.square().sum(dim=1).mean())
 
@@ -124,16 +128,16 @@ def test_neighbouring_seeds_choose_independently():
 # --- in training ------------------------------------------------------------------------------------------------------
 
 
-def test_the_bonus_is_all_that_checkpoints_hold(seen):
-    assert set(seen[0].state_dict()) == {"bonus"}
+def test_the_dual_variables_are_all_that_checkpoints_hold(seen):
+    assert set(seen[0].state_dict()) == {"dual"}
 
 
-def test_a_run_resumes_with_its_bonus(make_recipe, tmp_path):
+def test_a_run_resumes_with_its_dual_variables(make_recipe, tmp_path):
     trainer = Trainer(make_recipe("loss.matching_weight=4"), tmp_path)
     assert trainer.train()
-    bonus = trainer.matching.bonus
-    assert bonus.abs().sum() > 0 and bonus.sum().abs() < 1e-5  # what one image gains, others lose
-    assert torch.equal(Trainer(make_recipe("loss.matching_weight=4"), tmp_path, resume=True).matching.bonus, bonus)
+    duals = trainer.matching.dual
+    assert duals.abs().sum() > 0 and duals.sum().abs() < 1e-5  # what one image gains, others lose
+    assert torch.equal(Trainer(make_recipe("loss.matching_weight=4"), tmp_path, resume=True).matching.dual, duals)
 
 
 def test_matching_pulls_the_generator(make_recipe, tmp_path, monkeypatch):
@@ -151,15 +155,15 @@ def test_matching_pulls_the_generator(make_recipe, tmp_path, monkeypatch):
     assert distances[1] < distances[0] - 0.1
 
 
-def test_micro_batches_make_the_bonus_of_the_whole_batch(make_recipe, tmp_path):
+def test_micro_batches_make_the_dual_variables_of_the_whole_batch(make_recipe, tmp_path):
     stage = "stages=[{resolution: 16, kimg: 0.008, batch_size: 8}]"
-    bonus = []
+    duals = []
     for parts in (1, 2):
         recipe = make_recipe(stage, "loss.matching_weight=1", f"stages.0.gradient_accumulation_steps={parts}")
         trainer = Trainer(recipe, tmp_path / str(parts))
         assert trainer.train()
-        bonus.append(trainer.matching.bonus)
-    torch.testing.assert_close(*bonus)
+        duals.append(trainer.matching.dual)
+    torch.testing.assert_close(*duals)
 
 
 def test_the_discriminator_waits_while_matching_is_alone(make_recipe, tmp_path):

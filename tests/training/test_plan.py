@@ -1,23 +1,27 @@
-"""What a recipe costs, counted without computing it, beside what can be counted by hand."""
+"""What a recipe costs, counted without computing it, beside what can be counted by hand and what a run really does."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
-import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from polyinr_hf.training.image_generator import ImageGenerator
-from polyinr_hf.training.models import build_generator
-from polyinr_hf.training.plan import check_memory, format_plan, plan_recipe
-from polyinr_hf.training.stage_costs import StageCost, StageNetworks, measure_stage
+from polyinr_hf.training.plan import StageCost, check_memory, format_plan, plan_recipe
+from polyinr_hf.training.trainer import Trainer
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+STAGE = "stages=[{resolution: 16, kimg: 10, batch_size: 8}]"
 
 
 @pytest.fixture
-def recipe(make_recipe):
-    return make_recipe("stages=[{resolution: 16, kimg: 10, batch_size: 8}]", "model.channels=64")
+def plan(make_recipe):
+    """Function of overrides -> the cost of a recipe's one stage."""
 
+    def plan(*overrides: str) -> StageCost:
+        (cost,) = plan_recipe(make_recipe(STAGE, "model.channels=64", *overrides))
+        return cost
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+    return plan
 
 
 def generator_flop(n: int, levels: int, pixels: int) -> int:
@@ -26,12 +30,9 @@ def generator_flop(n: int, levels: int, pixels: int) -> int:
     return level_0 + pixels * (2 * n * 3 + (levels - 1) * (2 * n * 3 + 2 * n * n) + 2 * n * 3)
 
 
-@pytest.mark.slow
-def test_products_of_the_generator_are_those_of_its_layers(recipe):
+def test_products_of_the_generator_are_those_of_its_layers(plan):
     """One forward in the discriminator's step, a forward and twice that backward in its own: 4 in all."""
-    costs = [measure_stage(recipe, 0)]
-    recipe.model.num_levels = 4  # one more level: what it adds is known
-    costs.append(measure_stage(recipe, 0))
+    costs = [plan(), plan("model.num_levels=4")]  # one more level: what it adds is known
     added = sum(
         (cost.generator_gflop + cost.discriminator_gflop) * sign for cost, sign in zip(costs, (-1, 1), strict=True)
     )
@@ -40,27 +41,81 @@ def test_products_of_the_generator_are_those_of_its_layers(recipe):
     assert added * 1e9 == pytest.approx(4 * (synthesis + affine), rel=0.05)
 
 
-@pytest.mark.slow
-def test_a_second_forward_of_chunks_is_counted(recipe):
-    whole = measure_stage(recipe, 0)
-    recipe.stages[0].pixel_chunk = 8 * 256  # as large as the batch: nothing is done twice
-    assert measure_stage(recipe, 0).generator_gflop == whole.generator_gflop
-    recipe.stages[0].pixel_chunk = 256
-    chunked = measure_stage(recipe, 0)
-    extra = (chunked.generator_gflop - whole.generator_gflop) * 1e9
+def test_a_second_forward_of_chunks_is_counted(plan):
+    whole = plan()
+    assert plan(f"stages.0.pixel_chunk={8 * 256}").generator_gflop == whole.generator_gflop  # as large as the batch
+    extra = (plan("stages.0.pixel_chunk=256").generator_gflop - whole.generator_gflop) * 1e9
     # Each of 8 chunks folds level 0 by itself: in both forwards, and twice the products in the backward.
     folds = (2 * 8 - 2) + 2 * (8 - 1)
     assert extra == pytest.approx(generator_flop(64, 3, 256) + folds * 2 * 64 * 64 * 3, rel=0.01)
 
 
-@pytest.mark.slow
-def test_chunks_lower_the_planned_peak(make_recipe):
+def test_points_cost_what_the_generator_does_there(plan):
+    """Level 0 is folded once more; the discriminator's step draws none."""
+    without, with_points = plan(), plan("loss.points_weight=1", "loss.points_per_image=128")
+    extra = (with_points.generator_gflop - without.generator_gflop) * 1e9
+    assert extra == pytest.approx(3 * generator_flop(64, 3, 128), rel=0.01)
+    assert with_points.discriminator_gflop == without.discriminator_gflop
+
+
+STAGES = {
+    "plain": (),
+    "accumulated, chunked": ("stages.0.gradient_accumulation_steps=2", "stages.0.pixel_chunk=300"),
+    "matching by latent, points": (
+        "loss.matching_weight=1",
+        "loss.matching_by=latent",
+        "loss.points_weight=1",
+        "loss.points_per_image=16",
+        "loss.joint_batch_norm=true",
+    ),
+    "windows": (
+        "stages.0.image_resolution=64",
+        "stages.0.window_scales=[0.3,1.0]",
+        "loss.matching_weight=1",
+        "loss.matching_by=latent",
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", STAGES.values(), ids=STAGES)
+def test_the_plan_counts_what_the_trainers_step_does(plan, make_recipe, tmp_path, overrides):
+    """Of real tensors, by torch's own counter."""
+    recipe = make_recipe(STAGE, "model.channels=64", *overrides)
+    trainer = Trainer(recipe, tmp_path)
+    stage, networks = recipe.stages[0], trainer.networks
+    loader, parts = trainer.enter_stage(stage), stage.gradient_accumulation_steps
+    loaded = [next(loader) for _ in range(parts)]
+    counted = []
+    with FlopCounterMode(display=False) as counter:
+        batches = networks.draw(stage, 0, loaded)
+        networks.generator_gradients(stage, batches, 2.0, trainer.log)
+        counted.append(counter.get_total_flops())
+        networks.discriminator_gradients(stage, batches, 2.0, trainer.log)
+        counted.append(counter.get_total_flops() - counted[0])
+    (cost,) = plan_recipe(recipe, 1, 3, 16)
+    assert cost.micro_batch == 8 // parts
+    # What windows show at several points of a pixel differs from draw to draw, by micro-batch.
+    assert cost.generator_gflop * 8 == pytest.approx(counted[0] / 1e9, rel=1e-3)
+    assert cost.discriminator_gflop * 8 == pytest.approx(counted[1] / 1e9, rel=1e-3)
+
+
+def test_matching_by_likeness_is_counted_with_its_images(make_recipe):
+    """Features of the generated images, forward and back, and their distances to the real ones of a class."""
+    overrides = (STAGE, "loss.matching_weight=1")
+    plain, few, many = (
+        plan_recipe(make_recipe(*those), 1, 1, number)[0]
+        for those, number in (((STAGE,), 16), (overrides, 100), (overrides, 300))
+    )
+    assert few.generator_gflop > 1.02 * plain.generator_gflop
+    numbers = 3 * 16**2 + 24 * 16**2 + 40 * 8**2 + 112 * 4**2 + 320 * 2**2  # of an image and its maps at 64 px
+    assert (many.generator_gflop - few.generator_gflop) * 1e9 == pytest.approx(2 * 200 * numbers, rel=0.01)
+    assert (many.peak_gib - few.peak_gib) * 2**30 > 200 * numbers * 2
+
+
+def test_chunks_lower_the_planned_peak(plan):
     """Of large images: of small ones the discriminator is the peak, which chunks leave as it is."""
-    recipe = make_recipe("stages=[{resolution: 128, kimg: 10, batch_size: 8}]", "model.channels=64")
-    recipe.run.mixed_precision = "bf16"
-    whole = measure_stage(recipe, 0)
-    recipe.stages[0].pixel_chunk = 128**2  # an eighth of the batch
-    saved = (whole.peak_gib - measure_stage(recipe, 0).peak_gib) * 2**30
+    large = ("stages.0.resolution=128", "run.mixed_precision=bf16")
+    saved = (plan(*large).peak_gib - plan(*large, f"stages.0.pixel_chunk={128**2}").peak_gib) * 2**30
     # Two levels keep the modulation in float32 and, in bfloat16, the modulation activated, its product with the
     # features, and the features after the linear layer, the activation and the clamp. Level 0 keeps the last three, the
     # first two of them in float32. What is left of a chunk is less than the discriminator's.
@@ -68,29 +123,7 @@ def test_chunks_lower_the_planned_peak(make_recipe):
     assert saved == pytest.approx(8 * 128**2 * 64 * a_feature, rel=0.02)
 
 
-@pytest.mark.slow
-def test_a_large_micro_batch_is_counted_by_a_small_one(recipe):
-    recipe.stages[0].pixel_chunk = 512
-    planned, counted = measure_stage(recipe, 0), StageNetworks(recipe, None).count_step(recipe.stages[0], 8, 64)
-    assert planned.micro_batch == 8
-    assert planned.generator_gflop == pytest.approx(counted.generator_gflop, rel=1e-3)
-    assert planned.discriminator_gflop == pytest.approx(counted.discriminator_gflop, rel=1e-3)
-    assert planned.peak_gib == pytest.approx(counted.peak_gib, rel=0.02)
-
-
-def test_a_chunk_as_large_as_the_image_runs_synthesis_once(recipe, monkeypatch):
-    images, calls = ImageGenerator(build_generator(recipe, None)), []
-    synthesize = images._synthesize
-    monkeypatch.setattr(images, "_synthesize", lambda *args: calls.append(1) or synthesize(*args))
-    z = torch.randn(2, recipe.model.z_dim)
-    for chunk, expected in ((2 * 64, 1), (2 * 32, 4)):
-        calls.clear()
-        images(z, None, 8, chunk).sum().backward()
-        assert len(calls) == expected  # in chunks, each again in the backward
-
-
-@pytest.mark.slow
-def test_stages_of_the_same_shapes_are_counted_once(make_recipe, monkeypatch):
+def test_stages_of_the_same_shapes_are_counted_once(make_recipe):
     stages = (
         "[{resolution: 16, kimg: 1, batch_size: 8}, {resolution: 16, kimg: 3, batch_size: 8, lr_generator: 1.0e-5}]"
     )
@@ -124,7 +157,6 @@ def test_days_are_products_over_the_devices_speed(make_recipe):
     assert "images/s" not in format_plan([planned], 8)
 
 
-@pytest.mark.slow
 def test_the_plan_command_refuses_what_does_not_fit(recipe_file, capsys):
     """On a device that is not here, whose memory is said."""
     spec = importlib.util.spec_from_file_location("scripts_benchmark", SCRIPTS / "benchmark.py")

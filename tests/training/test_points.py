@@ -110,7 +110,8 @@ def test_points_join_the_discriminator_and_resume_bit_for_bit(make_recipe, tmp_p
 
     def stop_half_way(*args):
         step(*args)
-        stopped._stop_requested = stopped.step == 3
+        if stopped.step == 3:
+            stopped.request_stop()
 
     stopped.train_step = stop_half_way
     assert not stopped.train()

@@ -126,7 +126,7 @@ def test_a_stopped_run_resumes_where_it_was(make_recipe, tmp_path, request, data
     def stop_after_three(*args):
         step(*args)
         if stopped.step == 3:
-            stopped._stop_soon(15, None)
+            stopped.request_stop()
 
     stopped.train_step = stop_after_three
     assert not stopped.train()

@@ -6,13 +6,12 @@ import datasets
 import pytest
 import torch
 from loopback_hub import LoopbackHub, connect
-from polyinr_hf.training.pushing import BackgroundPusher
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
-from polyinr_hf.training import exports, pushing
+from polyinr_hf.training import exports
 from polyinr_hf.training.config import load_recipe
-from polyinr_hf.training.exports import count_licences, describe_export, stage_at
+from polyinr_hf.training.exports import BackgroundPusher, count_licenses, describe_export
 from polyinr_hf.training.trainer import Trainer
 
 TOKEN = "hf_recognisableRecognisableRecognisable"
@@ -25,7 +24,7 @@ def hub(monkeypatch, tmp_path):
     with LoopbackHub() as hub:
         hub.add_user("ann", TOKEN)
         connect(monkeypatch, hub, tmp_path / "home", TOKEN)
-        monkeypatch.setattr(pushing, "FIRST_WAIT", 0.01)
+        monkeypatch.setattr(exports, "FIRST_WAIT", 0.01)
         yield hub
 
 
@@ -99,7 +98,7 @@ def test_push_is_tried_until_the_hub_is_back(hub, run, caplog):
 
 def test_what_has_not_arrived_is_named_and_pushed_by_the_next_run(hub, run, caplog, monkeypatch):
     hub.fail("POST", "repos/create", times=10**6, status=503)
-    monkeypatch.setattr(pushing, "FIRST_WAIT", LONG)
+    monkeypatch.setattr(exports, "FIRST_WAIT", LONG)
     pusher = BackgroundPusher(run, "ann/inr")
     pusher.submit("kimg-000001")
     pusher.submit("kimg-000002")
@@ -193,15 +192,27 @@ def test_push_settings_are_checked(recipe_file, overrides, message):
 # -- what an export says of itself ------------------------------------------------------------------------------------
 def test_an_export_says_what_its_windows_were_of(make_recipe, labelled_images, tmp_path):
     recipe = make_recipe("stages.1.image_resolution=48")
-    for kimg, expected in ((0.01, {"resolution": 16}), (0.02, {"resolution": 24, "image_resolution": 48})):
-        describe_export(tmp_path, recipe, load_image_dataset(labelled_images), kimg, tmp_path / "samples")
+    dataset = load_image_dataset(labelled_images)
+    for stage, expected in zip(
+        recipe.stages, ({"resolution": 16}, {"resolution": 24, "image_resolution": 48}), strict=True
+    ):
+        describe_export(tmp_path, recipe, stage, dataset, 0.01, tmp_path / "samples")
         said = json.loads((tmp_path / "training.json").read_text())
         assert {key: value for key, value in said.items() if "resolution" in key} == expected
 
 
-def test_resolution_of_a_stage(make_recipe):
-    recipe = make_recipe()  # 16 pixels up to kimg 0.016, then 24
-    assert [stage_at(recipe, kimg).resolution for kimg in (0.004, 0.016, 0.017, 0.024, 1.0)] == [16, 16, 24, 24, 24]
+def test_a_stages_last_export_has_its_resolution_though_kimg_is_no_whole_number_of_batches(make_recipe, tmp_path):
+    """Of 0.0149 kimg four batches of four are trained, which is more: the next stage has not begun."""
+    exports = ("stages.0.kimg=0.0149", "stages.1.kimg=0.0031", "run.export_every_kimg=0.004")
+    assert Trainer(make_recipe(*exports), tmp_path).train()
+    said = [json.loads(path.read_text()) for path in (tmp_path / "exports").glob("*/training.json")]
+    assert {line["kimg"]: line["resolution"] for line in said} == {
+        0.004: 16,
+        0.008: 16,
+        0.012: 16,
+        0.016: 16,
+        0.02: 24,
+    }
 
 
 def test_export_does_without_licences_that_cannot_be_read(make_recipe, labelled_images, tmp_path, monkeypatch, caplog):
@@ -209,9 +220,10 @@ def test_export_does_without_licences_that_cannot_be_read(make_recipe, labelled_
         raise ConnectionError(f"no route, {TOKEN}")
 
     dataset = load_image_dataset(labelled_images)
-    count_licences.cache_clear()
+    count_licenses.cache_clear()
     monkeypatch.setattr(exports, "load_image_dataset", unreachable)
-    describe_export(tmp_path, make_recipe(), dataset, 0.02, tmp_path / "samples")
+    recipe = make_recipe()
+    describe_export(tmp_path, recipe, recipe.stages[1], dataset, 0.02, tmp_path / "samples")
     assert json.loads((tmp_path / "training.json").read_text()) == {"kimg": 0.02, "resolution": 24, "num_images": 16}
     assert "no route" in caplog.text and TOKEN not in caplog.text
 
@@ -219,8 +231,8 @@ def test_export_does_without_licences_that_cannot_be_read(make_recipe, labelled_
 def test_licences_are_counted_from_the_datasets_column(save_images, labelled_images, tmp_path):
     licences = ["MIT"] * 5 + ["CC-BY-4.0"] * 11
     strings = save_images(tmp_path / "strings", {"licence": datasets.Value("string")}, {"licence": licences})
-    assert count_licences(strings) == {"CC-BY-4.0": 11, "MIT": 5}
+    assert count_licenses(strings) == {"CC-BY-4.0": 11, "MIT": 5}
     classes = {"license": datasets.ClassLabel(names=["MIT", "CC-BY-4.0"])}
     ids = save_images(tmp_path / "ids", classes, {"license": [0] * 5 + [1] * 11})
-    assert count_licences(ids) == {"CC-BY-4.0": 11, "MIT": 5}
-    assert count_licences(labelled_images) == {}
+    assert count_licenses(ids) == {"CC-BY-4.0": 11, "MIT": 5}
+    assert count_licenses(labelled_images) == {}

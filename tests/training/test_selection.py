@@ -6,10 +6,10 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
-from polyinr_hf.training.selection import BestExport
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.training import selection
+from polyinr_hf.training import exports
+from polyinr_hf.training.exports import BestExport
 from polyinr_hf.training.trainer import Trainer
 
 METRICS = ("run.metrics=[precision_lite0,recall_lite0]", "run.evaluation_samples=6", "run.evaluate_every_kimg=0.008")
@@ -101,7 +101,7 @@ def test_a_metric_that_rises_for_good_is_announced_once(make_recipe, tmp_path, m
     best._judge({"resolution": 16, "kimg": 5, "fd_lite0": 9})
     assert not caplog.text
     assert best._judge({"resolution": 24, "kimg": 6, "fd_lite0": 20})  # another resolution has a best of its own
-    assert selection.RISES_IN_A_ROW == 2
+    assert exports.RISES_IN_A_ROW == 2
 
 
 @pytest.mark.parametrize(

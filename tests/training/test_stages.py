@@ -24,23 +24,19 @@ def test_gradients_are_those_of_one_process_with_groups_of_eight(make_recipe, tm
     """Of 1, 2 and 4 simulated processes, each with its rows of one batch of 32; without groups they are not."""
     stage = "stages=[{resolution: 16, kimg: 0.032, batch_size: 32}]"
     trainer = Trainer(make_recipe(stage, "discriminator.batch_norm_group_size=8"), tmp_path)
-    stage, untouched = trainer.recipe.stages[0], weights_of(trainer)
+    stage, networks = trainer.recipe.stages[0], trainer.networks
     parameters = list(trainer.discriminator.trainable_parameters())
-    discriminator = {name.removeprefix("discriminator."): x for name, x in untouched.items() if "discriminator" in name}
 
     def gradient(num_processes: int) -> torch.Tensor:
         """What all processes' optimizers would get: the mean of theirs."""
         total = 0
         monkeypatch.setattr(Accelerator, "num_processes", num_processes)
-        monkeypatch.setattr(trainer, "_apply", lambda *_: None)
         for index in range(num_processes):
             monkeypatch.setattr(Accelerator, "process_index", index)
-            trainer.discriminator.load_state_dict(discriminator)  # a step moves spectral norm's vectors
             trainer.discriminator.zero_grad()
-            micro_batches = [next(trainer.make_batches(stage))]
-            trainer._cut_windows(stage, micro_batches)
-            assert len(micro_batches[0]["images"]) == 32 // num_processes
-            trainer._discriminator_step(stage, micro_batches, 1.0)
+            batches = networks.draw(stage, 0, [next(trainer.make_batches(stage))])
+            assert len(batches[0].images) == 32 // num_processes
+            networks.discriminator_gradients(stage, batches, 1.0, trainer.log)
             total = total + torch.cat([parameter.grad.flatten() for parameter in parameters])
         return total / num_processes
 
@@ -67,7 +63,9 @@ def fresh(recipe_file, tmp_path_factory):
     def watched():
         began["ema"] = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
         begin_stage()
-        began["optimizers"] = [len(optimizer.state) for optimizer in (trainer.G_optimizer, trainer.D_optimizer)]
+        began["optimizers"] = [
+            len(optimizer.state) for optimizer in (trainer.networks.G_optimizer, trainer.networks.D_optimizer)
+        ]
         began["weights"] = weights_of(trainer)
 
     trainer.begin_stage = watched
@@ -106,15 +104,15 @@ def test_a_run_with_a_fresh_stage_resumes_bit_for_bit(fresh, tmp_path, step):
 
 
 @pytest.mark.parametrize(("restarts", "last"), [(True, [2.0, 1.0]), (False, [0.0, 0.0])])
-def test_the_blur_fades_once_or_at_each_stage(make_recipe, tmp_path, monkeypatch, restarts, last):
+def test_the_blur_fades_once_or_at_each_stage(make_recipe, tmp_path, restarts, last):
     recipe = make_recipe("loss.blur_fade_kimg=0.008", f"loss.blur_restarts={restarts}")
     trainer, sigmas = Trainer(recipe, tmp_path), []
+    judge = trainer.discriminator.forward
 
-    def watch(stage, micro_batches, sigma):
+    def watch(images, labels, sigma, *args, **kwargs):
         sigmas.append(sigma)
-        trainer.log.add(generator_loss=torch.zeros(()))
+        return judge(images, labels, sigma, *args, **kwargs)
 
-    monkeypatch.setattr(trainer, "_generator_step", watch)
-    monkeypatch.setattr(trainer, "_discriminator_step", lambda *_: None)
+    trainer.discriminator.forward = watch
     trainer.train()
-    assert sigmas == [2.0, 1.0, 0.0, 0.0, *last]
+    assert sigmas[::2] == sigmas[1::2] == [2.0, 1.0, 0.0, 0.0, *last]  # of the generator's, the discriminator's step

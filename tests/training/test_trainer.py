@@ -258,23 +258,25 @@ def test_killed_ten_times_at_random_moments(recipe_file, tmp_path, processes):
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-def gradients_of_a_step(recipe, folder, monkeypatch) -> tuple[dict[str, list], Trainer]:
-    """Both networks' gradients as they are when their optimizer steps, and what the other network has by then."""
+def gradients_of_a_step(recipe, folder) -> tuple[dict[str, list], Trainer]:
+    """Both networks' gradients as they are when their optimizer steps, and the trainer after its step."""
     trainer, captured = Trainer(recipe, folder), {}
     networks = {
         "generator": list(trainer.generator.parameters()),
         "discriminator": list(trainer.discriminator.trainable_parameters()),
     }
-    apply = trainer._apply
 
-    def capture(optimizer, name):
-        assert name not in captured  # one step each
-        captured[name] = [parameter.grad.clone() for parameter in networks[name]]
-        (other,) = networks.keys() - {name}
-        assert all(parameter.grad is None for parameter in networks[other])  # nothing leaks from one to the other
-        apply(optimizer, name)
+    def capture(name):
+        def hook(*_):
+            assert name not in captured  # one step each
+            captured[name] = [parameter.grad.clone() for parameter in networks[name]]
+            (other,) = networks.keys() - {name}
+            assert all(parameter.grad is None for parameter in networks[other])  # none leaks from one to the other
 
-    monkeypatch.setattr(trainer, "_apply", capture)
+        return hook
+
+    for name, optimizer in zip(networks, (trainer.networks.G_optimizer, trainer.networks.D_optimizer), strict=True):
+        optimizer.optimizer.register_step_pre_hook(capture(name))
     trainer.train()
     return captured, trainer
 
@@ -287,9 +289,7 @@ def one_step():
 
 @pytest.fixture(scope="module")
 def big_batch(recipe_file, one_step, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("big batch")
-        captured, trainer = gradients_of_a_step(load_recipe(recipe_file, one_step), folder, patch)
+    captured, trainer = gradients_of_a_step(load_recipe(recipe_file, one_step), tmp_path_factory.mktemp("big batch"))
     return captured, weights_of(trainer)
 
 
@@ -301,7 +301,7 @@ def test_micro_batches_and_pixel_chunks_leave_gradients_as_they_are(
 ):
     # However Accelerate is configured: the stages count for themselves.
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    captured, trainer = gradients_of_a_step(make_recipe(*one_step, override), tmp_path, monkeypatch)
+    captured, trainer = gradients_of_a_step(make_recipe(*one_step, override), tmp_path)
     for name, expected in big_batch[0].items():
         whole = torch.cat([gradient.flatten() for gradient in expected]).norm()
         for ours, theirs in zip(captured[name], expected, strict=True):
@@ -310,7 +310,7 @@ def test_micro_batches_and_pixel_chunks_leave_gradients_as_they_are(
     w_mean = big_batch[1]["generator.w_mean"]
     assert w_mean.any(dim=1).all()
     torch.testing.assert_close(trainer.generator.w_mean, w_mean)
-    for optimizer in (trainer.G_optimizer, trainer.D_optimizer):
+    for optimizer in (trainer.networks.G_optimizer, trainer.networks.D_optimizer):
         assert {state["step"].item() for state in optimizer.state.values()} == {1}
 
 
@@ -333,16 +333,17 @@ def test_batch_norm_of_real_and_generated_images_is_joint_if_asked(make_recipe, 
         assert not torch.equal(learnt_from[:4], judged[:4])  # generated anew
 
 
-def test_each_image_is_seen_once_an_epoch(make_recipe, tmp_path, monkeypatch):
+def test_each_image_is_seen_once_an_epoch(make_recipe, tmp_path):
     stage = "stages=[{resolution: 32, kimg: 0.032, batch_size: 8, gradient_accumulation_steps: 2}]"
     trainer, seen = Trainer(make_recipe(stage, "data.mirror=false"), tmp_path), []
-    generator_step = trainer._generator_step
+    judge = trainer.discriminator.forward
 
-    def watch(stage, micro_batches, sigma):
-        seen.extend(image.numpy().tobytes() for batch in micro_batches for image in batch["images"])
-        generator_step(stage, micro_batches, sigma)
+    def watch(images, *args, **kwargs):
+        if len(images) == 8:  # of the discriminator's step: generated ones, then real ones
+            seen.extend(image.numpy().tobytes() for image in images[4:])
+        return judge(images, *args, **kwargs)
 
-    monkeypatch.setattr(trainer, "_generator_step", watch)
+    trainer.discriminator.forward = watch
     trainer.train()
     first, second = seen[:16], seen[16:]
     assert len(second) == len(set(second)) == 16
@@ -374,7 +375,9 @@ def test_each_stage_has_its_learning_rates(make_recipe, tmp_path, monkeypatch):
     train_step = trainer.train_step
 
     def watch(*args):
-        rates.append((trainer.G_optimizer.param_groups[0]["lr"], trainer.D_optimizer.param_groups[0]["lr"]))
+        rates.append(
+            (trainer.networks.G_optimizer.param_groups[0]["lr"], trainer.networks.D_optimizer.param_groups[0]["lr"])
+        )
         train_step(*args)
 
     monkeypatch.setattr(trainer, "train_step", watch)
@@ -389,7 +392,7 @@ def test_the_mapping_network_learns_faster_by_its_multiplier(make_recipe, tmp_pa
     train_step = trainer.train_step
 
     def watch(*args):
-        mapping, rest = trainer.G_optimizer.param_groups
+        mapping, rest = trainer.networks.G_optimizer.param_groups
         rates.append((mapping["lr"] / rest["lr"], rest["lr"]))
         train_step(*args)
 
@@ -397,7 +400,7 @@ def test_the_mapping_network_learns_faster_by_its_multiplier(make_recipe, tmp_pa
     trainer.train()
     assert rates == [(20, 1e-4)] * 4 + [(20, 5e-5)] * 2
     resumed = Trainer(recipe, tmp_path, resume=True)
-    mapping, rest = (group["params"] for group in resumed.G_optimizer.param_groups)
+    mapping, rest = (group["params"] for group in resumed.networks.G_optimizer.param_groups)
     assert {id(p) for p in mapping} == {id(p) for p in resumed.generator.mapping.parameters()}
     assert len(mapping) + len(rest) == len(list(resumed.generator.parameters()))
 

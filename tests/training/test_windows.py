@@ -5,12 +5,11 @@ import math
 import PIL.Image
 import pytest
 import torch
-from polyinr_hf.training.windows import Windows, cut_windows, draw_extents, window_coordinates
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
-from polyinr_hf.training.image_generator import ImageGenerator
+from polyinr_hf.training.image_generator import ImageGenerator, Windows, cut_windows, draw_extents, window_coordinates
 from polyinr_hf.training.matching import FeatureMatching
 from polyinr_hf.training.pretraining import Pretrainer
 from polyinr_hf.training.trainer import Trainer
@@ -94,7 +93,7 @@ def test_real_and_generated_windows_show_the_same_places(scales):
     windows = Windows(windows.extents.clamp(0, 1), 256)
     image = disc(pixel_coordinates(256, 256)).view(1, 1, 256, 256).expand(6, 3, 256, 256)
     real = cut_windows(image, windows, 32)[:, 0]
-    count = int(windows.samples(32).max())
+    count = max(windows.points_a_side(32))
 
     def generated(offset=0.0):
         pixel = (windows.extents[:, 2] - windows.extents[:, 0]) / 31
@@ -118,7 +117,7 @@ def test_generated_windows_are_renders_of_their_extents(generator):
     """Fine windows point by point, coarse ones averaged over each pixel; each in its place in the batch."""
     extents = torch.cat([draw_extents(3, (0.1, 0.2), 0.0, source()), WHOLE.clone()])[[0, 3, 1, 2]]
     windows = Windows(extents, 64)
-    assert windows.samples(8).tolist() == [1, 2, 1, 1]
+    assert windows.points_a_side(8) == [1, 2, 1, 1]
     z, labels = torch.randn(4, 64, generator=source()), torch.tensor([0, 1, 2, 1])
     A = generator.generator.affine(generator.generator.map(z, labels))
     images = generator(z, labels, 8, windows=windows)
@@ -130,7 +129,7 @@ def test_generated_windows_are_renders_of_their_extents(generator):
 
 def test_pixel_chunks_leave_gradients_of_windows_as_they_are(generator):
     windows = Windows(draw_extents(4, (0.1, 0.9), 0.3, source(3)), 64)
-    assert windows.samples(8).unique().numel() == 2
+    assert len(set(windows.points_a_side(8))) == 2
     z, labels = torch.randn(4, 64, generator=source()), torch.tensor([0, 1, 2, 1])
     results = []
     for chunk in (None, 50):
@@ -153,15 +152,12 @@ def test_a_window_is_compared_with_the_same_window_of_its_match():
     matching = FeatureMatching(network, 6, None, "latent")
     images = torch.nn.functional.interpolate(torch.rand(6, 3, 5, 5, generator=source()), 64, mode="bicubic")
     images = (images.clamp(0, 1) * 255).to(torch.uint8)
-    matching.see_window_images(images, None, 16)
+    matching.keep_images(images, None, 16)
     extents = draw_extents(4, (0.3, 0.6), 0.0, source())
     windows, matches = Windows(extents, 64), torch.tensor([5, 2, 2, 0])
     real = cut_windows(images[matches], windows, 16)
-    assert matching.distance(real, matches, windows) < 1e-6
-    assert matching.distance(real, matches, Windows(extents.flip(0), 64)) > 0.05
-    z = torch.randn(4, 8, generator=source())
-    distance, chosen = matching(real, z, None, windows)
-    torch.testing.assert_close(distance, matching.distance(real, chosen, windows))
+    assert matching(real, matches, windows=windows)[0] < 1e-6
+    assert matching(real, matches, windows=Windows(extents.flip(0), 64))[0] > 0.05
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -176,37 +172,16 @@ def weights_of(trainer):
     }
 
 
-def test_the_discriminator_sees_real_and_generated_windows_of_the_same_extents(make_recipe, tmp_path, monkeypatch):
+def test_real_and_generated_windows_of_a_step_have_the_same_extents(make_recipe, tmp_path):
+    """New ones in each step, and the same for the same step."""
     trainer = Trainer(make_recipe(f"stages=[{STAGE}]", *LATENT), tmp_path)
-    loader, stage = trainer.enter_stage(trainer.recipe.stages[0]), trainer.recipe.stages[0]
-    seen, drawn = [], []
-    judge, synthesize = trainer._judge, trainer.G._draw
-
-    monkeypatch.setattr(
-        trainer, "_judge", lambda D, images, batch, *rest: seen.append(batch) or judge(D, images, batch, *rest)
-    )
-    monkeypatch.setattr(
-        trainer.G,
-        "_draw",
-        lambda A, resolution, chunk, windows: drawn.append(windows) or synthesize(A, resolution, chunk, windows),
-    )
-    whole = []
-    trainer.train_step(stage, (whole.append(dict(batch)) or batch for batch in loader))
-    assert len(seen) == len(drawn) == 2  # of the generator's step, and of the discriminator's
-    for batch, windows in zip(seen, drawn, strict=True):
-        assert torch.equal(windows.extents, trainer_extents(trainer, stage))
-        assert torch.equal(batch["images"], cut_windows(whole[0]["images"], windows, 12))
-        assert whole[0]["images"].shape == (4, 3, 32, 32)
-    trainer.train_step(stage, loader)
-    assert not torch.equal(drawn[2].extents, drawn[0].extents)
-
-
-def trainer_extents(trainer, stage):
-    """Of the step before the present one."""
-    trainer.step -= 1
-    extents = trainer._draw_extents(stage)
-    trainer.step += 1
-    return extents
+    stage = trainer.recipe.stages[0]
+    loaded = [next(trainer.enter_stage(stage))]
+    assert loaded[0]["images"].shape == (4, 3, 32, 32)
+    (batch,), (again,), (later,) = (trainer.networks.draw(stage, step, loaded) for step in (5, 5, 6))
+    assert torch.equal(batch.images, cut_windows(loaded[0]["images"], batch.windows, 12))
+    assert torch.equal(batch.windows.extents, again.windows.extents)
+    assert not torch.equal(batch.windows.extents, later.windows.extents)
 
 
 @pytest.mark.parametrize("kind", [Trainer, Pretrainer])
@@ -221,7 +196,7 @@ def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kin
     def stop_after_three(*args):
         step(*args)
         if stopped.step == 3:
-            stopped._stop_soon(15, None)
+            stopped.request_stop()
 
     stopped.train_step = stop_after_three
     assert not stopped.train()
@@ -232,7 +207,7 @@ def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kin
     assert whole.generator.config.sample_size == 32  # what it was taught to draw
 
 
-def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_path, monkeypatch):
+def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_path):
     stage = STAGE.replace("batch_size: 4, kimg: 0.024", "batch_size: 8, kimg: 0.008")
     captured = []
     for parts in (1, 2):
@@ -242,19 +217,19 @@ def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_p
             f"stages.0.gradient_accumulation_steps={parts}",
             "discriminator.batch_norm_group_size=4",
         )
-        trainer, gradients = Trainer(recipe, tmp_path / str(parts)), {}
-        apply = trainer._apply
+        trainer = Trainer(recipe, tmp_path / str(parts))
+        networks, stage_config = trainer.networks, recipe.stages[0]
+        loader = trainer.enter_stage(stage_config)
+        batches = networks.draw(stage_config, 0, [next(loader) for _ in range(parts)])
+        networks.generator_gradients(stage_config, batches, 1.0, trainer.log)
+        networks.discriminator_gradients(stage_config, batches, 1.0, trainer.log)
+        captured.append([gradient_of(trainer.generator), gradient_of(trainer.discriminator)])
+    for whole, cut in zip(*captured, strict=True):
+        assert (cut - whole).norm() < 1e-4 * whole.norm()
 
-        def capture(optimizer, name, trainer=trainer, gradients=gradients, apply=apply):
-            network = trainer.generator if name == "generator" else trainer.discriminator
-            gradients[name] = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
-            apply(optimizer, name)
 
-        monkeypatch.setattr(trainer, "_apply", capture)
-        assert trainer.train()
-        captured.append(gradients)
-    for name, gradient in captured[0].items():
-        assert (captured[1][name] - gradient).norm() < 1e-4 * gradient.norm(), name
+def gradient_of(network) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
 def test_a_folder_of_large_photographs_trains_by_the_same_keys(make_recipe, tmp_path):
@@ -270,9 +245,8 @@ def test_a_folder_of_large_photographs_trains_by_the_same_keys(make_recipe, tmp_
     trainer = Trainer(make_recipe(f"stages=[{stage}]", *overrides, "run.num_sample_columns=1"), tmp_path / "run")
     batch = next(trainer.enter_stage(trainer.recipe.stages[0]))
     assert batch["images"].shape == (4, 3, 1024, 1024)
-    windows = trainer._windows(trainer.recipe.stages[0], trainer._draw_extents(trainer.recipe.stages[0]), 0, 1)
-    parts = cut_windows(batch["images"], windows, 16)
-    for image, extent, part in zip(batch["images"], windows.extents.tolist(), parts, strict=True):
+    (drawn,) = trainer.networks.draw(trainer.recipe.stages[0], 0, [batch])
+    for image, extent, part in zip(batch["images"], drawn.windows.extents.tolist(), drawn.images, strict=True):
         top, left, bottom, right = (round(1023 * value) for value in extent)
         inside = image[:, top : bottom + 1, left : right + 1]
         assert (inside.mean(dim=(1, 2)) - part.mean(dim=(1, 2))).abs().max() < 0.08

@@ -159,7 +159,7 @@ class TrainingLoop(ABC):
 
     def train(self) -> bool:
         """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached."""
-        previous = {number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.signal(number, self._heed_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             finished = self._train()
         finally:
@@ -170,8 +170,12 @@ class TrainingLoop(ABC):
             self.pusher.finish(self.recipe.run.push_wait_seconds)
         return finished
 
-    def _stop_soon(self, number: int, frame: object) -> None:
+    def _heed_signal(self, number: int, frame: object) -> None:
         logger.warning("signal %d: stopping after this step, with a checkpoint", number)
+        self.request_stop()
+
+    def request_stop(self) -> None:
+        """Has `train` stop after the step at hand, with a checkpoint."""
         self._stop_requested = True
         self.accelerator.set_trigger()
 

@@ -194,10 +194,10 @@ class _Rehearsal:
             discriminator = build_discriminator(recipe, num_classes, torch.device("meta"))
             classifier = build_guidance(recipe, num_classes)
             images = _TwoChunks(build_generator(recipe, num_classes))
-            matching = build_matching(recipe, num_images, num_classes, discriminator.branches[0].feature_network)
-        modules = nn.ModuleList([m for m in (images, discriminator, classifier, matching) if m is not None])
+        modules = nn.ModuleList([images, discriminator, classifier or nn.Identity()])
         with self.fake:
             modules.to_empty(device="cpu")
+            matching = build_matching(recipe, num_images, num_classes, discriminator.branches[0].feature_network)
         self.tensors = [*modules.parameters(), *modules.buffers()]
         self.step = AdversarialStep(
             recipe, _Alone(recipe), images, discriminator, None, None, None, matching, None, classifier
