@@ -213,6 +213,8 @@ def train_and_show_end(trainer, command: str) -> None:
         finished = trainer.train()
     except CorruptImageError as error:  # a worker process puts its traceback before the sentence
         sys.exit(f"error: {str(error).strip().rpartition('CorruptImageError: ')[2]}")
+    except (FloatingPointError, OSError) as error:  # not finite any more; no space left
+        sys.exit(f"error: {error}")
     if not trainer.accelerator.is_main_process:
         return
     seen, total = trainer.images_seen / 1000, trainer.total_images / 1000

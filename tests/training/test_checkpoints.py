@@ -1,6 +1,9 @@
 """Checkpoints: all there or not at all, the last k kept, damaged ones skipped."""
 
+import errno
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from polyinr_hf.training.checkpoints import (
     check_shared_folder,
     find_damage,
     load_newest_checkpoint,
+    lock_folder,
     save_checkpoint,
 )
 
@@ -87,16 +91,53 @@ def test_a_damaged_one_does_not_outlive_what_follows_it(accelerator, tmp_path):
     assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 11}
 
 
+def fail_half_way(accelerator, monkeypatch, error):
+    """Has the next checkpoint's writing fail with its weights on the disk."""
+    save_state = accelerator.save_state
+
+    def fail(folder):
+        save_state(folder)
+        raise error
+
+    monkeypatch.setattr(accelerator, "save_state", fail)
+
+
 def test_writing_that_stops_half_way_leaves_what_was_there(accelerator, tmp_path, monkeypatch):
     save(accelerator, tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(json, "dumps", None)  # the manifest is written last
+        fail_half_way(accelerator, patch, TypeError("no"))
         with pytest.raises(TypeError):
             save(accelerator, tmp_path, 2)
-    assert names(tmp_path) == [".writing", "step-00000001"]
+    assert names(tmp_path) == ["step-00000001"]
     assert load_newest_checkpoint(accelerator, tmp_path) == {"step": 1}
     save(accelerator, tmp_path, 2)
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2**30),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), 2**30),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), 0),
+    ],
+    ids=["Python", "safetensors", "torch"],
+)
+def test_a_full_disk_is_named_and_nothing_half_written_is_left(accelerator, tmp_path, monkeypatch, error, free):
+    save(accelerator, tmp_path, 1)
+    fail_half_way(accelerator, monkeypatch, error)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=r"No space is left on the disk for .*step-00000002, .* go on with --resume"):
+        save(accelerator, tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_a_folder_is_locked_for_one_run(tmp_path):
+    lock = lock_folder(tmp_path)
+    with pytest.raises(ValueError, match="`output_dir` must not be in use, got .* another run"):
+        lock_folder(tmp_path)
+    lock.release()
+    lock_folder(tmp_path).release()
 
 
 def test_a_checkpoint_of_other_networks_is_named(accelerator, tmp_path):

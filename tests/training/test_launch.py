@@ -6,6 +6,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from polyinr_hf.training.config import Recipe, RunConfig, StageConfig
 from polyinr_hf.training.launch import LocalBuffers, describe_run, make_accelerator, with_precision
+from polyinr_hf.training.trainer import Trainer
 
 
 def make_recipe(**run) -> Recipe:
@@ -63,6 +64,16 @@ def test_processes_asked_for_in_vain_are_told_of(monkeypatch):
     assert "torchrun --nproc_per_node" in describe_run(make_recipe(), accelerator, [16, 2000])
     monkeypatch.setenv("WORLD_SIZE", "1")  # a launcher that starts processes says how many
     assert "torchrun" not in describe_run(make_recipe(), accelerator, [16, 2000])
+
+
+@pytest.mark.parametrize("launcher", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_accelerate_does_not_know_of_are_refused(monkeypatch, tmp_path, launcher):
+    """As torchrun starts them on a CPU without ACCELERATE_USE_CPU: each would train everything."""
+    monkeypatch.setenv(launcher, "2")
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    with pytest.raises(ValueError, match=r"`num_processes` must be that of the launcher, 2, got 1: .* torchrun"):
+        Trainer(make_recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_buffers_are_told_off_by_the_name_that_torch_has():

@@ -5,11 +5,13 @@ import json
 import logging
 import multiprocessing
 import random
+import re
 import shutil
 import signal
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import PIL.Image
 import pytest
@@ -208,6 +210,26 @@ def test_a_run_of_other_sizes_does_not_resume(undisturbed, make_recipe, tmp_path
         Trainer(make_recipe("model.channels=8"), tmp_path / "run", resume=True)
 
 
+def test_a_run_goes_on_with_the_classes_of_its_checkpoint_only(undisturbed, make_recipe, save_images, tmp_path):
+    """Other names, and the same ones in another order, are refused before anything is loaded."""
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    labels = [i % 3 for i in range(16)]
+    for names in (["tench", "stork", "zebra"], ["goldfish, Carassius auratus", "tench", "stork"], ["tench", "stork"]):
+        label = datasets.ClassLabel(names=names)
+        data = save_images(
+            tmp_path / names[0] / str(len(names)), {"label": label}, {"label": [i % len(names) for i in labels]}
+        )
+        with pytest.raises(ValueError, match=r"must have the 3 classes of the checkpoint.*class [01] was '.*' and is"):
+            Trainer(make_recipe(f"data.dataset={data}"), tmp_path / "run", resume=True)
+
+
+def test_two_runs_do_not_share_a_folder(make_recipe, tmp_path):
+    first = Trainer(make_recipe(), tmp_path)
+    with pytest.raises(ValueError, match="`output_dir` must not be in use"):
+        Trainer(make_recipe(), tmp_path, resume=True)
+    assert first.step == 0
+
+
 def train_in_child(recipe_file, overrides, folder, started=None):
     torch.set_num_threads(1)
     logging.disable()
@@ -368,6 +390,25 @@ def test_gradients_that_are_not_finite_are_counted_and_harmless(make_recipe, tmp
     assert [line["nonfinite_generator_steps"] for line in lines] == [0, 1, 1, 1, 1, 1]
     assert lines[-1]["nonfinite_discriminator_steps"] == 0
     assert all(value.isfinite().all() for value in weights_of(trainer).values())
+
+
+@pytest.mark.parametrize(("network", "rate"), [("generator", "3e30"), ("discriminator", "3e38")])
+def test_a_run_that_is_not_finite_any_more_stops_and_keeps_what_was(make_recipe, tmp_path, network, rate):
+    """It names the step, the last good checkpoint and the rate to lower; all that is left behind can be used."""
+    recipe = make_recipe(f"stages.1.lr_{network}={rate}", "stages.1.kimg=0.04", "run.checkpoint_every_kimg=0.008")
+    with pytest.raises(FloatingPointError) as error:
+        Trainer(recipe, tmp_path).train()
+    message = str(error.value)
+    *_, newest = sorted((tmp_path / "checkpoints").iterdir())
+    assert re.match(r"step (5|6|7):", message) and f"last good checkpoint, {newest}, with --resume" in message
+    assert f"stages.1.lr_{network}={float(rate) / 4:g}" in message
+    assert find_damage(newest) is None
+    for path in newest.glob("*.safetensors"):
+        assert all(value.isfinite().all() for value in load_file(path).values())
+    assert not (tmp_path / "exports").exists()
+    resumed = Trainer(make_recipe("stages.1.kimg=0.008"), tmp_path, resume=True)
+    assert resumed.train()
+    assert all(value.isfinite().all() for value in weights_of(resumed).values())
 
 
 def test_each_stage_has_its_learning_rates(make_recipe, tmp_path, monkeypatch):

@@ -26,14 +26,29 @@ class LocalBuffers(DistributedDataParallelKwargs):
         return {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
 
 
+# Where launchers say how many processes they started: torchrun, Open MPI, MPICH and Intel MPI, MVAPICH, srun.
+LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
 def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
-    """The Accelerator of a run, in the recipe's precision or, if it has none, that of `accelerate launch`."""
+    """The Accelerator of a run, in the recipe's precision or, if it has none, that of `accelerate launch`.
+
+    Raises:
+        ValueError: if a launcher started more processes than Accelerate knows of, each of which would train alone.
+    """
     accelerator = Accelerator(
         mixed_precision=recipe.run.mixed_precision,
         log_with=recipe.run.log_with or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir)),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # all wait while one embeds classes
     )
+    started = max(int(value) for value in ["1", *map(os.environ.get, LAUNCHED)] if value and value.isdecimal())
+    if started > accelerator.num_processes:
+        raise ValueError(
+            f"`num_processes` must be that of the launcher, {started}, got {accelerator.num_processes}: the processes "
+            f"would not know of each other. On {accelerator.device.type.upper()}s, start them by "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N, on GPUs by accelerate launch; or start one."
+        )
     accelerator.ddp_handler = LocalBuffers()  # it takes no subclass among the handlers
     accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
     return accelerator

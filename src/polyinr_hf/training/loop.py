@@ -17,7 +17,13 @@ from ..files import replace_folder
 from ..images import save_grid
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .checkpoints import check_shared_folder, load_newest_checkpoint, save_checkpoint
+from .checkpoints import (
+    check_shared_folder,
+    load_newest_checkpoint,
+    lock_folder,
+    naming_a_full_disk,
+    save_checkpoint,
+)
 from .config import Recipe, StageConfig, check_division, save_recipe
 from .exports import BestExport, describe_export, export_name, make_pusher
 from .launch import describe_run, make_accelerator, with_precision
@@ -62,6 +68,7 @@ class TrainingLoop(ABC):
         self.dataset = self._load_dataset()
         self.device = self.accelerator.device
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.output_dir) if self.accelerator.is_main_process else None
         check_shared_folder(self.accelerator, self.output_dir)
         self.best_export = None
         if recipe.run.evaluate_every_kimg is not None:
@@ -111,6 +118,10 @@ class TrainingLoop(ABC):
     def generated_images(self, resolution: int) -> Tensor:
         """Generated images of a grid, (B, 3, R, R) in [-1, 1]."""
 
+    def learned_tensors(self) -> dict[str, list[Tensor]]:
+        """What has to stay finite, by the name of its learning rate in a stage: lr_NAME."""
+        return {"generator": [*self.generator.parameters(), *self.generator.buffers()]}
+
     @property
     @abstractmethod
     def exported_generator(self) -> PolyINRGenerator:
@@ -137,7 +148,7 @@ class TrainingLoop(ABC):
             )
 
     def _resume(self) -> None:
-        progress = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints")
+        progress = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints", self._check_classes)
         if progress is None:
             logger.warning("%s has no whole checkpoint: starting from the beginning", self.output_dir)
             return
@@ -147,6 +158,26 @@ class TrainingLoop(ABC):
         states = progress["loader_states"]
         if len(states) == self.accelerator.num_processes:  # where a stream was left is each process's own
             self.loader_state = states[self.accelerator.process_index]
+
+    def _class_names(self) -> list[str]:
+        return list((self.dataset.id2label or {}).values())
+
+    def _check_classes(self, progress: dict) -> None:
+        """Raises ValueError unless the classes are those that a checkpoint's embeddings were learned for, in order.
+
+        Earlier versions' checkpoints have no names.
+        """
+        names, ours = progress.get("class_names"), self._class_names()
+        if names is None or names == ours:
+            return
+        pairs = enumerate(zip(names, ours, strict=False))
+        changed = [f"class {index} was {old!r} and is {new!r}" for index, (old, new) in pairs if old != new]
+        raise ValueError(
+            f"`data.dataset` must have the {len(names)} classes of the checkpoint, in their order, to go on from it, "
+            f"got {len(ours)}{''.join(f'; {those}' for those in changed[:3])}. Give the class folders their names "
+            "back; or start a new run with run.init_from=AN_EXPORT run.new_classes=true, where classes keep what they "
+            "learned by their names."
+        )
 
     # -- the loop -----------------------------------------------------------------------------------------------------
     @property
@@ -158,7 +189,12 @@ class TrainingLoop(ABC):
         return [max(1, round(s.kimg * 1000 / s.batch_size)) * s.batch_size for s in self.recipe.stages]
 
     def train(self) -> bool:
-        """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached."""
+        """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached.
+
+        Raises:
+            FloatingPointError: if a network or its loss is not finite any more; nothing of it has been written.
+            OSError: if the disk is full.
+        """
         previous = {number: signal.signal(number, self._heed_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             finished = self._train()
@@ -166,6 +202,8 @@ class TrainingLoop(ABC):
             for number, handler in previous.items():
                 signal.signal(number, handler)
             self.accelerator.end_training()
+            if self._lock is not None:
+                self._lock.release()
         if self.pusher is not None:
             self.pusher.finish(self.recipe.run.push_wait_seconds)
         return finished
@@ -225,17 +263,43 @@ class TrainingLoop(ABC):
 
             finished, stopping = self.images_seen >= self.total_images, self._is_stopping()
             waited = no_grid_yet and time.monotonic() - start > FIRST_GRID_SECONDS
-            if due(run.sample_every_kimg) or finished or waited:
+            grid, export = due(run.sample_every_kimg) or finished or waited, due(run.export_every_kimg) or finished
+            checkpoint = due(run.checkpoint_every_kimg) or finished or stopping
+            measure = self.best_export is not None and (due(run.evaluate_every_kimg) or self.images_seen >= end)
+            if grid or export or checkpoint or measure or self.step % run.log_every_steps == 0:
+                self._check_finite(stage)
+            if grid:
                 self._save_samples(stage.image_size)
                 no_grid_yet = False
-            if self.best_export is not None and (due(run.evaluate_every_kimg) or self.images_seen >= end):
+            if measure:
                 self._evaluate(stage)
-            if due(run.export_every_kimg) or finished:
+            if export:
                 self.export(stage)
-            if due(run.checkpoint_every_kimg) or finished or stopping:
+            if checkpoint:
                 self._save_checkpoint()
             if stopping:
                 return
+
+    def _check_finite(self, stage: StageConfig) -> None:
+        """Raises FloatingPointError if a network, or its loss in the last step, is not finite."""
+        broken = {name for name, tensors in self.learned_tensors().items() if not _all_finite(tensors)}
+        losses = {name: value for name, value in self.log.latest.items() if name.endswith("_loss")}
+        for name, value in losses.items():
+            if not torch.isfinite(value):
+                broken.add("discriminator" if name.startswith("discriminator") else "generator")
+        if not broken:
+            return
+        index = self.recipe.stages.index(stage)
+        rates = {f"stages.{index}.lr_{name}": getattr(stage, f"lr_{name}") for name in sorted(broken)}
+        lower = " ".join(f"{key}={rate / 4:g}" for key, rate in rates.items())
+        checkpoints = sorted(self.output_dir.glob("checkpoints/step-*"))
+        way_out = f"start again with {lower}, there is no checkpoint yet"
+        if checkpoints:
+            way_out = f"go on from the last good checkpoint, {checkpoints[-1]}, with --resume {lower}"
+        raise FloatingPointError(
+            f"step {self.step}: {' and '.join(sorted(broken))} gave numbers that are not finite at a learning rate of "
+            f"{', '.join(f'{rate:g}' for rate in rates.values())}. Nothing of them was written: {way_out}."
+        )
 
     def _is_stopping(self) -> bool:
         """Whether any process was told to stop; the same in all of them."""
@@ -296,7 +360,7 @@ class TrainingLoop(ABC):
     def _write_export(self, path: Path, stage: StageConfig) -> None:
         """The generator, made in `stage`, as a pipeline folder with the recipe inside."""
         pipeline = PolyINRPipeline(self.exported_generator, self.dataset.id2label)
-        with replace_folder(path) as folder:
+        with naming_a_full_disk(path), replace_folder(path) as folder:
             pipeline.save_pretrained(folder)
             save_recipe(self.recipe, folder / "recipe.yaml")
             kimg, grids = self.images_seen / 1000, self.output_dir / "samples"
@@ -305,6 +369,12 @@ class TrainingLoop(ABC):
     def _save_checkpoint(self) -> None:
         states = self.accelerator.gather_for_metrics([self.loader_state], use_gather_object=True)
         progress = {"step": self.step, "images_seen": self.images_seen, "loader_states": states}
+        progress["class_names"] = self._class_names()
         if self.best_export is not None:
             progress["best_export"] = self.best_export.state
         save_checkpoint(self.accelerator, self.output_dir / "checkpoints", progress, self.recipe.run.keep_checkpoints)
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    with torch.no_grad():
+        return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())

@@ -2,12 +2,12 @@
 
 import itertools
 import json
-import resource
 import shlex
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -24,6 +24,7 @@ class TrainingLog:
 
     def __init__(self, accelerator: Accelerator, path: Path, step: int, images_seen: int):
         self.accelerator, self.path = accelerator, path
+        self.latest: dict[str, Tensor] = {}  # what was added last, of each name
         self._counts: dict[str, Tensor] = {}
         self._restart(step, images_seen)
         if accelerator.is_main_process and path.exists():
@@ -43,7 +44,8 @@ class TrainingLog:
     def add(self, **values: Tensor) -> None:
         """Adds to the sums of this stretch of steps; nothing waits for the device here."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach().float()
+            self.latest[name] = value.detach().float()
+            self._sums[name] = self._sums.get(name, 0) + self.latest[name]
 
     def count(self, **values: Tensor) -> None:
         """Increments counters that are never reset."""
@@ -171,6 +173,10 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory of this process so far, in MB: the device's on CUDA, resident elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # which psutil has no peak beside, and Windows has not
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

@@ -82,6 +82,11 @@ class Trainer(TrainingLoop):
         networks = self.networks
         return [(networks.G_optimizer, stage.lr_generator), (networks.D_optimizer, stage.lr_discriminator)]
 
+    def learned_tensors(self) -> dict[str, list[Tensor]]:
+        averaged = [*self.ema.parameters(), *self.ema.buffers()]
+        learned = super().learned_tensors()["generator"] + averaged
+        return {"generator": learned, "discriminator": list(self.discriminator.trainable_parameters())}
+
     def begin_stage(self) -> None:
         """By `run.stage_start`: goes on with everything, or takes over the best averaged generator and nothing else."""
         if self.recipe.run.stage_start == "carry":
