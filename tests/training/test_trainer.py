@@ -1,5 +1,6 @@
 """The training loop: what it refuses, that it resumes bit for bit, and that cutting a batch changes nothing."""
 
+import errno
 import itertools
 import json
 import logging
@@ -547,3 +548,21 @@ def test_a_batch_that_processes_cannot_share(make_recipe, tmp_path, monkeypatch)
     monkeypatch.setattr(Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match="`stages.0.batch_size` .*_steps`, 1, times 3 processes, got 4"):
         Trainer(make_recipe(), tmp_path)
+
+
+def test_a_checkpoint_of_the_authors_is_to_be_converted_first(make_recipe, tmp_path):
+    with pytest.raises(ValueError, match=r"`run.init_from` .* theirs.pkl. Convert it first: .* discriminator cannot"):
+        Trainer(make_recipe("run.init_from=theirs.pkl"), tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_cannot_be_written_to_is_named_with_the_ways_out(make_recipe, tmp_path, monkeypatch, number):
+    """As in a container whose home folder is read-only, or nobody's."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, "no", "/home/nobody/.cache/huggingface")
+
+    monkeypatch.setattr(datasets, "load_from_disk", refuse)
+    with pytest.raises(ValueError, match=r"`data.cache_dir` .* got /home/nobody/.cache/huggingface .* HF_HOME"):
+        Trainer(make_recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

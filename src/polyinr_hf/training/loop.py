@@ -1,10 +1,12 @@
 """Everything in a training run except the step itself: setup, stages, logging, samples, exports, checkpoints."""
 
+import errno
 import logging
 import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -132,7 +134,7 @@ class TrainingLoop(ABC):
         data, processes = self.recipe.data, self.accelerator.num_processes
         for index in range(len(self.recipe.stages)):
             check_division(self.recipe, index, processes)
-        with self.accelerator.main_process_first():
+        with _naming_the_cache(), self.accelerator.main_process_first():
             return load_image_dataset(
                 data.dataset,
                 data.config,
@@ -378,3 +380,17 @@ class TrainingLoop(ABC):
 def _all_finite(tensors: list[Tensor]) -> bool:
     with torch.no_grad():
         return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
+
+
+@contextmanager
+def _naming_the_cache() -> Iterator[None]:
+    """Says in ValueError which settings name another cache, where the home folder's cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        raise ValueError(
+            f"`data.cache_dir` must be a folder that can be written to, got {error.filename} ({error.strerror}): name "
+            "one by data.cache_dir=FOLDER, or set HF_HOME, which all libraries of Hugging Face heed."
+        ) from error

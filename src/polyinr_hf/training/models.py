@@ -30,7 +30,14 @@ def resolve_source(recipe: Recipe) -> Recipe:
 
     Raises:
         OSError: if there is no such pipeline.
+        ValueError: if it is a checkpoint of the authors' code.
     """
+    if str(recipe.run.init_from).endswith(".pkl"):
+        raise ValueError(
+            "`run.init_from` must be a pipeline's folder or Hub id, got the checkpoint "
+            f"{recipe.run.init_from}. Convert it first: python scripts/convert_original.py --checkpoint FILE --output "
+            "FOLDER. Its averaged generator comes along. Its discriminator cannot: a new one learns from the start."
+        )
     if recipe.model is not None and recipe.data.class_conditional is not None:
         return recipe
     run = recipe.run
