@@ -7,6 +7,7 @@ Prints the folder; `PolyINRPipeline.from_pretrained` opens it.
 
 import argparse
 import sys
+from pathlib import Path
 
 from arguments import one_line_errors
 from polyinr_hf.checks import check_new_folder
@@ -33,6 +34,7 @@ def main(argv=None):
     args = parse_args(argv)
     with one_line_errors():
         check_new_folder(args.output)
+        print(f"reading {args.checkpoint}, {Path(args.checkpoint).stat().st_size / 1e6:,.0f} MB", file=sys.stderr)
         id2label = read_id2label(args.id2label) if args.id2label else None
         pipe = convert_original_checkpoint(args.checkpoint, id2label, args.weights)
     config = pipe.generator.config

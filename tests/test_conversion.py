@@ -1,16 +1,25 @@
+import argparse
+import collections
+import contextlib
 import copyreg
+import datetime
 import functools
+import gzip
 import importlib
 import io
 import json
+import operator
 import os
+import pathlib
 import pickle
 import runpy
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
+import dill
 import pytest
 import timm
 import torch
@@ -25,6 +34,7 @@ from polyinr_hf.conversion import (
 )
 
 NAMES = ("official_conditional_n64", "official_unconditional_superres_n32")
+REFERENCE = Path(__file__).with_name("reference")
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_original.py"
 
 
@@ -157,6 +167,85 @@ def test_averaged_weights_are_the_default(tmp_path, small_tensors):
         assert torch.equal(state_dict["w_mean"], expected["mapping.w_avg"])
 
 
+def with_attributes(tensors):
+    root = build_modules(tensors)
+    root.gridt.decay = False
+    root.mapping.w_avg.note = "a buffer with an attribute"
+    return root
+
+
+def optimizer(module):
+    optimizer = torch.optim.Adam(module.parameters())
+    sum(parameter.sum() for parameter in module.parameters()).backward()
+    optimizer.step()
+    return optimizer
+
+
+OTHER_FORMS = {
+    "a network alone": lambda tensors: pickle.dumps(build_modules(tensors)),
+    "its state dict": lambda tensors: pickle.dumps(build_modules(tensors).state_dict()),
+    "a dict of state dicts": lambda tensors: pickle.dumps({"G_ema": build_modules(tensors).state_dict()}),
+    "a state dict of torch.save": lambda tensors: torch_file(build_modules(tensors).state_dict()),
+    "state dicts of torch.save": lambda tensors: torch_file({"G_ema": build_modules(tensors).state_dict(), "step": 3}),
+    "DataParallel": lambda tensors: pickle.dumps({"G_ema": nn.DataParallel(build_modules(tensors))}),
+    "a state dict of DataParallel": lambda tensors: torch_file(nn.DataParallel(build_modules(tensors)).state_dict()),
+    "parameters with attributes": lambda tensors: pickle.dumps({"G_ema": with_attributes(tensors)}),
+    **{
+        f"protocol {protocol}": lambda tensors, protocol=protocol: pickle.dumps(
+            {"G_ema": build_modules(tensors), "set": {1}}, protocol=protocol
+        )
+        for protocol in range(6)
+    },
+    **{
+        f"beside other objects, protocol {protocol}": lambda tensors, protocol=protocol: pickle.dumps(
+            {
+                "optimizer": optimizer(nn.Linear(2, 2)),
+                "args": argparse.Namespace(lr=1e-3, folder=pathlib.Path("runs/1")),
+                "settings": types.SimpleNamespace(bounds=(slice(3), range(2), 1j)),
+                "time": [datetime.datetime(2022, 1, 2, tzinfo=datetime.UTC), datetime.timedelta(1)],
+                "counts": [collections.Counter("aab"), collections.deque([1]), collections.defaultdict(list, a=[1])],
+                "G_ema": build_modules(tensors),
+            },
+            protocol=protocol,
+        )
+        for protocol in (2, 4)
+    },
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_weights_are_read_in_other_forms_too(tmp_path, small_tensors, form):
+    _, expected = load_original_checkpoint(write_checkpoint(tmp_path / "expected.pkl", small_tensors))
+    (tmp_path / "network.pkl").write_bytes(OTHER_FORMS[form](small_tensors))
+    _, found = load_original_checkpoint(tmp_path / "network.pkl")
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_what_was_added_to_a_layer_is_left_out_with_a_warning(tmp_path, small_tensors, caplog):
+    added = small_tensors | {"synthesis.gain": torch.zeros(2), "mapping.fc0.steps": torch.zeros(1)}
+    _, expected = load_original_checkpoint(write_checkpoint(tmp_path / "expected.pkl", small_tensors))
+    assert not caplog.messages
+    _, found = load_original_checkpoint(write_checkpoint(tmp_path / "network.pkl", added))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    (message,) = caplog.messages
+    assert "'synthesis.gain'" in message and "'mapping.fc0.steps'" in message
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("dill_*.pkl")), ids=lambda path: path.stem)
+def test_whatever_dill_wrote_gives_the_same_images(path, tmp_path):
+    """Discriminators with hooks that are closures and bound methods are beside the generator."""
+    tensors = runpy.run_path(str(REFERENCE / "make_dill_checkpoints.py"))["draw_tensors"]
+    expected = convert_original_checkpoint(write_checkpoint(tmp_path / "plain.pkl", tensors()))
+    found = convert_original_checkpoint(path)
+    torch.testing.assert_close(found.generator.state_dict(), expected.generator.state_dict(), rtol=0, atol=0)
+    call = {"class_labels": [0, 2], "output_type": "pt"}
+    images = [pipe(**call, generator=torch.Generator().manual_seed(0)).images for pipe in (found, expected)]
+    assert torch.equal(*images)
+    _, last = load_original_checkpoint(path, weights="G")
+    assert torch.equal(last["w_mean"], tensors(shift=1)["mapping.w_avg"])
+
+
 def test_source_text_and_classes_inside_are_never_run(tmp_path, small_tensors, monkeypatch):
     """As `torch_utils.persistence` writes objects: a call with the source text of their class and their state."""
     marker = tmp_path / "marker"
@@ -201,6 +290,9 @@ class Call:
     def __reduce__(self):
         return self.function, self.arguments
 
+    def __call__(self, *arguments):
+        raise AssertionError  # what is called in a pickle has to be callable
+
 
 def with_persistent_id():
     buffer = io.BytesIO()
@@ -222,7 +314,7 @@ ATTACKS = {
     "importlib.import_module": lambda marker: pickle.dumps(Call(importlib.import_module, "antigravity")),
     "torch.serialization.load": lambda marker: pickle.dumps(Call(torch.load, marker)),
     "torch.hub.load": lambda marker: pickle.dumps(Call(torch.hub.load, "owner/name", "model")),
-    "builtins.bytearray": lambda marker: pickle.dumps(Call(bytearray, 2**50)),
+    "builtins.bytearray": lambda marker: pickle.dumps(Call(bytearray, 8)),
     "calls os.system": lambda marker: b"cos\nsystem\n(X\x01\0\0\0xtR.",
     "calls os.popen": lambda marker: b"(X\x01\0\0\0xios\npopen\n.",
     "calls os.remove": lambda marker: b"(cos\nremove\nX\x01\0\0\0xo.",
@@ -272,6 +364,54 @@ def test_a_partial_is_a_record_that_is_never_called(tmp_path):
     assert not marker.exists()
 
 
+OS = Call(dill._dill._import_module, "os")
+HIDDEN = {
+    # attacks on an ordinary reader that are made of calls which are recorded
+    "getattr": lambda marker: Call(Call(getattr, OS, "mkdir"), marker),
+    "dill's getattr": lambda marker: Call(Call(dill._dill._get_attr, OS, "mkdir"), marker),
+    "an item": lambda marker: Call(Call(operator.getitem, Call(getattr, OS, "__dict__"), "mkdir"), marker),
+    "a partial": lambda marker: Call(functools.partial(os.mkdir, marker)),
+    "a dict that makes its items": lambda marker: Call(
+        Call(getattr, collections.defaultdict(functools.partial(os.mkdir, marker)), "__missing__"), 0
+    ),
+    "reduce": lambda marker: Call(functools.reduce, Call(getattr, OS, "mkdir"), [marker, 0o700]),
+    "a function by its code": lambda marker: Call(lambda: __import__("os").mkdir(marker)),
+    "an array": lambda marker: Call(dill._dill._create_array, Call(getattr, OS, "mkdir"), (marker,), ()),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_an_attack_behind_recorded_calls_is_inert(name, tmp_path, small_tensors):
+    marker = tmp_path / "marker"
+    path = tmp_path / "network.pkl"
+    path.write_bytes(dill.dumps({"D": HIDDEN[name](str(marker)), "G_ema": build_modules(small_tensors)}))
+    with contextlib.suppress(Exception):
+        dill.loads(path.read_bytes())
+    assert marker.exists()  # it is an attack
+    marker.rmdir()
+    _, state_dict = load_original_checkpoint(path)
+    assert torch.equal(state_dict["w_mean"], small_tensors["mapping.w_avg"])
+    assert not marker.exists()
+
+
+def test_what_a_call_would_give_is_never_weights(tmp_path, small_tensors):
+    root = build_modules(small_tensors)
+    call = Call(dill._dill._create_array, copyreg.__newobj__, (nn.Module,), root.__dict__)
+    child, parameter = build_modules(small_tensors), build_modules(small_tensors)
+    child._modules["mapping"], parameter.mapping._buffers["w_avg"] = call, call
+    storage = {"G_ema": child, "D": Call(torch.storage._load_from_bytes, call)}
+    for content, message in (
+        ({"G_ema": call}, "holds no network 'G_ema'"),
+        ({"G_ema": functools.partial(root)}, "holds no network 'G_ema'"),
+        ({"G_ema": child}, "mapping. is no module but the result of dill._dill._create_array"),
+        ({"G_ema": parameter}, "mapping.w_avg is no tensor but the result of dill._dill._create_array"),
+        (storage, "gives torch.storage._load_from_bytes the result of dill._dill._create_array"),
+    ):
+        (tmp_path / "network.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            load_original_checkpoint(tmp_path / "network.pkl")
+
+
 def test_a_call_beside_the_weights_is_refused_too(tmp_path, small_tensors):
     path = write_checkpoint(tmp_path / "network.pkl", small_tensors, D=Call(os.system, f"touch {tmp_path / 'marker'}"))
     with pytest.raises(UnsafePickleError, match="posix.system"):
@@ -283,19 +423,20 @@ def rebuilt(storage, *arguments):
     return pickle.dumps(Call(torch._utils._rebuild_tensor_v2, storage, *arguments, False, {}))
 
 
-def test_claims_of_a_great_size_cost_nothing(tmp_path):
+def test_claims_of_more_than_there_is_are_refused(tmp_path):
     storage = torch.zeros(4)._typed_storage()
-    inflated = saved(storage).replace(b"K\x04", b"M\xff\xff", 1)
+    inflated = saved(storage).replace(b"K\x04", b"K\x09", 1)
     bombs = [
-        rebuilt(storage, 0, (10**6, 10**6), (0, 0)),
-        rebuilt(storage, 0, (2**40,), (1,)),
+        rebuilt(storage, 0, (3, 3), (0, 0)),
+        rebuilt(storage, 0, (5,), (1,)),
+        rebuilt(storage, 0, (2,), (4,)),
         rebuilt(storage, 3, (2,), (1,)),
         rebuilt(storage, -1, (2,), (1,)),
         rebuilt(storage, 0, (-2, -2), (1, 1)),
         pickle.dumps(Call(torch.storage._load_from_bytes, inflated)),
-        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",  # bytes
-        b"\x80\x04\x95" + (2**62).to_bytes(8, "little") + b"N.",  # a frame
-        b"\x80\x04Nr\xff\xff\xff\x7f.",  # a memo of 2^31 entries
+        b"\x80\x04\x8e" + (1000).to_bytes(8, "little") + b"x.",  # bytes
+        b"\x80\x04\x95" + (1000).to_bytes(8, "little") + b"N.",  # a frame
+        b"\x80\x04Nr\xe8\x03\0\0.",  # a memo of 1000 entries
     ]
     for bomb in bombs:
         (tmp_path / "network.pkl").write_bytes(bomb)
@@ -311,16 +452,50 @@ def test_a_file_cut_short_is_an_error(checkpoint, tmp_path, fraction):
         load_original_checkpoint(tmp_path / "cut.pkl")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"<!DOCTYPE html><html></html>", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04" + bytes(30)]
-    + [pickle.dumps(value) for value in (None, [1, 2], {"G": 1}, {"G_ema": None}, {"G_ema": nn.Linear(2, 2)})],
-    ids=["html", "lfs pointer", "zip", "none", "list", "no G_ema", "empty G_ema", "another network"],
-)
-def test_other_files_are_an_error(tmp_path, content):
-    (tmp_path / "network.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match="`checkpoint`|persistent id"):  # as a pickle, a zip's PK is a persistent id K
+def torch_file(value, **kwargs):
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **kwargs)
+    return buffer.getvalue()
+
+
+def compressed(content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", content)
+    return buffer.getvalue()
+
+
+def zipped(content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("network.pkl", content)
+    return buffer.getvalue()
+
+
+OTHER_FILES = {
+    "is a web page: download the file itself": lambda: b"\n<!DOCTYPE html><html></html>",
+    "is a pointer of Git LFS to the file: run `git lfs pull`": lambda: b"version https://git-lfs.github.com/spec/v1\n",
+    "is compressed by gzip: unpack it": lambda: gzip.compress(pickle.dumps({"G_ema": None})),
+    "is a zip archive: unpack it": lambda: zipped(b"N."),
+    "is a compressed zip archive, which `torch.save` never writes": lambda: compressed(b"N."),
+    "is a zip archive that is cut short": lambda: torch_file({"a": torch.zeros(2)})[:-30],
+    "of `torch.save` and holds more than tensors": lambda: torch_file(nn.Linear(2, 2)),
+    "of `torch.save` in its format before torch 1.6": lambda: saved({"a": torch.zeros(2)}),
+    "holds no network 'G_ema'; its networks: none. It must be": lambda: pickle.dumps([1, 2]),
+    "holds no network 'G_ema'; its networks: 'D'": lambda: pickle.dumps({"D": nn.Linear(2, 2)}),
+    "its networks: none": lambda: pickle.dumps({"G_ema": None, "G": 1, "lr": torch.zeros(1)}),
+    "is no Poly-INR generator: it lacks 'mapping.fc0.weight'": lambda: pickle.dumps({"G_ema": nn.Linear(2, 2)}),
+    "it lacks 'mapping.fc0.weight'": lambda: pickle.dumps(nn.Linear(2, 2)),
+    "cut short or damaged: ValueError cannot mmap an empty file. Compare its 0 bytes": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("sentence", OTHER_FILES)
+def test_other_files_are_said_to_be_what_they_are(tmp_path, sentence):
+    (tmp_path / "network.pkl").write_bytes(OTHER_FILES[sentence]())
+    with pytest.raises(ValueError, match="^`checkpoint`") as error:
         load_original_checkpoint(tmp_path / "network.pkl")
+    assert sentence in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -341,12 +516,12 @@ def test_damage_is_an_error_or_changes_a_value(tmp_path, small_tensors):
 
 def test_wrong_tensors_are_named(tmp_path, small_tensors):
     cases = {
-        "unknown tensor synthesis.extra": small_tensors | {"synthesis.extra": torch.zeros(2)},
+        "unknown tensor 'synthesis.skip.weight', of a layer": small_tensors | {"synthesis.skip.weight": torch.zeros(2)},
         "synthesis_levels.1.bias": {k: v for k, v in small_tensors.items() if k != "synthesis.fb1.fb0.fc1.bias"},
         "affine_levels.0.shift.bias": small_tensors | {"synthesis.fc0_4.bias": torch.zeros(5)},
         r"mapping.embedding.weight \(3, 20\) \(expected \(4, 20\)\)": small_tensors
         | {"mapping.w_avg": torch.zeros(4, 24)},
-        "mapping.fc0.weight": {k: v for k, v in small_tensors.items() if k != "mapping.fc0.weight"},
+        "it lacks 'mapping.fc0.weight'": {k: v for k, v in small_tensors.items() if k != "mapping.fc0.weight"},
     }
     for message, tensors in cases.items():
         with pytest.raises(ValueError, match=message):

@@ -1,12 +1,15 @@
 """The authors' checkpoints -> ours, without executing anything that is inside them.
 
 The authors' files are pickles of whole modules, with the source text of their classes; loading one the ordinary way
-runs it. `load_original_checkpoint` reads them as data, see `safe_pickle`.
+runs it. `load_original_checkpoint` reads them as data, see `safe_pickle`; docs/checkpoints.md lists what it reads.
 """
 
 import json
+import logging
 import math
+import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor
 from ._lazy import naming_extra
 from .modeling_poly_inr import PolyINRGenerator
 from .pipeline_poly_inr import PolyINRPipeline
-from .safe_pickle import MAX_TEXT, Record, UnsafePickleError, describe, read_pickle
+from .safe_pickle import MAX_TEXT, Record, StoredTensor, UnsafePickleError, describe, read_pickle
 
 __all__ = [
     "UnsafePickleError",
@@ -24,6 +27,8 @@ __all__ = [
     "read_id2label",
     "read_module_tensors",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_ENTRIES, MAX_DEPTH = 20_000, 32  # of the tree of modules; the authors' largest generator has 600 entries, 4 deep
 
@@ -44,15 +49,24 @@ for _index, _layer in enumerate(("coefficient", "bias", "rotation", "shift", "hi
 _GRIDS = ("gridt", "synthesis.grid")
 
 
+# How files begin that arrive in a checkpoint's place, and the way out.
+_OTHER_FILES = {
+    b"version https://git-lfs": "is a pointer of Git LFS to the file: run `git lfs pull`, or download the file itself",
+    b"\x1f\x8b": "is compressed by gzip: unpack it first, by `gunzip`",
+    b"<": "is a web page: download the file itself, not the page that links to it",
+}
+
+
 def load_original_checkpoint(path: str | Path, weights: str = "G_ema") -> tuple[dict, dict[str, Tensor]]:
     """Reads a generator from one of the authors' `.pkl` checkpoints, of any stage, without running what is in it.
 
     Args:
-        path: The pickle.
+        path: The pickle, also of one network alone or of its state dict; or a state dict that `torch.save` wrote.
         weights: `"G_ema"`, the running average of the generator that images are made with, or `"G"`.
 
     Returns:
-        Config of a [`PolyINRGenerator`] and its state dict, float32.
+        Config of a [`PolyINRGenerator`] and its state dict, float32. Buffers and parameters beside those that the
+        authors' layers have are left out, with a warning.
 
     Raises:
         UnsafePickleError: (a ValueError) if the pickle asks for a call that rebuilding tensors and containers does not
@@ -61,20 +75,23 @@ def load_original_checkpoint(path: str | Path, weights: str = "G_ema") -> tuple[
     """
     if weights not in ("G_ema", "G"):
         raise ValueError(f"`weights` must be 'G_ema' or 'G', got {weights!r}.")
-    checkpoint = read_pickle(path)
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(weights), Record):
+    checkpoint = _read(path)
+    network = checkpoint.get(weights, checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    if not _is_network(network):
         entries = list(checkpoint.items())[:20] if isinstance(checkpoint, dict) else ()
-        found = ", ".join(describe(name) for name, value in entries if isinstance(value, Record))
-        raise ValueError(f"`checkpoint` {path} holds no network {weights!r}; its networks: {found or 'none'}.")
+        found = ", ".join(describe(name) for name, value in entries if _is_network(value))
+        raise ValueError(
+            f"`checkpoint` {path} holds no network {weights!r}; its networks: {found or 'none'}. It must be a "
+            "checkpoint of the authors' code, one network alone or a state dict with their names."
+        )
     try:
-        tensors = _named_tensors(checkpoint[weights])
-        _check_bytes(tensors, Path(path).stat().st_size)
+        tensors = _load_tensors(network, path)
         config = _infer_config(tensors)
         state_dict = _convert_tensors(tensors, config)
         _check_shapes(config, state_dict)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"[:MAX_TEXT]
-        raise ValueError(f"`checkpoint` {path}: {weights} is no Poly-INR generator: {reason}") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"`checkpoint` {path}: {weights} is no Poly-INR generator: {reason[:MAX_TEXT]}") from error
     return config, state_dict
 
 
@@ -85,21 +102,75 @@ def read_module_tensors(path: str | Path) -> dict[str, Tensor]:
         UnsafePickleError: (a ValueError) as in [`load_original_checkpoint`].
         ValueError: for a file that holds no module, or is damaged.
     """
-    module = read_pickle(path)
+    module = _read(path)
     try:
-        tensors = _named_tensors(module)
-        _check_bytes(tensors, Path(path).stat().st_size)
+        tensors = _load_tensors(module, path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"[:MAX_TEXT]
         raise ValueError(f"`checkpoint` {path} holds no torch module: {reason}") from error
     return tensors
 
 
-def _named_tensors(network: Record) -> dict[str, Tensor]:
+def _read(path: str | Path) -> object:
+    """Content of a checkpoint, or a sentence that says what the file is instead."""
+    with Path(path).open("rb") as file:
+        head = file.read(64)
+    for beginning, what in _OTHER_FILES.items():
+        if head.lstrip().startswith(beginning):
+            raise ValueError(f"`checkpoint` {path} {what}.")
+    if head.startswith(b"PK\x03\x04"):
+        return _read_archive(path)
+    content = read_pickle(path)
+    if content == 0x1950A86A20F9469CFC6C:  # the first of five pickles
+        raise ValueError(
+            f"`checkpoint` {path} is of `torch.save` in its format before torch 1.6. Save it anew: "
+            "`torch.save(torch.load(path, weights_only=True), new_path)`."
+        )
+    return content
+
+
+def _read_archive(path: str | Path) -> object:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"`checkpoint` {path} is a zip archive that is cut short or damaged.") from error
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        raise ValueError(f"`checkpoint` {path} is a zip archive: unpack it, and give the file that is inside.")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # these may inflate to any size
+        raise ValueError(f"`checkpoint` {path} is a compressed zip archive, which `torch.save` never writes.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"`checkpoint` {path} is of `torch.save` and holds more than tensors, or is damaged. Save the network's "
+            "state dict alone, where its code is: `torch.save(G_ema.state_dict(), new_path)`."
+        ) from error
+
+
+def _is_network(value: object) -> bool:
+    """Whether this is an object, or a state dict."""
+    is_state_dict = isinstance(value, dict) and all(isinstance(v, (StoredTensor, Tensor)) for v in value.values())
+    return isinstance(value, Record) or (is_state_dict and bool(value))
+
+
+def _load_tensors(network: Record | dict, path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a network, without what DataParallel and `torch.compile` put before its names."""
+    tensors = _named_tensors(network) if isinstance(network, Record) else network
+    # Many tensors may be views of one storage; whole copies of them could be any size.
+    if sum(tensor.nbytes for tensor in tensors.values()) > Path(path).stat().st_size:
+        raise ValueError("its tensors have more bytes than the file")
+    tensors = {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in tensors.items()}
+    return {name: t.load() if isinstance(t, StoredTensor) else t.clone() for name, t in tensors.items()}
+
+
+def _named_tensors(network: Record) -> dict[str, StoredTensor]:
     """What `state_dict` would give, read off the records."""
     tensors, entries, waiting = {}, 0, [("", network, 0)]
     while waiting:
         prefix, module, depth = waiting.pop()
+        if not isinstance(module, Record):
+            raise TypeError(f"{prefix or 'the network'} is no module but {describe(module)}")
         own = [module.state[kind] for kind in ("_parameters", "_buffers", "_modules")]
         if not all(isinstance(names, dict) for names in own):
             raise TypeError(f"{prefix or 'the network'} is no module")
@@ -108,19 +179,13 @@ def _named_tensors(network: Record) -> dict[str, Tensor]:
             raise ValueError(f"it has more than {MAX_ENTRIES:,} modules and tensors, or is {MAX_DEPTH} deep")
         parameters, buffers, modules = own
         for name, tensor in (*parameters.items(), *buffers.items()):
-            if tensor is not None and not isinstance(tensor, Tensor):
+            if tensor is not None and not isinstance(tensor, StoredTensor):
                 raise TypeError(f"{prefix}{name} is no tensor but {describe(tensor)}")
             if tensor is not None:
                 tensors[f"{prefix}{name}"] = tensor
         children = [(f"{prefix}{name}.", child, depth + 1) for name, child in modules.items() if child is not None]
         waiting += reversed(children)
     return tensors
-
-
-def _check_bytes(tensors: dict[str, Tensor], file_size: int) -> None:
-    """Many tensors may be views of one storage; whole copies of them could be any size."""
-    if sum(tensor.numel() * tensor.itemsize for tensor in tensors.values()) > file_size:
-        raise ValueError("its tensors have more bytes than the file")
 
 
 def _infer_config(tensors: dict[str, Tensor]) -> dict:
@@ -144,14 +209,32 @@ def _infer_config(tensors: dict[str, Tensor]) -> dict:
     }
 
 
+def _rename(name: str) -> str | None:
+    """Our name of one of the authors' tensors."""
+    return next((re.sub(old, new, name) for old, new in _RENAMES if re.fullmatch(old, name)), None)
+
+
+def _leave_out_extras(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves out what was added to the authors' layers; a layer of its own would change the images, and is an error."""
+    known = {name: tensor for name, tensor in tensors.items() if name in _GRIDS or _rename(name)}
+    layers = {name[:end] for name in known for end in [0, *(dot.start() for dot in re.finditer(r"\.", name))]}
+    extras = [name for name in tensors if name not in known]
+    for name in extras:
+        if name.rpartition(".")[0] not in layers:
+            raise ValueError(f"unknown tensor {describe(name)}, of a layer that no Poly-INR generator has")
+    if extras:
+        names = ", ".join(map(describe, extras[:5])) + (", ..." if len(extras) > 5 else "")
+        logger.warning("left out, as no Poly-INR generator has them: %s", names)
+    return known
+
+
 def _convert_tensors(tensors: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
     state_dict = {}
+    tensors = _leave_out_extras(tensors)
     for name, tensor in tensors.items():
         if name in _GRIDS or (config["num_classes"] is None and name == "mapping.embed.weight"):
             continue
-        renamed = next((re.sub(old, new, name) for old, new in _RENAMES if re.fullmatch(old, name)), None)
-        if renamed is None:
-            raise ValueError(f"unknown tensor {name}")
+        renamed = _rename(name)
         if name == "mapping.embed.weight":
             tensor = tensor[: config["num_classes"]].clone()
         state_dict[renamed] = tensor.float().contiguous()

@@ -1,11 +1,13 @@
 """The stack machine of a pickle: its opcodes, as far as writers of tensors and containers use them."""
 
-import io
 import pickletools
+from collections import OrderedDict
 
 from .values import MAX_NAME, MAX_TEXT, Budget, Call, Name, Record, check_key, describe, refuse
 
-# Values that are written as calls and that no weight depends on. They become records: these are not called either.
+LONG = 4096  # bytes from which on a value is a view of the file
+
+# Values that are written as calls and that no weight depends on. They are recorded by name, and not called either.
 _RECORDED_CALLS = {
     "numpy.dtype",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -13,10 +15,20 @@ _RECORDED_CALLS = {
     "torch.Size",
     "functools.partial",  # of feature networks, inside D, as is the next
     "timm.layers.format.Format",
+    # What people put beside networks: optimizers, times, paths, settings.
+    *(f"collections.{name}" for name in ("defaultdict", "deque", "Counter")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"pathlib{own}.{name}" for own in ("", "._local") for name in ("PosixPath", "WindowsPath")),
+    *(f"pathlib{own}.Pure{name}" for own in ("", "._local") for name in ("PosixPath", "WindowsPath")),
+    "types.SimpleNamespace",
+    *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__") for name in ("complex", "slice")),
+    *("builtins.range", "__builtin__.xrange"),
     # Functions, classes and values that dill takes apart: hooks of feature networks, layers' gains in numpy.
     *(f"dill._dill._{name}" for name in ("import_module", "get_attr", "load_type", "create_array")),
-    *(f"dill._dill._create_{name}" for name in ("function", "code", "cell")),
+    *(f"dill._dill._create_{name}" for name in ("function", "code", "cell", "type")),
     "builtins.getattr",
+    "_operator.getitem",  # of annotations, in classes that dill 0.3.6 writes with their content, as is the next
+    "_functools.reduce",
 }
 # Opcodes that push the value beside them. `genops` reads no more than is there.
 _VALUES = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
@@ -24,6 +36,30 @@ _VALUES |= {"STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTE
 _VALUES |= {"UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _EMPTY = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
 _EMPTY |= {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+
+
+class Content:
+    """Bytes as a stream, which gives long pieces as views: what nobody asks for is never copied."""
+
+    def __init__(self, content):
+        self._view, self._position = memoryview(content), 0
+
+    def read(self, size: int) -> bytes | memoryview:
+        piece = self._view[self._position : self._position + size]
+        self._position += len(piece)
+        return piece if len(piece) > LONG else bytes(piece)
+
+    def readline(self) -> bytes:
+        size = LONG
+        while (end := bytes(self._view[self._position :][:size]).find(b"\n")) < 0 and size < len(self._view):
+            size *= 2
+        return bytes(self.read(size if end < 0 else end + 1))
+
+    def tell(self) -> int:
+        return self._position
+
+    def rest(self) -> memoryview:
+        return self._view[self._position :]
 
 
 class OpcodeReader:
@@ -34,7 +70,7 @@ class OpcodeReader:
 
     _REBUILDERS: dict = {}
 
-    def __init__(self, stream: io.BytesIO, budget: Budget):
+    def __init__(self, stream: Content, budget: Budget):
         self._stream, self._budget = stream, budget
         self._stack: list = []
         self._outer: list[list] = []  # the stacks below each mark
@@ -182,7 +218,7 @@ class OpcodeReader:
 
     def _newobj(self, argument) -> None:
         arguments, kind = self._stack.pop(), self._stack.pop()
-        if not isinstance(kind, Name) or not isinstance(arguments, tuple) or arguments:
+        if not isinstance(kind, (Name, Call)) or not isinstance(arguments, tuple) or arguments:
             refuse(f"constructs {describe(kind)} with arguments")
         self._stack.append(Record(str(kind)))
 
@@ -191,7 +227,7 @@ class OpcodeReader:
 
     def _build(self, argument) -> None:
         state, record = self._stack.pop(), self._stack[-1]
-        if isinstance(record, Call):
+        if isinstance(record, (Call, OrderedDict)):  # a state dict has an attribute beside its items, `_metadata`
             return
         if not isinstance(record, Record):
             refuse(f"sets attributes of {describe(record)}")

@@ -1,15 +1,27 @@
 """The calls in a pickle that are understood: they rebuild tensors, their storages and plain containers."""
 
-import io
 import math
+import mmap
 from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from .opcodes import OpcodeReader
-from .values import MAX_NAME, MAX_TEXT, Budget, Name, Record, UnsafePickleError, check_key, describe, refuse
+from .opcodes import Content, OpcodeReader
+from .values import (
+    MAX_NAME,
+    MAX_OPERATIONS,
+    MAX_TEXT,
+    Budget,
+    Name,
+    Record,
+    Storage,
+    StoredTensor,
+    UnsafePickleError,
+    check_key,
+    describe,
+    refuse,
+)
 
 _STORAGE_DTYPES = {
     "torch.DoubleStorage": torch.float64,
@@ -31,30 +43,51 @@ _MAGIC_NUMBER, _PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of `torch.sav
 class _PickleReader(OpcodeReader):
     """One pass over one pickle, with the calls that are understood."""
 
-    def _rebuild_storage(self, content: object) -> Tensor:
-        """The values that `torch.storage._load_from_bytes` would give, as a tensor of one dimension."""
-        if not isinstance(content, bytes):
+    def _rebuild_storage(self, content: object) -> Storage:
+        """The values that `torch.storage._load_from_bytes` would give."""
+        if not isinstance(content, (bytes, memoryview)):
             refuse(f"gives torch.storage._load_from_bytes {describe(content)}")
         if content[:2] == b"PK":  # whose members may inflate to any size; the authors' code never wrote them
             refuse("holds storages in a zip archive")
         try:
-            dtype, count, data = _parse_storage(io.BytesIO(content), self._budget)
+            dtype, count, data = _parse_storage(Content(content), self._budget)
         except UnsafePickleError as error:
             raise UnsafePickleError(f"torch.storage._load_from_bytes: {error}") from None
         if count * dtype.itemsize != len(data):
             raise ValueError(f"a storage announces {count} values of {dtype}, and has {len(data)} bytes")
         self._budget.allocate(len(data))
-        return torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        return Storage(dtype, data)
 
-    def _rebuild_tensor(self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None) -> Tensor:
-        if not isinstance(storage, Tensor) or not all(map(_are_sizes, (size, stride, (offset,)))):
+    def _rebuild_tensor(
+        self, storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None
+    ) -> StoredTensor:
+        if not isinstance(storage, Storage) or not all(map(_are_sizes, (size, stride, (offset,)))):
             raise ValueError("a tensor is made of what is no storage, offset, size and stride")
-        if math.prod(size) > storage.numel():  # a stride of 0 would make much of little
-            raise ValueError(f"a tensor of size {size} does not lie within its {storage.numel()} stored values")
-        return storage.as_strided(size, stride, offset)  # raises if out of bounds
+        last = offset + sum(stride * (size - 1) for size, stride in zip(size, stride, strict=True))
+        count = math.prod(size)  # a stride of 0 would make much of little
+        if count > len(storage) or (count and last >= len(storage)):
+            raise ValueError(f"a tensor of size {size} does not lie within its {len(storage)} stored values")
+        return StoredTensor(storage, offset, tuple(size), tuple(stride))
 
-    def _rebuild_parameter(self, data, requires_grad=False, hooks=None) -> object:
+    def _rebuild_parameter(self, data, requires_grad=False, hooks=None, state=None) -> object:
         return data
+
+    def _rebuild_from_type(self, function, kind, arguments, state=None) -> object:
+        """A tensor that carries attributes, which are ignored, or of a class of its own."""
+        if str(function) != "torch._utils._rebuild_tensor_v2" or not isinstance(arguments, tuple):
+            refuse(f"makes a tensor by {describe(function)}")
+        return self._rebuild_tensor(*arguments)
+
+    def _rebuild_bytes(self, text: object = "", encoding: object = "latin1") -> bytes:
+        """Protocols 0 to 2 write bytes as the text of the same numbers."""
+        if not isinstance(text, str) or encoding != "latin1":
+            refuse(f"makes bytes of {describe(text)}")
+        self._budget.allocate(len(text))
+        return text.encode("latin1")
+
+    def _rebuild_object(self, kind: object, base: object = None, state: object = None) -> Record:
+        """As protocols 0 and 1 write every object."""
+        return Record(describe(kind))
 
     def _rebuild_persistent_object(self, meta: object) -> Record:
         """The authors' wrapper of classes with source text: the text, `meta["module_src"]`, is ignored."""
@@ -81,12 +114,18 @@ class _PickleReader(OpcodeReader):
         "torch.storage._load_from_bytes": _rebuild_storage,
         "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
         "torch._utils._rebuild_parameter": _rebuild_parameter,
+        "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+        "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
         "torch_utils.persistence._reconstruct_persistent_obj": _rebuild_persistent_object,
         "collections.OrderedDict": _rebuild_ordered_dict,
         "builtins.set": _rebuild_set,
         "builtins.frozenset": _rebuild_frozenset,
         "__builtin__.set": _rebuild_set,  # as protocol 2 names them
         "__builtin__.frozenset": _rebuild_frozenset,
+        "__builtin__.bytes": _rebuild_bytes,
+        "_codecs.encode": _rebuild_bytes,
+        "copy_reg._reconstructor": _rebuild_object,
+        "copyreg._reconstructor": _rebuild_object,
     }
 
 
@@ -107,7 +146,7 @@ class _StorageReader(OpcodeReader):
         refuse(f"calls {describe(self._stack[-2])}")
 
 
-def _parse_storage(stream: io.BytesIO, budget: Budget) -> tuple[torch.dtype, int, memoryview]:
+def _parse_storage(stream: Content, budget: Budget) -> tuple[torch.dtype, int, memoryview]:
     """dtype, number of values and bytes of a storage in the format that `torch.save` has without a zip archive."""
     if OpcodeReader(stream, budget).load() != _MAGIC_NUMBER or OpcodeReader(stream, budget).load() != _PROTOCOL_VERSION:
         refuse("has content of another format")
@@ -120,14 +159,16 @@ def _parse_storage(stream: io.BytesIO, budget: Budget) -> tuple[torch.dtype, int
     if str(kind) not in _STORAGE_DTYPES or type(count) is not int or view is not None:
         refuse(f"content is no storage of numbers but {describe(kind)}")
     OpcodeReader(stream, budget).load()  # the names of the storages that follow: this one
-    header, data = stream.read(8), stream.getbuffer()[stream.tell() :]
+    header, data = stream.read(8), stream.rest()
     if int.from_bytes(header, "little") != count:
         raise ValueError(f"a storage announces {count} values and {int.from_bytes(header, 'little')}")
     return _STORAGE_DTYPES[str(kind)], count, data
 
 
-def read_pickle(path: str | Path) -> object:
-    """Content of a pickle: containers, tensors, `Record` for objects, `Name` for classes and functions.
+def read_pickle(path: str | Path, max_operations: int = MAX_OPERATIONS) -> object:
+    """Content of a pickle: containers, `StoredTensor`, `Record` for objects, `Name` for classes and functions, `Call`.
+
+    The file is mapped into memory and stays so while a tensor of it is in use: only what is loaded costs memory.
 
     Raises:
         OSError: if the file cannot be read.
@@ -135,12 +176,19 @@ def read_pickle(path: str | Path) -> object:
             for more operations or bytes than a checkpoint of its size.
         ValueError: if it is no pickle, or cut short or damaged.
     """
-    content = Path(path).read_bytes()
     try:
-        return _PickleReader(io.BytesIO(content), Budget(len(content))).load()
+        with Path(path).open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _PickleReader(Content(content), Budget(len(content), max_operations)).load()
+    except OSError:
+        raise
     except UnsafePickleError:
         raise
     except Exception as error:  # damaged data raise anything from IndexError to MemoryError
         reason = error.args[0] if error.args and isinstance(error.args[0], str) else ""
         reason = f"{type(error).__name__} {reason[:MAX_TEXT]}".strip()
-        raise ValueError(f"`checkpoint` {path} is no pickle, or cut short or damaged: {reason}.") from error
+        size = f"{Path(path).stat().st_size:,} bytes"
+        raise ValueError(
+            f"`checkpoint` {path} is no pickle, or cut short or damaged: {reason}. Compare its {size} with the "
+            "original's, and download or copy it again."
+        ) from error

@@ -1,9 +1,15 @@
 """What a pickle read as data is made of, and the limits and refusals that reading it shares."""
 
+import functools
+import math
+import mmap
 import pickle
 from dataclasses import dataclass, field
 
-# Each checkpoint in tests/reference takes some 20,000; this many are read in seconds.
+import torch
+from torch import Tensor
+
+# The authors' generators take some 20,000, with their discriminator 200,000; this many are read in seconds.
 MAX_OPERATIONS = 2_000_000
 MAX_NAME = 256  # characters of a name or a dictionary key
 MAX_TEXT = 200  # characters of what comes from the file in a message
@@ -42,6 +48,40 @@ class Call:
         return self.function
 
 
+class Storage:
+    """The values of tensors in the file, which are not copied before one is asked for."""
+
+    def __init__(self, dtype: torch.dtype, data: memoryview):
+        self.dtype, self.data = dtype, data
+
+    def __len__(self) -> int:
+        return len(self.data) // self.dtype.itemsize
+
+    @functools.cached_property
+    def tensor(self) -> Tensor:
+        values = bytearray(self.data)
+        if isinstance(self.data.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self.data.obj.madvise(mmap.MADV_DONTNEED)  # the file's pages would stay beside their copy
+        return torch.frombuffer(values, dtype=self.dtype) if values else torch.empty(0, dtype=self.dtype)
+
+
+@dataclass(eq=False)
+class StoredTensor:
+    """A tensor in the file: `load` copies its storage, once for all tensors that share it."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    def load(self) -> Tensor:
+        return self.storage.tensor.as_strided(self.shape, self.stride, self.offset)  # raises if out of bounds
+
+
 def describe(value: object) -> str:
     """A short name of any value out of a pickle, for a message: containers are never printed."""
     if isinstance(value, Name):
@@ -63,13 +103,14 @@ def refuse(what: str) -> None:
 class Budget:
     """What reading one file may cost: operations, and bytes of tensors."""
 
-    def __init__(self, file_size: int):
-        self.operations, self.tensor_bytes = MAX_OPERATIONS, file_size
+    def __init__(self, file_size: int, max_operations: int = MAX_OPERATIONS):
+        self.max_operations = self.operations = max_operations
+        self.tensor_bytes = 2 * file_size  # below protocol 3 bytes are stored as text, and count twice
 
     def spend(self, operations: int = 1) -> None:
         self.operations -= operations
         if self.operations < 0:
-            refuse(f"takes more than {MAX_OPERATIONS:,} operations to read")
+            refuse(f"takes more than {self.max_operations:,} operations to read")
 
     def allocate(self, size: int) -> None:
         self.tensor_bytes -= size
@@ -84,7 +125,8 @@ def check_key(key: object) -> object:
     elif isinstance(key, int):
         is_small = key.bit_length() <= 64
     else:
-        is_small = key is None or isinstance(key, (float, Name, Record, Call))  # records are hashed by identity
+        # A tensor, a parameter that an optimizer knows, is hashed by identity, and so are records.
+        is_small = key is None or isinstance(key, (float, Name, Record, Call, StoredTensor))
     if not is_small:
         refuse(f"has a dictionary or set with a key that is {describe(key)}")
     return key
