@@ -17,11 +17,12 @@ from polyinr_hf.files import replace_folder
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="the authors' pickle, of any training stage")
+    parser.add_argument("--checkpoint", required=True, help="the authors' pickle, of any stage, or a state dict")
     parser.add_argument("--output", required=True, help="folder to write; must be new or empty")
     parser.add_argument(
         "--id2label",
-        help="class names: a JSON file (a list, or an object {id: name}), or the word imagenet (needs timm)",
+        help="class names: a file of one a line or of JSON (a list, {id: name} or {name: id}), or the word imagenet "
+        "(needs timm)",
     )
     parser.add_argument(
         "--weights", default="G_ema", choices=("G_ema", "G"), help="running average of the generator, or the last one"

@@ -545,18 +545,40 @@ def test_bad_arguments_are_named(tmp_path, small_tensors, reference_values):
 # --- class names ------------------------------------------------------------------------------------------------------
 
 
-def test_class_names_come_from_json_or_imagenet(tmp_path):
+NAME_FILES = {
+    "a list": '["cat", "dog"]',
+    "ids": '{"0": "cat", "1": "dog"}',
+    "other order": '{"1": "dog", "0": "cat"}',
+    "Keras": '{"0": ["n02121620", "cat"], "1": ["n02084071", "dog"]}',
+    "names of ids": '{"cat": 0, "dog": 1}',
+    "a line each": "cat\ndog\n",
+    "lines of Windows": "cat\r\ndog\r\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("form", NAME_FILES)
+def test_class_names_come_in_any_form(tmp_path, form, encoding):
     path = tmp_path / "names.json"
-    for names in (["cat", "dog"], {"0": "cat", "1": "dog"}):
-        path.write_text(json.dumps(names))
-        assert read_id2label(path) == {0: "cat", 1: "dog"}
+    path.write_bytes(NAME_FILES[form].replace("cat", "été").encode(encoding))
+    assert read_id2label(path) == {0: "été", 1: "dog"}
+
+
+def test_class_names_of_imagenet():
     names = read_id2label("imagenet")
     assert list(names) == list(range(1000))
     assert (names[1], names[207]) == ("goldfish, Carassius auratus", "golden retriever")
-    for content in ("not json", "3", '{"cat": 0}', "[0, 1]"):
-        path.write_text(content)
-        with pytest.raises(ValueError, match="`id2label` .*names.json"):
-            read_id2label(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" \n", b'{"cat": "dog"}', b'["cat", 1]', b'["cat"', b'{"a": 0, "b": 0}', b'{"0": "a", "00": "b"}', b"[[]]"]
+    + [b"cat\n\ndog", b'{"0": null}', b"\xff\xfe\x00", b"\xe9t\xe9", b'{"-1": "cat"}'],
+)
+def test_other_class_names_are_an_error(tmp_path, content):
+    (tmp_path / "names.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"`id2label` .*names\.json must"):
+        read_id2label(tmp_path / "names.json")
 
 
 # --- the script -------------------------------------------------------------------------------------------------------

@@ -167,6 +167,9 @@ BOMBS = {
     "a class with source text is stored without its name": lambda: checkpoint(
         call("torch_utils.persistence._reconstruct_persistent_obj", b"}" + text("class_name") + shared() + b"s")
     ),
+    "no Poly-INR generator: TypeError: the network is no module": lambda: checkpoint(
+        network(b"}", b"}" + network(b"}") + tensor(1) + b"s")
+    ),
     "a tensor is made of what is no storage": lambda: checkpoint(
         name("torch._utils._rebuild_tensor_v2") + b"(" + shared() + b"K\0))\x89NtR"
     ),

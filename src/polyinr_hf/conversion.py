@@ -4,6 +4,7 @@ The authors' files are pickles of whole modules, with the source text of their c
 runs it. `load_original_checkpoint` reads them as data, see `safe_pickle`; docs/checkpoints.md lists what it reads.
 """
 
+import codecs
 import json
 import logging
 import math
@@ -89,7 +90,7 @@ def load_original_checkpoint(path: str | Path, weights: str = "G_ema") -> tuple[
         config = _infer_config(tensors)
         state_dict = _convert_tensors(tensors, config)
         _check_shapes(config, state_dict)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"`checkpoint` {path}: {weights} is no Poly-INR generator: {reason[:MAX_TEXT]}") from error
     return config, state_dict
@@ -150,8 +151,11 @@ def _read_archive(path: str | Path) -> object:
 
 def _is_network(value: object) -> bool:
     """Whether this is an object, or a state dict."""
-    is_state_dict = isinstance(value, dict) and all(isinstance(v, (StoredTensor, Tensor)) for v in value.values())
-    return isinstance(value, Record) or (is_state_dict and bool(value))
+    return isinstance(value, Record) or (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, (StoredTensor, Tensor)) for k, v in value.items())
+    )
 
 
 def _load_tensors(network: Record | dict, path: str | Path) -> dict[str, Tensor]:
@@ -160,7 +164,7 @@ def _load_tensors(network: Record | dict, path: str | Path) -> dict[str, Tensor]
     # Many tensors may be views of one storage; whole copies of them could be any size.
     if sum(tensor.nbytes for tensor in tensors.values()) > Path(path).stat().st_size:
         raise ValueError("its tensors have more bytes than the file")
-    tensors = {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in tensors.items()}
+    tensors = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in tensors.items()}
     return {name: t.load() if isinstance(t, StoredTensor) else t.clone() for name, t in tensors.items()}
 
 
@@ -172,7 +176,7 @@ def _named_tensors(network: Record) -> dict[str, StoredTensor]:
         if not isinstance(module, Record):
             raise TypeError(f"{prefix or 'the network'} is no module but {describe(module)}")
         own = [module.state[kind] for kind in ("_parameters", "_buffers", "_modules")]
-        if not all(isinstance(names, dict) for names in own):
+        if not all(isinstance(names, dict) and all(isinstance(name, str) for name in names) for names in own):
             raise TypeError(f"{prefix or 'the network'} is no module")
         entries += 1 + sum(map(len, own))
         if entries > MAX_ENTRIES or depth > MAX_DEPTH:  # modules that share their children can be many more than stored
@@ -276,10 +280,15 @@ def convert_original_checkpoint(
 
 
 def read_id2label(source: str | Path) -> dict[int, str]:
-    """Class names from a JSON file, a list or an object of ids, or, for "imagenet", ImageNet's own as timm has them.
+    """Class names from a file, or, for "imagenet", ImageNet's own as timm has them.
+
+    Args:
+        source: A file of JSON or of one name a line, in UTF-8 or, with its mark, UTF-16. The JSON is a list of names,
+            an object `{id: name}` or `{name: id}`; of a list in a name's place, `["n01440764", "tench"]`, the last
+            counts.
 
     Raises:
-        ValueError: if the file is neither of these.
+        ValueError: if the file is none of these.
     """
     if str(source) == "imagenet":
         with naming_extra("`id2label` imagenet", "eval"):
@@ -287,11 +296,28 @@ def read_id2label(source: str | Path) -> dict[int, str]:
 
         info = ImageNetInfo()
         return {index: info.index_to_description(index, detailed=False) for index in range(info.num_classes())}
+    content = Path(source).read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        names = json.loads(Path(source).read_text(encoding="utf-8"))
-        names = dict(enumerate(names)) if isinstance(names, list) else {int(key): name for key, name in names.items()}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"`id2label` {source} is no JSON list of names or object of ids and names: {error}") from error
-    if not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"`id2label` {source} has names that are no text.")
-    return names
+        text = content.decode(encoding).strip()
+        names = json.loads(text) if text.startswith(("[", "{")) else text.splitlines()
+    except ValueError as error:
+        raise ValueError(
+            f"`id2label` {source} must be JSON or one name a line, in UTF-8 or UTF-16: {error}."
+        ) from error
+    pairs = list(enumerate(names) if isinstance(names, list) else names.items())
+    if pairs and all(isinstance(value, int) for _, value in pairs):
+        pairs = [(index, name) for name, index in pairs]
+    named = {}
+    for key, name in pairs:
+        name = name[-1] if isinstance(name, list) and name else name
+        index = int(key) if isinstance(key, int) or re.fullmatch("[0-9]{1,9}", key) else None
+        if not isinstance(name, str) or not name.strip() or index is None or index in named:
+            raise ValueError(
+                f"`id2label` {source} must be a list of names, {{id: name}} or {{name: id}}, each id there once: "
+                f"got {str(key)[:MAX_TEXT]!r}: {str(name)[:MAX_TEXT]!r}."
+            )
+        named[index] = name.strip()
+    if not named:
+        raise ValueError(f"`id2label` {source} must hold class names, got none.")
+    return named
