@@ -13,7 +13,7 @@ def make_images(batch=4, height=20, width=28):
 
 
 def make_draws(augment, batch=4):
-    return augment.draw(batch, torch.Generator().manual_seed(1))
+    return augment.sample(batch, torch.Generator().manual_seed(1))
 
 
 def test_color_is_brightness_then_saturation_then_contrast():
@@ -83,7 +83,7 @@ def test_a_seed_fixes_the_augmentation_and_a_cut_batch_gets_the_same():
     images, augment = make_images(), DiffAugment()
     whole = augment(images, make_draws(augment))
     generator = torch.Generator().manual_seed(1)
-    parts = [augment(part, augment.draw(len(part), generator)) for part in images.split(2)]
+    parts = [augment(part, augment.sample(len(part), generator)) for part in images.split(2)]
     assert torch.equal(whole, torch.cat(parts))
     same = augment(images[:1].expand(4, -1, -1, -1), make_draws(augment))
     assert not torch.equal(same[0], same[1])

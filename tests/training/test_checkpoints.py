@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from polyinr_hf.training import checkpoints
-from polyinr_hf.training.checkpoints import (
+from polyinr_hf.training import launch
+from polyinr_hf.training.launch import (
     check_shared_folder,
     find_damage,
     load_newest_checkpoint,
@@ -158,8 +158,8 @@ def test_processes_that_see_another_folder_are_refused(tmp_path, monkeypatch, sh
         def wait_for_everyone(self):
             pass
 
-    monkeypatch.setattr(checkpoints, "gather_object", lambda seen: [*seen, shared])
-    monkeypatch.setattr(checkpoints, "broadcast_object_list", lambda values: values)
+    monkeypatch.setattr(launch, "gather_object", lambda seen: [*seen, shared])
+    monkeypatch.setattr(launch, "broadcast_object_list", lambda values: values)
     if shared:
         check_shared_folder(Two(), tmp_path)
     else:

@@ -298,7 +298,7 @@ def test_batch_norm_by_groups_is_batch_norm_of_each_group():
 def test_batches_in_one_call_are_judged_as_in_calls_of_their_own():
     """Also what batch norm remembers; one call without saying so normalises them together."""
     fake, real = make_images(4), make_images(8)[4:] * 0.5
-    labels, draws = torch.tensor([0, 1, 2, 3]), make_discriminator().draw_augmentations(8, make_generator(3))
+    labels, draws = torch.tensor([0, 1, 2, 3]), make_discriminator().sample_augmentations(8, make_generator(3))
     for group_size in (None, 2):
         apart, together = (make_discriminator(batch_norm_group_size=group_size) for _ in range(2))
         expected = torch.cat([apart(fake, labels, 1.0, draws[:4])[LITE0], apart(real, labels, 1.0, draws[4:])[LITE0]])
@@ -317,15 +317,15 @@ def test_batches_in_one_call_are_judged_as_in_calls_of_their_own():
 def test_blur_comes_before_an_augmentation_drawn_per_network():
     discriminator = make_discriminator(feature_networks=("resnet18", "resnet34"), pretrained=False)
     images, labels = make_images(4), torch.tensor([0, 1, 2, 3])
-    draws = discriminator.draw_augmentations(4, make_generator(7))
+    draws = discriminator.sample_augmentations(4, make_generator(7))
     logits = discriminator(images, labels, blur_sigma=1.5, draws=draws)
     augment = DiffAugment()
     assert draws.shape == (4, 2, augment.num_draws)
     for number, branch in enumerate(discriminator.branches):
         augmented = augment(gaussian_blur(images, 1.5), draws[:, number])
         torch.testing.assert_close(logits[f"resnet{(18, 34)[number]}"], branch(augmented, labels))
-    again = discriminator(images, labels, 1.5, discriminator.draw_augmentations(4, make_generator(7)))
-    other = discriminator(images, labels, 1.5, discriminator.draw_augmentations(4, make_generator(8)))
+    again = discriminator(images, labels, 1.5, discriminator.sample_augmentations(4, make_generator(7)))
+    other = discriminator(images, labels, 1.5, discriminator.sample_augmentations(4, make_generator(8)))
     assert all(torch.equal(again[name], logits[name]) and not torch.equal(other[name], logits[name]) for name in logits)
 
 
@@ -335,7 +335,7 @@ def test_training_without_draws_augments_by_the_global_generator():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         logits = discriminator(images, labels)[LITE0]
-    draws = discriminator.draw_augmentations(2, make_generator(0))
+    draws = discriminator.sample_augmentations(2, make_generator(0))
     assert torch.equal(logits, discriminator(images, labels, draws=draws)[LITE0])
 
 
@@ -351,7 +351,7 @@ def test_micro_batches_add_up_to_the_batch_for_images_and_heads():
 
     def gradients(num_parts):
         discriminator.zero_grad()
-        images, draws = make_images(4).requires_grad_(), discriminator.draw_augmentations(4, make_generator(5))
+        images, draws = make_images(4).requires_grad_(), discriminator.sample_augmentations(4, make_generator(5))
         for part in zip(images.chunk(num_parts), labels.chunk(num_parts), draws.chunk(num_parts), strict=True):
             (hinge_loss_fake(discriminator(part[0], part[1], 1.0, part[2])) / num_parts).backward()
         return [images.grad, *(parameter.grad.clone() for parameter in discriminator.trainable_parameters())]
@@ -400,7 +400,7 @@ def test_state_dict_carries_all_but_the_feature_networks_bit_for_bit(tmp_path):
     target.load_state_dict(torch.load(tmp_path / "discriminator.pt", weights_only=True), strict=True)
     assert_same_states(source, target)
     images, labels = make_images(), torch.tensor([3, 0])
-    draws = source.draw_augmentations(2, make_generator())
+    draws = source.sample_augmentations(2, make_generator())
     expected, result = source(images, labels, draws=draws), target(images, labels, draws=draws)
     assert all(torch.equal(result[name], expected[name]) for name in expected)
 

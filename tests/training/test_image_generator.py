@@ -119,7 +119,7 @@ def test_a_step_on_the_meta_device_mixes_no_devices():
     networks = ["deit_tiny_distilled_patch16_224", "tf_efficientnet_lite0"]
     discriminator = ProjectedDiscriminator(CLASSES, networks, pretrained=False, feature_resolution=64).to("meta")
     z, labels = torch.empty(4, 64, device="meta"), torch.zeros(4, dtype=torch.long, device="meta")
-    draws = discriminator.draw_augmentations(4).to("meta")
+    draws = discriminator.sample_augmentations(4).to("meta")
     for pixel_chunk in (None, 256):
         images = generator(z, labels, 32, pixel_chunk)
         fake = discriminator(images, labels, 1.5, draws)

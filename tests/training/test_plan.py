@@ -87,7 +87,7 @@ def test_the_plan_counts_what_the_trainers_step_does(plan, make_recipe, tmp_path
     loaded = [next(loader) for _ in range(parts)]
     counted = []
     with FlopCounterMode(display=False) as counter:
-        batches = networks.draw(stage, 0, loaded)
+        batches = networks.sample(stage, 0, loaded)
         networks.generator_gradients(stage, batches, 2.0, trainer.log)
         counted.append(counter.get_total_flops())
         networks.discriminator_gradients(stage, batches, 2.0, trainer.log)

@@ -11,7 +11,7 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.training import exports
 from polyinr_hf.training.config import load_recipe
-from polyinr_hf.training.exports import BackgroundPusher, count_licenses, describe_export
+from polyinr_hf.training.exports import BackgroundPusher, count_licenses, save_description
 from polyinr_hf.training.trainer import Trainer
 
 TOKEN = "hf_recognisableRecognisableRecognisable"
@@ -196,7 +196,7 @@ def test_an_export_says_what_its_windows_were_of(make_recipe, labelled_images, t
     for stage, expected in zip(
         recipe.stages, ({"resolution": 16}, {"resolution": 24, "image_resolution": 48}), strict=True
     ):
-        describe_export(tmp_path, recipe, stage, dataset, 0.01, tmp_path / "samples")
+        save_description(tmp_path, recipe, stage, dataset, 0.01, tmp_path / "samples")
         said = json.loads((tmp_path / "training.json").read_text())
         assert {key: value for key, value in said.items() if "resolution" in key} == expected
 
@@ -223,7 +223,7 @@ def test_export_does_without_licences_that_cannot_be_read(make_recipe, labelled_
     count_licenses.cache_clear()
     monkeypatch.setattr(exports, "load_image_dataset", unreachable)
     recipe = make_recipe()
-    describe_export(tmp_path, recipe, recipe.stages[1], dataset, 0.02, tmp_path / "samples")
+    save_description(tmp_path, recipe, recipe.stages[1], dataset, 0.02, tmp_path / "samples")
     assert json.loads((tmp_path / "training.json").read_text()) == {"kimg": 0.02, "resolution": 24, "num_images": 16}
     assert "no route" in caplog.text and TOKEN not in caplog.text
 

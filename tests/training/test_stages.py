@@ -34,7 +34,7 @@ def test_gradients_are_those_of_one_process_with_groups_of_eight(make_recipe, tm
         for index in range(num_processes):
             monkeypatch.setattr(Accelerator, "process_index", index)
             trainer.discriminator.zero_grad()
-            batches = networks.draw(stage, 0, [next(trainer.make_batches(stage))])
+            batches = networks.sample(stage, 0, [next(trainer.make_batches(stage))])
             assert len(batches[0].images) == 32 // num_processes
             networks.discriminator_gradients(stage, batches, 1.0, trainer.log)
             total = total + torch.cat([parameter.grad.flatten() for parameter in parameters])

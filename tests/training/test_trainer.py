@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.training import models
-from polyinr_hf.training.checkpoints import find_damage
 from polyinr_hf.training.class_embeddings import compute_class_embeddings
 from polyinr_hf.training.config import load_recipe
+from polyinr_hf.training.launch import find_damage
 from polyinr_hf.training.trainer import Trainer
 
 TIMES = ("time", "images_per_second", "step_seconds", "memory_mb", "eta_hours")

@@ -9,7 +9,7 @@ import torch
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
-from polyinr_hf.training.image_generator import ImageGenerator, Windows, cut_windows, draw_extents, window_coordinates
+from polyinr_hf.training.image_generator import ImageGenerator, Windows, cut_windows, sample_extents, window_coordinates
 from polyinr_hf.training.matching import FeatureMatching
 from polyinr_hf.training.pretraining import Pretrainer
 from polyinr_hf.training.trainer import Trainer
@@ -35,7 +35,7 @@ def disc(points, centre=(0.3, 0.6), radius=0.2, softness=0.01):
 
 
 def test_extents_are_squares_inside_the_image_of_the_scales_asked_for():
-    extents = draw_extents(20_000, (0.125, 0.5), 0.25, source())
+    extents = sample_extents(20_000, (0.125, 0.5), 0.25, source())
     top, left, bottom, right = extents.unbind(dim=1)
     side = bottom - top
     torch.testing.assert_close(right - left, side)
@@ -51,7 +51,7 @@ def test_extents_are_squares_inside_the_image_of_the_scales_asked_for():
 
 
 def test_points_of_a_window_are_those_that_render_draws():
-    extents = draw_extents(3, (0.2, 0.7), 0.0, source())
+    extents = sample_extents(3, (0.2, 0.7), 0.0, source())
     for points, extent in zip(window_coordinates(extents, 9, 1), extents.tolist(), strict=True):
         assert torch.equal(points, pixel_coordinates(9, 9, extent))
     assert torch.equal(window_coordinates(WHOLE, 9, 1)[0], pixel_coordinates(9, 9))
@@ -73,7 +73,7 @@ def test_a_pixel_is_the_mean_over_its_square():
     """Of a picture linear in its coordinates that is its centre's value, but where the square reaches beyond it."""
     slope = torch.tensor([0.6, -0.8])
     image = (pixel_coordinates(64, 64) @ slope).view(1, 1, 64, 64).expand(5, 3, 64, 64)
-    windows = Windows(torch.cat([draw_extents(4, (0.1, 0.9), 0.0, source()), WHOLE]), 64)
+    windows = Windows(torch.cat([sample_extents(4, (0.1, 0.9), 0.0, source()), WHOLE]), 64)
     ours = cut_windows(image, windows, 8)
     expected = (window_coordinates(windows.extents, 8, 1) @ slope).view(5, 1, 8, 8)
     torch.testing.assert_close(ours[:4, :1, 1:-1, 1:-1], expected[:4, :, 1:-1, 1:-1])
@@ -88,7 +88,7 @@ def test_a_pixel_is_the_mean_over_its_square():
 @pytest.mark.parametrize("scales", [(0.1, 0.12), (0.3, 0.5), (1.0, 1.0)])
 def test_real_and_generated_windows_show_the_same_places(scales):
     """A disc drawn on 256 pixels and cut, and drawn at the generator's points; half a pixel aside they would not."""
-    windows = Windows(draw_extents(6, scales, 0.0, source()), 256)
+    windows = Windows(sample_extents(6, scales, 0.0, source()), 256)
     windows.extents[0] = torch.tensor([0.3, 0.6, 0.3, 0.6]) + 0.5 * scales[0] * torch.tensor([-1, -1, 1, 1])
     windows = Windows(windows.extents.clamp(0, 1), 256)
     image = disc(pixel_coordinates(256, 256)).view(1, 1, 256, 256).expand(6, 3, 256, 256)
@@ -115,7 +115,7 @@ def generator():
 
 def test_generated_windows_are_renders_of_their_extents(generator):
     """Fine windows point by point, coarse ones averaged over each pixel; each in its place in the batch."""
-    extents = torch.cat([draw_extents(3, (0.1, 0.2), 0.0, source()), WHOLE.clone()])[[0, 3, 1, 2]]
+    extents = torch.cat([sample_extents(3, (0.1, 0.2), 0.0, source()), WHOLE.clone()])[[0, 3, 1, 2]]
     windows = Windows(extents, 64)
     assert windows.points_a_side(8) == [1, 2, 1, 1]
     z, labels = torch.randn(4, 64, generator=source()), torch.tensor([0, 1, 2, 1])
@@ -128,7 +128,7 @@ def test_generated_windows_are_renders_of_their_extents(generator):
 
 
 def test_pixel_chunks_leave_gradients_of_windows_as_they_are(generator):
-    windows = Windows(draw_extents(4, (0.1, 0.9), 0.3, source(3)), 64)
+    windows = Windows(sample_extents(4, (0.1, 0.9), 0.3, source(3)), 64)
     assert len(set(windows.points_a_side(8))) == 2
     z, labels = torch.randn(4, 64, generator=source()), torch.tensor([0, 1, 2, 1])
     results = []
@@ -153,7 +153,7 @@ def test_a_window_is_compared_with_the_same_window_of_its_match():
     images = torch.nn.functional.interpolate(torch.rand(6, 3, 5, 5, generator=source()), 64, mode="bicubic")
     images = (images.clamp(0, 1) * 255).to(torch.uint8)
     matching.keep_images(images, None, 16)
-    extents = draw_extents(4, (0.3, 0.6), 0.0, source())
+    extents = sample_extents(4, (0.3, 0.6), 0.0, source())
     windows, matches = Windows(extents, 64), torch.tensor([5, 2, 2, 0])
     real = cut_windows(images[matches], windows, 16)
     assert matching(real, matches, windows=windows)[0] < 1e-6
@@ -178,7 +178,7 @@ def test_real_and_generated_windows_of_a_step_have_the_same_extents(make_recipe,
     stage = trainer.recipe.stages[0]
     loaded = [next(trainer.enter_stage(stage))]
     assert loaded[0]["images"].shape == (4, 3, 32, 32)
-    (batch,), (again,), (later,) = (trainer.networks.draw(stage, step, loaded) for step in (5, 5, 6))
+    (batch,), (again,), (later,) = (trainer.networks.sample(stage, step, loaded) for step in (5, 5, 6))
     assert torch.equal(batch.images, cut_windows(loaded[0]["images"], batch.windows, 12))
     assert torch.equal(batch.windows.extents, again.windows.extents)
     assert not torch.equal(batch.windows.extents, later.windows.extents)
@@ -220,7 +220,7 @@ def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_p
         trainer = Trainer(recipe, tmp_path / str(parts))
         networks, stage_config = trainer.networks, recipe.stages[0]
         loader = trainer.enter_stage(stage_config)
-        batches = networks.draw(stage_config, 0, [next(loader) for _ in range(parts)])
+        batches = networks.sample(stage_config, 0, [next(loader) for _ in range(parts)])
         networks.generator_gradients(stage_config, batches, 1.0, trainer.log)
         networks.discriminator_gradients(stage_config, batches, 1.0, trainer.log)
         captured.append([gradient_of(trainer.generator), gradient_of(trainer.discriminator)])
@@ -245,7 +245,7 @@ def test_a_folder_of_large_photographs_trains_by_the_same_keys(make_recipe, tmp_
     trainer = Trainer(make_recipe(f"stages=[{stage}]", *overrides, "run.num_sample_columns=1"), tmp_path / "run")
     batch = next(trainer.enter_stage(trainer.recipe.stages[0]))
     assert batch["images"].shape == (4, 3, 1024, 1024)
-    (drawn,) = trainer.networks.draw(trainer.recipe.stages[0], 0, [batch])
+    (drawn,) = trainer.networks.sample(trainer.recipe.stages[0], 0, [batch])
     for image, extent, part in zip(batch["images"], drawn.windows.extents.tolist(), drawn.images, strict=True):
         top, left, bottom, right = (round(1023 * value) for value in extent)
         inside = image[:, top : bottom + 1, left : right + 1]

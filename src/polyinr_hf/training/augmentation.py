@@ -22,7 +22,7 @@ CUTOUT_RATIO = 0.2  # side of the square cut out, in image sides
 class DiffAugment:
     """Differentiable augmentation for data-efficient GAN training (Zhao et al., 2020), each image on its own draws.
 
-    All randomness enters as one tensor of uniform numbers, drawn by [`~DiffAugment.draw`] image by image: drawing for
+    All randomness enters as one tensor of uniform numbers, drawn by [`~DiffAugment.sample`] image by image: drawing for
     a batch, or for its parts one after the other from the same generator, gives the same augmentations.
 
     Args:
@@ -43,7 +43,7 @@ class DiffAugment:
             raise ValueError(f"`policy` is {policy!r}; it may name, each once: {', '.join(_AUGMENTATIONS)}.")
         self.num_draws = sum(_AUGMENTATIONS[name][1] for name in self.policy)
 
-    def draw(
+    def sample(
         self,
         batch_size: int,
         generator: torch.Generator | None = None,

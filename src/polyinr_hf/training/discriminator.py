@@ -317,7 +317,7 @@ class ProjectedDiscriminator(nn.Module):
             class_labels (`Tensor`, *optional*): (B,) integers; needed if and only if there are classes.
             blur_sigma (`float`, defaults to 0): of the Gaussian blur before anything else, in pixels.
             draws (`Tensor`, *optional*): augmentations, (B, networks, num_draws) uniform numbers such as
-                [`~ProjectedDiscriminator.draw_augmentations`] gives; drawn here without. Unused in eval mode.
+                [`~ProjectedDiscriminator.sample_augmentations`] gives; drawn here without. Unused in eval mode.
             num_batches (`int`, defaults to 1): batches of equal size that `images` holds, one after the other, and
                 that batch norm keeps apart.
 
@@ -329,7 +329,7 @@ class ProjectedDiscriminator(nn.Module):
             raise ValueError(f"`class_labels` must be {need} for num_classes={self.num_classes}.")
         images = gaussian_blur(images, blur_sigma)
         if draws is None and self.training:
-            draws = self.draw_augmentations(len(images), device=images.device)
+            draws = self.sample_augmentations(len(images), device=images.device)
         per_network = draws.unbind(1) if self.training else [None] * len(self.branches)
         logits = [
             branch(images, class_labels, draw, num_batches)
@@ -344,14 +344,14 @@ class ProjectedDiscriminator(nn.Module):
             for head in branch.heads:
                 head.class_embedding.weight.data.copy_(class_embeddings)
 
-    def draw_augmentations(
+    def sample_augmentations(
         self,
         batch_size: int,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draws of augmentations, (batch_size, networks, num_draws); rows of a batch serve its micro-batches."""
-        draws = self.augment.draw(batch_size * len(self.branches), generator, device)
+        draws = self.augment.sample(batch_size * len(self.branches), generator, device)
         return draws.view(batch_size, len(self.branches), self.augment.num_draws)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:

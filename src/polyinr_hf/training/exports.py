@@ -45,7 +45,7 @@ def export_name(exports: Path, images_seen: int) -> str:
     return name if round(taken) == images_seen else f"{name}.{images_seen % 1000:03d}"
 
 
-def describe_export(
+def save_description(
     folder: Path, recipe: Recipe, stage: StageConfig, dataset: ImageDataset, kimg: float, samples: Path
 ) -> None:
     """Adds to an export what its model card needs: training.json, and the newest grid in the folder `samples`.

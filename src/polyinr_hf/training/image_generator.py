@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from ..images import to_float
 from ..modeling_poly_inr import PolyINRGenerator, full_precision, pixel_coordinates
 
-CPU_FEATURES = 2**20  # of one level evaluated at once: activations that leave a CPU's cache cost more than the products
-FINE_PITCH = 2.0  # up to this distance of a window's pixels, in the image's, their centers stand for them
+# Of one level evaluated at once, 4 MB: activations that leave a CPU's cache cost more than the products. Forward and
+# backward take two thirds of the time that the whole batch takes; the number itself was not tuned.
+CPU_FEATURES = 2**20
+FINE_PITCH = 2.0  # up to this distance of a window's pixels, in the image's, their centers stand for them; not tuned
 COARSE_POINTS = 2  # points a side of a coarser pixel, whose colors are averaged
 
 
@@ -148,7 +150,7 @@ class Windows:
         return [COARSE_POINTS if pitch > FINE_PITCH else 1 for pitch in pitches]
 
 
-def draw_extents(number: int, scales: tuple[float, float], whole_share: float, source: torch.Generator) -> Tensor:
+def sample_extents(number: int, scales: tuple[float, float], whole_share: float, source: torch.Generator) -> Tensor:
     """Draws extents (number, 4): a `whole_share` of them the whole image, the others square windows inside it.
 
     Their sides are log-uniform in `scales`, shares of the image's side in (0, 1], their positions uniform.

@@ -19,16 +19,18 @@ from ..files import replace_folder
 from ..images import save_grid
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .checkpoints import (
+from .config import Recipe, StageConfig, check_division, save_recipe
+from .exports import BestExport, export_name, make_pusher, save_description
+from .launch import (
     check_shared_folder,
+    describe_run,
     load_newest_checkpoint,
     lock_folder,
+    make_accelerator,
     naming_a_full_disk,
     save_checkpoint,
+    with_precision,
 )
-from .config import Recipe, StageConfig, check_division, save_recipe
-from .exports import BestExport, describe_export, export_name, make_pusher
-from .launch import describe_run, make_accelerator, with_precision
 from .matching import FeatureMatching
 from .models import resolve_source
 from .points import PointMatching
@@ -366,7 +368,7 @@ class TrainingLoop(ABC):
             pipeline.save_pretrained(folder)
             save_recipe(self.recipe, folder / "recipe.yaml")
             kimg, grids = self.images_seen / 1000, self.output_dir / "samples"
-            describe_export(folder, self.recipe, stage, self.dataset, kimg, grids)
+            save_description(folder, self.recipe, stage, self.dataset, kimg, grids)
 
     def _save_checkpoint(self) -> None:
         states = self.accelerator.gather_for_metrics([self.loader_state], use_gather_object=True)

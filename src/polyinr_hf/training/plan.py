@@ -28,7 +28,7 @@ from .augmentation import blur_sigma_at
 from .config import Recipe, StageConfig, check_division
 from .image_generator import ImageGenerator, Windows, cut_windows
 from .models import build_discriminator, build_generator, build_guidance, build_matching
-from .step import AdversarialStep, Batch, Draws, draw_windows
+from .step import AdversarialStep, Batch, Draws, sample_windows
 
 # Dense bfloat16 products, 1e12 multiplications and additions a second, from the makers' data sheets; the first whose
 # name is in the device's.
@@ -210,7 +210,7 @@ class _Rehearsal:
         sigma = blur_sigma_at(0.0, loss.blur_initial_sigma, loss.blur_fade_kimg)
         # Images are split for a CPU's cache where there are no chunks, which no other device does.
         counted = replace(stage, pixel_chunk=stage.pixel_chunk or 2**62)
-        extents = draw_windows(self.recipe, stage, 0)
+        extents = sample_windows(self.recipe, stage, 0)
         extents = None if extents is None else extents[:images]
         labels = torch.arange(self.num_images) % (self.num_classes or 1)
         with self.fake:
@@ -256,10 +256,10 @@ class _Rehearsal:
             matching.keep_images(images, labels, stage.resolution, len(images))
 
     def _batch(self, stage: StageConfig, images: int, extents: Tensor | None) -> Batch:
-        """A micro-batch as [`AdversarialStep.draw`] makes it, but for what its numbers would decide."""
+        """A micro-batch as [`AdversarialStep.sample`] makes it, but for what its numbers would decide."""
         loss, z_dim, side = self.recipe.loss, self.recipe.model.z_dim, stage.image_size
         draws = [
-            Draws(torch.zeros(images, z_dim), self.step.discriminator.draw_augmentations(passes * images))
+            Draws(torch.zeros(images, z_dim), self.step.discriminator.sample_augmentations(passes * images))
             for passes in (2 if loss.joint_batch_norm else 1, 2)
         ]
         labels = None if self.num_classes is None else torch.zeros(images, dtype=torch.long)

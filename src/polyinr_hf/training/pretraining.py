@@ -35,7 +35,7 @@ from .models import (
     open_source,
     start_weights,
 )
-from .step import apply_gradients, draw_windows, rows_of_process
+from .step import apply_gradients, rows_of_process, sample_windows
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code is updated once per epoch
 BETAS_CODES = (0.5, 0.9)  # short memory: each code is updated once per epoch
@@ -147,7 +147,7 @@ class Pretrainer(TrainingLoop):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
         parts = stage.gradient_accumulation_steps
-        extents = draw_windows(self.recipe, stage, self.step)
+        extents = sample_windows(self.recipe, stage, self.step)
         for part, indices in enumerate(next(loader).to(self.device).chunk(parts)):
             windows = None
             if extents is not None:

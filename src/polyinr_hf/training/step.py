@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .config import Recipe, StageConfig
 from .discriminator import ProjectedDiscriminator
-from .image_generator import Windows, cut_windows, draw_extents
+from .image_generator import Windows, cut_windows, sample_extents
 from .matching import FeatureMatching
 from .points import PointMatching
 from .reporting import TrainingLog
@@ -68,12 +68,12 @@ class Batch:
     colors: Tensor | None = None
 
 
-def draw_windows(recipe: Recipe, stage: StageConfig, step: int) -> Tensor | None:
+def sample_windows(recipe: Recipe, stage: StageConfig, step: int) -> Tensor | None:
     """Extents of a step's whole batch, (N, 4), which the seed and the step decide; None where images are whole."""
     if stage.image_resolution is None:
         return None
     source = torch.Generator().manual_seed(WINDOW_SEED + recipe.run.seed * 2_000_003 + step)
-    return draw_extents(stage.batch_size, stage.window_scales, stage.whole_share, source)
+    return sample_extents(stage.batch_size, stage.window_scales, stage.whole_share, source)
 
 
 def rows_of_process(accelerator: Accelerator, whole: Tensor, index: int, parts: int) -> Tensor:
@@ -131,7 +131,7 @@ class AdversarialStep:
             decay: Of the running mean of the weights.
             log: Gets losses and signs.
         """
-        batches = self.draw(stage, step, loaded)
+        batches = self.sample(stage, step, loaded)
         self.generator_gradients(stage, batches, sigma, log)
         apply_gradients(self.accelerator, self.G_optimizer, "generator", log)
         if self.matching is not None and self.matching.by == "likeness":
@@ -143,10 +143,10 @@ class AdversarialStep:
         self._update_w_mean(batches)
         update_ema(self.ema, self.generator, decay)
 
-    def draw(self, stage: StageConfig, step: int, loaded: list[dict]) -> list[Batch]:
+    def sample(self, stage: StageConfig, step: int, loaded: list[dict]) -> list[Batch]:
         """All that is random in a step, for each of its micro-batches."""
         seed, number, parts = self.recipe.run.seed * 2_000_003 + step, stage.batch_size, len(loaded)
-        extents = draw_windows(self.recipe, stage, step)
+        extents = sample_windows(self.recipe, stage, step)
         uniform = None
         if self.points is not None:
             source = torch.Generator().manual_seed(POINT_SEED + seed)
@@ -155,7 +155,7 @@ class AdversarialStep:
         for phase, passes in ((0, 2 if self.recipe.loss.joint_batch_norm else 1), (1, 2)):
             source = torch.Generator().manual_seed(2 * seed + phase)
             z = torch.randn(number, self.recipe.model.z_dim, generator=source)
-            draws.append((z, [self.discriminator.draw_augmentations(number, source) for _ in range(passes)]))
+            draws.append((z, [self.discriminator.sample_augmentations(number, source) for _ in range(passes)]))
 
         batches = []
         for index, real in enumerate(loaded):
