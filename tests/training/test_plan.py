@@ -41,10 +41,11 @@ def test_products_of_the_generator_are_those_of_its_layers(plan):
     assert added * 1e9 == pytest.approx(4 * (synthesis + affine), rel=0.05)
 
 
-def test_a_second_forward_of_chunks_is_counted(plan):
-    whole = plan()
-    assert plan(f"stages.0.pixel_chunk={8 * 256}").generator_gflop == whole.generator_gflop  # as large as the batch
-    extra = (plan("stages.0.pixel_chunk=256").generator_gflop - whole.generator_gflop) * 1e9
+def test_a_second_forward_of_chunks_is_counted(make_recipe):
+    stages = [f"{{resolution: 16, kimg: 1, batch_size: 8, pixel_chunk: {chunk}}}" for chunk in ("null", 2048, 256)]
+    whole, one_chunk, chunked = plan_recipe(make_recipe(f"stages=[{', '.join(stages)}]", "model.channels=64"))
+    assert one_chunk.generator_gflop == whole.generator_gflop
+    extra = (chunked.generator_gflop - whole.generator_gflop) * 1e9
     # Each of 8 chunks folds level 0 by itself: in both forwards, and twice the products in the backward.
     folds = (2 * 8 - 2) + 2 * (8 - 1)
     assert extra == pytest.approx(generator_flop(64, 3, 256) + folds * 2 * 64 * 64 * 3, rel=0.01)
@@ -112,10 +113,12 @@ def test_matching_by_likeness_is_counted_with_its_images(make_recipe):
     assert (many.peak_gib - few.peak_gib) * 2**30 > 200 * numbers * 2
 
 
-def test_chunks_lower_the_planned_peak(plan):
+def test_chunks_lower_the_planned_peak(make_recipe):
     """Of large images: of small ones the discriminator is the peak, which chunks leave as it is."""
-    large = ("stages.0.resolution=128", "run.mixed_precision=bf16")
-    saved = (plan(*large).peak_gib - plan(*large, f"stages.0.pixel_chunk={128**2}").peak_gib) * 2**30
+    stages = [f"{{resolution: 128, kimg: 1, batch_size: 8, pixel_chunk: {chunk}}}" for chunk in ("null", 128**2)]
+    overrides = (f"stages=[{', '.join(stages)}]", "model.channels=64", "run.mixed_precision=bf16")
+    whole, chunked = plan_recipe(make_recipe(*overrides))
+    saved = (whole.peak_gib - chunked.peak_gib) * 2**30
     # Two levels keep the modulation in float32 and, in bfloat16, the modulation activated, its product with the
     # features, and the features after the linear layer, the activation and the clamp. Level 0 keeps the last three, the
     # first two of them in float32. What is left of a chunk is less than the discriminator's.
