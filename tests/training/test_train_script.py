@@ -51,10 +51,12 @@ def error_of(*arguments) -> str:
 
 TINY = [
     "model.channels=16",
+    "model.num_levels=3",
     "data.num_workers=0",
     "discriminator.feature_networks=[deit_tiny_distilled_patch16_224,tf_efficientnet_lite0]",
+    "discriminator.feature_resolution=64",
     "discriminator.projection_width=8",
-    "stages=[{resolution: 32, kimg: 0.008, batch_size: 4}]",
+    "stages=[{resolution: 16, kimg: 0.004, batch_size: 2}]",
     "run.compile=false",
     "run.mixed_precision=no",
     "run.log_every_steps=1",
@@ -75,7 +77,7 @@ def thousand_classes(save_images, tmp_path_factory) -> str:
 def test_imagenet_recipe_takes_steps_with_deit_built_without_weights(thousand_classes, tmp_path):
     """Guidance included, by a classifier without weights as well; class embeddings are the real ones."""
     overrides = [*TINY, f"data.dataset={thousand_classes}", "discriminator.pretrained=false"]
-    overrides += ["loss.guidance_start_resolution=32", "loss.guidance_classifier=deit_tiny_distilled_patch16_224"]
+    overrides += ["loss.guidance_start_resolution=16", "loss.guidance_classifier=deit_tiny_distilled_patch16_224"]
     train(ROOT / "configs" / "imagenet.yaml", "--output", tmp_path / "run", *overrides)
     log = read_log(tmp_path / "run")
     assert [line["step"] for line in log] == [1, 2]
