@@ -3,21 +3,27 @@
 import argparse
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from tqdm import tqdm
 
 from polyinr_hf import training
-from polyinr_hf.editing import encode_seeds
+from polyinr_hf.editing import SEED_SOURCES, draw_latents, encode_seeds, w_centroids
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
 if TYPE_CHECKING:
     from polyinr_hf.inversion import InversionStep
+
+BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
+BAR_SECONDS = 1.0  # what takes less time has no progress bar
 
 
 @contextmanager
@@ -47,7 +53,12 @@ def parse_seeds(text: str) -> list[int]:
 
 def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_pipeline` reads."""
-    parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
+    parser.add_argument(
+        "--pipeline",
+        default=str(BUNDLED) if BUNDLED.is_dir() else None,
+        required=not BUNDLED.is_dir(),
+        help="pipeline folder or Hub id (default: the bundled model, pretrained/poly-inr-emoji)",
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="(default: float32)"
     )
@@ -78,13 +89,51 @@ def add_tolerance_argument(parser: argparse.ArgumentParser) -> None:
 
 def load_pipeline(args: argparse.Namespace) -> PolyINRPipeline:
     """The pipeline asked for, without progress bars of its own."""
+    diffusers_logging.disable_progress_bar()  # of the one component that is loaded
     pipe = PolyINRPipeline.from_pretrained(args.pipeline, dtype=getattr(torch, args.dtype)).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `sampling` reads."""
+    parser.add_argument(
+        "--truncation_psi",
+        type=float,
+        help="truncation; below 1, images are more typical and less varied (default: the pipeline's own)",
+    )
+    parser.add_argument("--truncation_cutoff", type=int, help="truncate only the levels below this one")
+    parser.add_argument(
+        "--centroids",
+        metavar="C",
+        help="truncate towards the nearest of C centroids of w, not the mean of the class; or an .npy file of them",
+    )
+    parser.add_argument(
+        "--seed_source",
+        choices=SEED_SOURCES,
+        default="torch",
+        help="whose random numbers: with numpy's a seed is the image that it is in the authors' scripts, and draws its "
+        "class, too, where none is given (default: torch)",
+    )
+
+
+def sampling(pipe: PolyINRPipeline, args: argparse.Namespace) -> dict:
+    """What `encode_seeds` is told of every image.
+
+    Raises:
+        ValueError, OSError, ImportError: for centroids that there are not, or cannot be computed.
+    """
+    centroids = args.centroids
+    if centroids is not None and centroids.isdecimal():
+        centroids = w_centroids(pipe, int(centroids))
+    elif centroids is not None:
+        centroids = torch.from_numpy(np.load(centroids, allow_pickle=False)).to(pipe.device)
+    names = ("truncation_psi", "truncation_cutoff", "seed_source")
+    return {name: getattr(args, name) for name in names} | {"centroids": centroids}
+
+
 def add_image_arguments(parser: argparse.ArgumentParser, seeds: str, prefix: str = "") -> None:
-    """Adds what `encode_images` reads. `seeds` are drawn where nothing is asked for."""
+    """Adds what `encode_images` reads beside `add_sampling_arguments`. `seeds` are drawn where nothing is asked for."""
     parser.add_argument(
         f"--{prefix}seeds",
         f"--{prefix}seed",
@@ -104,61 +153,107 @@ def add_image_arguments(parser: argparse.ArgumentParser, seeds: str, prefix: str
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="affine parameters, as inversion saves them, before the images of the seeds",
+        help="images as generate.py --save or inversion saves them, before those of the seeds",
     )
     parser.set_defaults(**{f"{prefix}default_seeds": parse_seeds(seeds)})
 
 
 def seeds_of(args: argparse.Namespace, prefix: str = "") -> list[int]:
-    """Seeds asked for, or the default ones where there are no affine parameters either."""
+    """Seeds asked for, or the default ones where there are no files of images either."""
     seeds, parameters = getattr(args, f"{prefix}seeds"), getattr(args, f"{prefix}parameters")
     return seeds or ([] if parameters else getattr(args, f"{prefix}default_seeds"))
 
 
-def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str = "") -> Tensor:
-    """Affine parameters A (K, L, n, 3) of all images asked for: those of files, then those of seeds.
+def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str = "", space: str = "affine") -> Tensor:
+    """A (K, L, n, 3), or w (K, L, w_dim), of all images asked for: those of files, then those of seeds.
 
     Raises:
-        ValueError, OSError: for a file that is none or is of another model's size, or as `encode_seeds`.
+        ValueError, OSError: for a file that is none or is of another model's size, options that change nothing, or as
+            `encode_seeds`.
     """
-    images = []
-    for path in getattr(args, f"{prefix}parameters") or []:
-        from polyinr_hf.inversion import load_affine_parameters
-
-        A = load_affine_parameters(path)
-        try:
-            pipe.generator.check_affine_parameters(A)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        images.append(A.to(pipe.device))
-    if seeds := seeds_of(args, prefix):
-        labels = getattr(args, f"{prefix}class_labels")
-        images.append(encode_seeds(pipe, labels, seeds, args.truncation_psi))
+    seeds, labels = seeds_of(args, prefix), getattr(args, f"{prefix}class_labels")
+    if labels and not seeds:
+        raise ValueError(f"`--{prefix}class` must come with `--{prefix}seeds` beside `--{prefix}parameters`.")
+    if (
+        args.truncation_psi is not None
+        and not seeds
+        and not (hasattr(args, "target_seeds") and seeds_of(args, "target_"))
+    ):
+        raise ValueError("`--truncation_psi` must come with `--seeds`: images of files are drawn as they are.")
+    images = [load_image(pipe, path, space) for path in getattr(args, f"{prefix}parameters") or []]
+    if seeds:
+        images.append(encode_seeds(pipe, labels, seeds, space=space, **sampling(pipe, args)))
     return torch.cat(images)
 
 
-def class_name(pipe: PolyINRPipeline, label: str) -> str:
-    """The first name of the class that `label` is a name or the id of."""
-    key = pipe.get_label_ids(label)[0]
-    return pipe.id2label.get(key, f"class {key}").split(",")[0].strip()
+def load_image(pipe: PolyINRPipeline, path: str, space: str) -> Tensor:
+    """A, or w, of a file."""
+    from polyinr_hf.inversion import load_affine_parameters, load_w
+
+    w = load_w(path)
+    if space == "w" and w is None:
+        raise ValueError(f"`--space` must be affine, {path} holds no w.")
+    try:
+        if space == "w":
+            pipe.generator.check_w(w)
+            return w.to(pipe.device)
+        try:
+            A = load_affine_parameters(path)
+        except ValueError:
+            if w is None:
+                raise
+            A = pipe.encode(w=w)
+        pipe.generator.check_affine_parameters(A)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return A.to(pipe.device)
+
+
+def class_names(pipe: PolyINRPipeline, labels: list[int | str] | None) -> list[str]:
+    """The first name of the class that each label is a name or the id of."""
+    names = pipe.id2label
+    return [names.get(key, f"class {key}").split(",")[0].strip() for key in pipe.class_ids(labels) or []]
 
 
 def image_names(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str = "") -> list[str]:
     """What the images of `encode_images` are called: files by their name, samples by class and seed."""
-    names = [Path(path).stem for path in getattr(args, f"{prefix}parameters") or []]
-    seeds, labels = seeds_of(args, prefix), getattr(args, f"{prefix}class_labels")
-    if labels and len(labels) == 1:
-        labels = labels * len(seeds)
-    for index, seed in enumerate(seeds):
-        names.append(f"{class_name(pipe, labels[index])} {seed}" if labels else f"seed {seed}")
-    return names
+    seeds = seeds_of(args, prefix)
+    files = [Path(path).stem for path in getattr(args, f"{prefix}parameters") or []]
+    ids, _ = (
+        draw_latents(pipe, getattr(args, f"{prefix}class_labels"), seeds, args.seed_source) if seeds else (None, None)
+    )
+    kinds = class_names(pipe, ids) if ids else ["seed"] * len(seeds)
+    seeds = seeds * (len(kinds) // len(seeds)) if seeds else []
+    return files + [f"{kind} {seed}" for kind, seed in zip(kinds, seeds, strict=True)]
+
+
+class ProgressBar(tqdm):
+    """A bar for what takes longer than `BAR_SECONDS`; nothing is left of it where an error comes earlier."""
+
+    def __init__(self, iterable=None, **kwargs):
+        super().__init__(iterable, delay=BAR_SECONDS, **kwargs)
+
+    # tqdm.write clears and draws all bars, those that are not due as well.
+    def clear(self, *args, **kwargs) -> None:
+        if time.time() >= self.start_t + self.delay:
+            super().clear(*args, **kwargs)
+
+    def refresh(self, *args, **kwargs) -> None:
+        if time.time() >= self.start_t + self.delay:
+            super().refresh(*args, **kwargs)
+
+
+def say(path: Path) -> None:
+    """Prints a path above a progress bar."""
+    tqdm.write(str(path))
+    sys.stdout.flush()
 
 
 class CallbackProgress:
     """A tqdm bar for callbacks of (done, in all), and for those of inversion."""
 
     def __init__(self, unit: str, name: str | None = None):
-        self.bar = tqdm(desc=name, unit=unit, unit_scale=unit == "pixel")
+        self.bar = ProgressBar(desc=name, unit=unit, unit_scale=unit == "pixel")
 
     def __enter__(self):
         return self

@@ -1,8 +1,10 @@
 """Generate images, one PNG for each class and seed.
 
-    python scripts/generate.py --pipeline pretrained/poly-inr-emoji --class penguin --seeds 0-15 --grid --output out
+    python scripts/generate.py --class penguin --seeds 0-15 --grid --output out
     python scripts/generate.py --pipeline poly-inr-imagenet --class goldfish 207 --seeds 0-3,9 --truncation_psi 0.7 \\
         --height 512 --width 768 --extent -0.25 -0.25 1.25 1.25 --output out
+    python scripts/generate.py --pipeline poly-inr-imagenet --class 135 --seeds 1-20 --seed_source numpy \\
+        --truncation_psi 0.6 --output out    # the authors' gen_images.py --class 135 --seeds 1-20 --trunc 0.6
 
 The same class and seed give the same image at every size and extent. Prints the path of every file written.
 """
@@ -11,23 +13,33 @@ import argparse
 import math
 import re
 import sys
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
-from tqdm import tqdm
+from safetensors.torch import save_file
 
 from arguments import (
+    ProgressBar,
     add_pipeline_arguments,
+    add_sampling_arguments,
     add_tolerance_argument,
-    class_name,
+    class_names,
     load_pipeline,
     one_line_errors,
     parse_seeds,
+    sampling,
+    say,
 )
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.editing import draw_latents, encode_seeds
+from polyinr_hf.files import replace_file
 from polyinr_hf.images import caption
+
+MAX_NAME_BYTES = 180  # of a class in a file name; file systems allow 255 for all of it
 
 
 def parse_args(argv=None):
@@ -44,12 +56,7 @@ def parse_args(argv=None):
         metavar="CLASS",
         help="class names or ids; leave out for an unconditional model",
     )
-    parser.add_argument(
-        "--truncation_psi",
-        type=float,
-        help="truncation; below 1, images are more typical and less varied (default: the pipeline's own)",
-    )
-    parser.add_argument("--truncation_cutoff", type=int, help="truncate only the levels below this one")
+    add_sampling_arguments(parser)
     parser.add_argument("--height", type=int, help="height in pixels (default: the pipeline's own)")
     parser.add_argument("--width", type=int, help="width in pixels (default: the pipeline's own)")
     parser.add_argument(
@@ -62,16 +69,26 @@ def parse_args(argv=None):
     )
     add_tolerance_argument(parser)
     parser.add_argument("--grid", action="store_true", help="write a contact sheet, grid.png, too")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write w and the affine parameters of each image, too, NAME.safetensors, for edit.py --parameters",
+    )
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
     return parser.parse_args(argv)
 
 
-def file_name(pipe: PolyINRPipeline, label: str | None, seed: int) -> str:
-    """goldfish-seed0007.png, from the class's first name; seed0007.png for an unconditional model."""
-    if label is None:
-        return f"seed{seed:04d}.png"
-    name = class_name(pipe, label)
-    return f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-seed{seed:04d}.png"
+def file_stems(pipe: PolyINRPipeline) -> list[str]:
+    """The first name of each class as part of a file name that no other class has: namesakes get their id, crane_134.
+
+    Letters of every alphabet stay; what parts them becomes a hyphen, so that an underscore is an id's alone.
+    """
+    num_classes = pipe.generator.config.num_classes
+    names = class_names(pipe, list(range(num_classes))) if num_classes else []
+    words = [re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name.casefold())).strip("-") for name in names]
+    stems = [word.encode()[:MAX_NAME_BYTES].decode(errors="ignore") for word in words]
+    counts = Counter(stems)
+    return [stem if stem and counts[stem] == 1 else f"{stem or 'class'}_{key}" for key, stem in enumerate(stems)]
 
 
 def contact_sheet(rows: list[list[Image.Image]]) -> Image.Image:
@@ -85,35 +102,43 @@ def contact_sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 def generate(args) -> None:
     pipe = load_pipeline(args)
-    labels = args.class_labels or [None]
-    rows = [[] for _ in labels]
+    # The same class or seed twice is the same image.
+    classes = args.class_labels and list(dict.fromkeys(pipe.class_ids(args.class_labels)))
+    seeds = list(dict.fromkeys(args.seeds))
     for label in args.class_labels or []:
-        if label.isdecimal() and pipe.generator.config.num_classes:
-            print(f"class {label}: {class_name(pipe, label)}", file=sys.stderr)
-    progress = tqdm(total=len(labels) * len(args.seeds), unit="image")
-    for seed in args.seeds:
-        images = pipe(
-            class_labels=args.class_labels,
-            truncation_psi=args.truncation_psi,
-            truncation_cutoff=args.truncation_cutoff,
-            height=args.height,
-            width=args.width,
-            extent=tuple(args.extent),
-            tolerance=args.tolerance,
-            generator=[torch.Generator().manual_seed(seed) for _ in labels],
-        ).images
-        args.output.mkdir(parents=True, exist_ok=True)
-        for label, row, image in zip(labels, rows, images, strict=True):
-            path = args.output / file_name(pipe, label, seed)
-            image.save(path)
-            print(path, flush=True)
-            if args.grid:
-                row.append(caption(image, f"{class_name(pipe, label)} {seed}" if label is not None else f"seed {seed}"))
-        progress.update(len(labels))
-    progress.close()
+        if label.isdecimal():
+            print(f"class {label}: {class_names(pipe, [label])[0]}", file=sys.stderr)
+    stems, options = file_stems(pipe), sampling(pipe, args)
+    rows: list[list[Image.Image]] = [[] for _ in classes or [None]]
+    drawing = {"height": args.height, "width": args.width, "extent": tuple(args.extent), "tolerance": args.tolerance}
+    with ProgressBar(total=len(rows) * len(seeds), unit="image") as progress:
+        for seed in seeds:
+            ids, _ = draw_latents(pipe, classes, seed, args.seed_source)
+            w = encode_seeds(pipe, classes, seed, space="w", **options)
+            images = pipe(w=w, **drawing).images
+            args.output.mkdir(parents=True, exist_ok=True)
+            for index, (row, image) in enumerate(zip(rows, images, strict=True)):
+                stem = f"{stems[ids[index]]}-seed{seed:04d}" if ids else f"seed{seed:04d}"
+                image.save(args.output / f"{stem}.png")
+                say(args.output / f"{stem}.png")
+                if args.save:
+                    save_parameters(pipe, w[index : index + 1], args.output / f"{stem}.safetensors")
+                if args.grid:
+                    row.append(
+                        caption(image, f"{class_names(pipe, [ids[index]])[0]} {seed}" if ids else f"seed {seed}")
+                    )
+            progress.update(len(rows))
     if args.grid:
         contact_sheet(rows).save(args.output / "grid.png")
-        print(args.output / "grid.png")
+        say(args.output / "grid.png")
+
+
+def save_parameters(pipe: PolyINRPipeline, w: torch.Tensor, path: Path) -> None:
+    """Writes w (1, L, w_dim) and A (1, L, n, 3) of an image as a safetensors file."""
+    tensors = {"w": w, "affine_parameters": pipe.encode(w=w)}
+    with replace_file(path) as partial:
+        save_file({name: tensor.float().contiguous().cpu() for name, tensor in tensors.items()}, partial)
+    say(path)
 
 
 def main(argv=None):

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.benchmarks import adaptive, rendering as benchmarks
+from polyinr_hf.editing import w_centroids
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SHARED = ("arguments.py", "fitting.py")  # imported by scripts, not run
@@ -96,7 +99,7 @@ def test_generate(folders, tmp_path, capsys):
     names = [f"{name}-seed{seed:04d}.png" for seed in (0, 1, 9) for name in ("goldfish", "food-drink", "tench")]
     output = capsys.readouterr()
     assert output.out.split() == [str(tmp_path / "out" / name) for name in [*names, "grid.png"]]
-    assert "9/9" in output.err
+    assert output.err == "class 2: Food & Drink\n"  # no bar for what is done in no time
 
     pipe = PolyINRPipeline.from_pretrained(folders["conditional"])
     expected = pipe(
@@ -109,6 +112,77 @@ def test_generate(folders, tmp_path, capsys):
     grid = Image.open(tmp_path / "out" / "grid.png")
     assert grid.size == (3 * 10, 3 * (12 + 18))  # a row for each class, a name below each image
     np.testing.assert_array_equal(np.asarray(grid.crop((20, 30, 30, 42))), np.asarray(image))
+
+
+def test_every_class_has_a_file_name_of_its_own(tmp_path, capsys):
+    torch.manual_seed(0)
+    names = [
+        "猫",
+        "犬",
+        "crane",
+        "Crane, a machine",
+        "crane 3",
+        "crane_3",
+        "!?",
+        "cafe\u0301",
+        "caf\u00e9",
+        *["猫犬" * 90] * 2,
+    ]
+    names += ["猫犬" * 90, "猫犬" * 90, "a" * 300, "a" * 299, "con", "A b", "a-b", "Ärger", "x-seed0001"]
+    model = PolyINRGenerator(z_dim=8, w_dim=8, channels=8, num_levels=3, num_classes=len(names), sample_size=SIZE)
+    PolyINRPipeline(model, dict(enumerate(names))).save_pretrained(tmp_path / "pipe")
+    ids = [str(key) for key in range(len(names))]
+    run("generate", "--pipeline", tmp_path / "pipe", "--class", *ids, "--seeds", "0,1,1", "--output", tmp_path / "out")
+    printed = capsys.readouterr().out.splitlines()
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == len(printed) == 2 * len(names)
+    assert len({unicodedata.normalize("NFD", path.name.casefold()) for path in files}) == len(files)
+    found = {path.name for path in files}
+    for expected in ("猫", "犬", "crane_2", "crane_3", "crane-3_4", "class_6", "café_7", "ärger", "x-seed0001"):
+        assert f"{expected}-seed0001.png" in found
+    run("generate", "--pipeline", tmp_path / "pipe", "--class", "猫", "0", "--output", tmp_path / "one")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["猫-seed0000.png"]  # one image, asked for twice
+
+
+def test_generate_saves_w_and_affine_parameters(folders, tmp_path, capsys):
+    arguments = ["--pipeline", folders["conditional"], "--class", "goldfish", "--seed", 3, "--truncation_psi", 0.6]
+    run("generate", *arguments, "--save", "--output", tmp_path)
+    files = [tmp_path / f"goldfish-seed0003.{suffix}" for suffix in ("png", "safetensors")]
+    assert capsys.readouterr().out.split() == [str(path) for path in files]
+    tensors = load_file(files[1])
+    pipe = PolyINRPipeline.from_pretrained(folders["conditional"])
+    options = {"generator": torch.Generator().manual_seed(3), "truncation_psi": 0.6}
+    assert torch.equal(tensors["affine_parameters"], pipe.encode(1, **options))
+    assert torch.equal(pipe.encode(w=tensors["w"]), tensors["affine_parameters"])
+
+
+@pytest.mark.parametrize("name", ["conditional", "unconditional"])
+def test_generate_the_authors_images(folders, tmp_path, name):
+    """Their gen_images.py draws z, and the class if none is given, from numpy's RandomState(seed)."""
+    run("generate", "--pipeline", folders[name], "--seeds", "0-3", "--seed_source", "numpy", "--output", tmp_path)
+    pipe = PolyINRPipeline.from_pretrained(folders[name])
+    for seed in range(4):
+        z = torch.from_numpy(np.random.RandomState(seed).randn(1, 8)).float()
+        label = int(np.random.RandomState(seed).randint(3)) if name == "conditional" else None
+        stem = ["tench-", "goldfish-", "food-drink-"][label] if label is not None else ""
+        found = Image.open(tmp_path / f"{stem}seed{seed:04d}.png")
+        assert found.tobytes() == pipe(label, latents=z).images[0].tobytes()
+
+
+def test_generate_towards_centroids(folders, tmp_path):
+    pytest.importorskip("scipy")
+    arguments = ["--pipeline", folders["unconditional"], "--seeds", "0-3", "--truncation_psi", 0]
+    run("generate", *arguments, "--centroids", 2, "--output", tmp_path)
+    images = {Image.open(path).tobytes() for path in tmp_path.iterdir()}
+    assert 1 <= len(images) <= 2  # psi 0: the centroids themselves
+    pipe = PolyINRPipeline.from_pretrained(folders["unconditional"])
+    centroids = w_centroids(pipe, 2).unsqueeze(1).expand(2, 3, 8)
+    assert images <= {image.tobytes() for image in pipe(w=centroids).images}
+
+
+def test_without_a_pipeline_the_bundled_model_draws():
+    generate = load_script("generate")
+    assert generate.parse_args([]).pipeline == str(SCRIPTS.parent / "pretrained" / "poly-inr-emoji")
 
 
 def test_generate_unconditional(folders, tmp_path, capsys):
@@ -156,6 +230,8 @@ def test_generate_in_bfloat16(folders, tmp_path, no_dtype_warnings):
         (["--class", "goldfsh"], "Did you mean 'goldfish'"),
         (["--class", "goldfish", "7"], "0..2"),
         ([], "`class_labels` is required"),
+        (["--class", "0", "--seed", str(2**64)], "18446744073709551616"),
+        (["--class", "0", "--centroids", "no.npy"], "no.npy"),
         (["--class", "0", "--height", "0"], "`height`"),
         (["--class", "0", "--extent", "0", "0", "0", "1"], "`extent`"),
         (["--class", "0", "--truncation_psi", "nan"], "`truncation_psi`"),

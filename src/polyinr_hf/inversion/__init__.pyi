@@ -3,7 +3,11 @@ from ..images import MAX_PHOTO_PIXELS as MAX_PHOTO_PIXELS, PHOTO_FORMATS as PHOT
 from .estimate import estimate_seconds as estimate_seconds
 from .inversion import invert as invert
 from .optimization import InversionStep as InversionStep
-from .result import InversionResult as InversionResult, load_affine_parameters as load_affine_parameters
+from .result import (
+    InversionResult as InversionResult,
+    load_affine_parameters as load_affine_parameters,
+    load_w as load_w,
+)
 from .settings import STRENGTHS as STRENGTHS, InversionSettings as InversionSettings, TuningSettings as TuningSettings
 from .target import Target as Target
 from .tuning import tune as tune

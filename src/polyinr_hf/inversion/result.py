@@ -69,6 +69,23 @@ def load_affine_parameters(path: str | Path) -> Tensor:
     return A.float()
 
 
+def load_w(path: str | Path) -> Tensor | None:
+    """w (B, L, w_dim), float32, of a safetensors file that has it as `w`, or is of an inversion in w; otherwise None.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no safetensors file.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            found = [file.get_tensor(name).float() for name in ("w", "latent") if name in file.keys()]  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"`path` {str(path)!r} is no safetensors file: {error}.") from error
+    return next((w for w in found if w.ndim == 3), None)  # a latent z has two dimensions
+
+
 def draw(model: PolyINRGenerator, A: Tensor, height: int, width: int) -> tuple[Tensor, Image.Image]:
     """The image of A (1, L, n, 3), as (1, 3, H, W) in [-1, 1] on the CPU, and as 8-bit RGB."""
     rendered = model.render(A, height, width).clamp(-1, 1).cpu()
