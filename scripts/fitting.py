@@ -1,6 +1,7 @@
 """The commands of edit.py that fit a model to images: `invert` and `tune`."""
 
 import math
+import signal
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -26,34 +27,37 @@ FIGURES = ("psnr", "ssim", "seconds")  # of --json
 def invert(args) -> None:
     """Find the affine parameters of images: NAME.safetensors, NAME.png as they draw it, and NAME_comparison.png.
 
-    The comparison shows the original on the left. An interrupted run is resumed when it is started again with the same
-    arguments. A photograph takes about a minute at the default size.
+    The comparison shows the original on the left. Ctrl-C leaves what has been found, and the same command goes on from
+    there. A photograph takes about a minute at the default size.
     """
-    from polyinr_hf.inversion import InversionSettings, estimate_seconds, invert
-
     twice = [stem for stem, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
-        raise ValueError(f"`images` must have different names, several are called {twice[0]}.")
+        raise ValueError(f"`images` must have different names, got several called {twice[0]}.")
     photos = [open_image(path, args) for path in args.images]  # a broken one ends this now, not after an hour
+    mask = open_mask(args)
+    from polyinr_hf.inversion import InversionSettings, estimate_seconds, invert
+
     settings = InversionSettings(**given(args, *INVERSION_SETTINGS))
-    options = given(args, "space", "class_label", "backbone", "weights") | {"mask": open_mask(args)}
-    options |= {"backbone": None} if args.backbone == "none" else {}
+    options = fitting_options(args, mask) | given(args, "space", "class_label")
     pipe = load_pipeline(args)
-    results, checkpoints = [], []
+    results, checkpoints, was_stopped = [], [], False
     for path, photo in zip(args.images, photos, strict=True):
         say_estimate(path, photo, estimate_seconds(pipe, photo.height, photo.width, settings, args.backbone != "none"))
         checkpoints.append(args.output / f".{path.stem}.checkpoint")
         options |= {"generator": torch.Generator().manual_seed(args.seed), "checkpoint": checkpoints[-1]}
-        with CallbackProgress("step", path.name) as progress:
-            result = invert(pipe, photo, **options, callback=progress.update_step, settings=settings)
+        with StoppableProgress(path.name) as progress:
+            result = invert(pipe, photo, **options, callback=progress, settings=settings)
         result.save(args.output / f"{path.stem}.safetensors")
         save_film([result.image], args.output / f"{path.stem}.png")
         save_film([photo, result.image], args.output / f"{path.stem}_comparison.png")
         results.append(report(path, result))
         for suffix in (".safetensors", ".png", "_comparison.png"):
             print(args.output / f"{path.stem}{suffix}", flush=True)
+        if was_stopped := progress.stopped:
+            say_stopped(path, result)
+            break
     write_report(args.json, results)
-    for checkpoint in checkpoints:
+    for checkpoint in () if was_stopped else checkpoints:
         checkpoint.unlink(missing_ok=True)
 
 
@@ -62,31 +66,76 @@ def tune(args) -> None:
 
     The folder also holds image.png, as the new pipeline draws it, and comparison.png, with the original on the left.
     Other commands draw the image with --pipeline FOLDER --parameters FOLDER/affine_parameters.safetensors.
-    An interrupted run is resumed when it is started again with the same arguments.
+    Ctrl-C leaves what has been found, and the same command goes on from there.
     """
+    checkpoint = args.output.with_name(f".{args.output.name}.checkpoint")
+    if not (checkpoint.exists() and (args.output / "comparison.png").exists()):  # what a stopped run left is replaced
+        check_new_folder(args.output)
+    photo, mask = open_image(args.image, args), open_mask(args)
     from polyinr_hf.inversion import STRENGTHS, estimate_seconds, load_affine_parameters, tune
 
-    check_new_folder(args.output)
-    photo = open_image(args.image, args)
     A = None if args.parameters is None else load_affine_parameters(args.parameters)
     settings = replace(STRENGTHS[args.strength], **given(args, *TUNING_SETTINGS))
-    options = given(args, "backbone", "weights") | {"mask": open_mask(args)}
-    options |= {"backbone": None} if args.backbone == "none" else {}
+    options = fitting_options(args, mask)
     pipe = load_pipeline(args)
     features = options.get("backbone") is not None
     say_estimate(args.image, photo, estimate_seconds(pipe, photo.height, photo.width, settings, features))
-    checkpoint = args.output.with_name(f".{args.output.name}.checkpoint")
     options |= {"generator": torch.Generator().manual_seed(args.seed), "checkpoint": checkpoint}
-    with CallbackProgress("step", args.image.name) as progress:
-        tuned, result = tune(pipe, photo, A, args.strength, **options, callback=progress.update_step, settings=settings)
+    with StoppableProgress(args.image.name) as progress:
+        tuned, result = tune(pipe, photo, A, settings, **options, callback=progress)
     with replace_folder(args.output) as folder:
         tuned.save_pretrained(folder)
         result.save(folder / "affine_parameters.safetensors")
         save_film([result.image], folder / "image.png")
         save_film([photo, result.image], folder / "comparison.png")
-    checkpoint.unlink(missing_ok=True)
     write_report(args.json, [report(args.image, result)])
     print(args.output)
+    if progress.stopped:
+        say_stopped(args.image, result)
+    else:
+        checkpoint.unlink(missing_ok=True)
+
+
+class StoppableProgress(CallbackProgress):
+    """A bar of steps for callbacks, which end the search after a first Ctrl-C; a second one interrupts it.
+
+    Args:
+        name: What stands beside the bar.
+
+    Attributes:
+        stopped: Whether there was a Ctrl-C.
+    """
+
+    def __init__(self, name: str):
+        super().__init__("step", name)
+        self.stopped = False
+
+    def __enter__(self):
+        self.previous = signal.signal(signal.SIGINT, self._stop_soon)
+        return self
+
+    def __exit__(self, *exception):
+        signal.signal(signal.SIGINT, self.previous)
+        super().__exit__(*exception)
+
+    def _stop_soon(self, number, frame) -> None:
+        self.stopped = True
+        signal.signal(number, self.previous)
+
+    def __call__(self, step) -> bool:
+        self.update_step(step)
+        return self.stopped
+
+
+def say_stopped(path: Path, result) -> None:
+    print(
+        f"{path.name}: stopped after {len(result.losses)} steps; the same command goes on from there", file=sys.stderr
+    )
+
+
+def fitting_options(args, mask: Image.Image | None) -> dict:
+    options = given(args, "backbone", "weights") | {"mask": mask}
+    return options | {"backbone": None} if args.backbone == "none" else options
 
 
 def open_image(path: Path, args) -> Image.Image:

@@ -9,8 +9,8 @@ import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
 from polyinr_hf.inversion import STRENGTHS, InversionSettings, TuningSettings, estimate_seconds, invert
-from polyinr_hf.inversion.losses import InversionLoss
-from polyinr_hf.inversion.muon import Muon, orthogonalize
+from polyinr_hf.inversion.objective import InversionLoss
+from polyinr_hf.inversion.optimization import Muon
 from polyinr_hf.reconstruction import psnr
 
 SETTINGS = {field.name for field in dataclasses.fields(TuningSettings)}
@@ -19,6 +19,8 @@ SETTINGS = {field.name for field in dataclasses.fields(TuningSettings)}
 def tune(pipe, image, affine_parameters, num_steps=200, **options):
     """`polyinr_hf.inversion.tune`, near, the settings among its arguments."""
     changes = {name: value for name, value in options.items() if name in SETTINGS}
+    if "settings" in options:
+        return inversion.tune(pipe, image, affine_parameters, **options)
     settings = dataclasses.replace(STRENGTHS["near"], num_steps=num_steps, **changes)
     others = {name: value for name, value in options.items() if name not in SETTINGS}
     return inversion.tune(pipe, image, affine_parameters, settings=settings, **others)
@@ -114,8 +116,17 @@ def test_close_needs_no_inversion_and_comes_closer_than_near(pipe, image, pivot)
     drawn = tuned.generator.render(result.affine_parameters, 16, 12).clamp(-1, 1)
     assert psnr(drawn, image[None])[0] == pytest.approx(result.psnr, abs=1e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
-    with pytest.raises(ValueError, match="`affine_parameters` is required"):
-        inversion.tune(pipe, image, strength="near")
+    for keeps_them in ("near", TuningSettings(), dataclasses.replace(STRENGTHS["close"], affine_lr=0)):
+        with pytest.raises(ValueError, match="`affine_parameters` must be given where `settings` keep them"):
+            inversion.tune(pipe, image, settings=keeps_them)
+
+
+def test_the_names_of_two_settings_are_enough(pipe, image, pivot):
+    A = pivot.affine_parameters
+    named, given = (inversion.tune(pipe, image, A, near, callback=lambda step: step.step == 2)[1]
+                    for near in ("near", STRENGTHS["near"]))  # fmt: skip
+    assert named.losses == given.losses and len(named.losses) == 2
+    assert named.settings == given.settings
 
 
 def test_close_goes_on_from_affine_parameters(pipe, image, pivot):
@@ -183,11 +194,11 @@ def test_muon_orthogonalizes():
     U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
     assert S.max() > 4 * S.min()
     for given in (matrix, matrix.T, 1e-6 * matrix):
-        values = torch.linalg.svdvals(orthogonalize(given))
+        values = torch.linalg.svdvals(Muon.orthogonalize(given))
         assert values.min() > 0.6 and values.max() < 1.3
-    middle = U.T @ orthogonalize(matrix) @ Vh.T  # diagonal: the singular vectors stay
+    middle = U.T @ Muon.orthogonalize(matrix) @ Vh.T  # diagonal: the singular vectors stay
     assert (middle - middle.diagonal().diag()).abs().max() < 1e-4
-    assert torch.equal(orthogonalize(torch.zeros(3, 3)), torch.zeros(3, 3))
+    assert torch.equal(Muon.orthogonalize(torch.zeros(3, 3)), torch.zeros(3, 3))
 
 
 def test_muon_steps_have_the_size_of_the_learning_rate():
@@ -212,14 +223,14 @@ def test_seeds_and_steps(pipe, image, pivot):
 
 def test_bfloat16(pipe, image, pivot, monkeypatch):
     seen = set()
-    colours = PolyINRGenerator._colors
+    synthesize = PolyINRGenerator.synthesize
 
     def spy(self, *args):
         if torch.is_grad_enabled():
             seen.add(torch.is_autocast_enabled("cpu"))
-        return colours(self, *args)
+        return synthesize(self, *args)
 
-    monkeypatch.setattr(PolyINRGenerator, "_colors", spy)
+    monkeypatch.setattr(PolyINRGenerator, "synthesize", spy)
     tuned, result = tune(pipe, image, pivot.affine_parameters, num_steps=60, lr=0.01, precision="bfloat16")
     assert seen == {True}
     assert result.psnr > pivot.psnr + 1
@@ -241,7 +252,8 @@ def test_bfloat16(pipe, image, pivot, monkeypatch):
         ({"optimizer": "sgd"}, "`optimizer`.*muon"),
         ({"coarse_share": 2}, "`coarse_share`"),
         ({"affine_lr": -1}, "`affine_lr`"),
-        ({"strength": "far"}, "`strength`.*near"),
+        ({"settings": "far"}, "`settings` must be one of .*'near'.* got 'far'"),
+        ({"settings": InversionSettings()}, "`settings` must be one of .* got InversionSettings"),
         ({"mask": torch.ones(3, 3)}, "`mask`"),
         ({"image": torch.full((3, 4, 4), 7.0)}, "`image`"),
     ],

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from polyinr_hf.editing.extents import extrapolate
 from polyinr_hf.editing.levels import level_figure
 from polyinr_hf.editing.seeds import encode_seeds
 from polyinr_hf.editing.style_mixing import mix_levels
-from polyinr_hf.inversion.result import load_affine_parameters
+from polyinr_hf.inversion import load_affine_parameters
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "edit.py"
 SIZE, CHANNELS, LEVELS = 12, 16, 4
@@ -373,6 +374,50 @@ def test_invert_goes_on_after_an_interruption(run, edit, photos, tmp_path, monke
     assert (output / "one.png").read_bytes() == first
     assert (output / "two.png").exists()
     assert not list(output.glob(".*"))
+
+
+@pytest.fixture
+def press_at(edit, monkeypatch):
+    """Presses Ctrl-C while a picture is fitted, after so many steps."""
+
+    def press_at(step: int | None) -> None:
+        def update(self, now) -> None:
+            if now.step == step:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(edit.fitting.StoppableProgress, "update_step", update)
+
+    return press_at
+
+
+def test_an_inversion_that_is_stopped_leaves_what_was_found(run, photos, press_at, tmp_path, capsys):
+    output, figures = tmp_path / "inverted", tmp_path / "figures.json"
+    arguments = ["invert", *photos, *FAST, "--num_refine_steps", 0, "--json", figures]
+    press_at(2)
+    run(*arguments, "--output", output)
+    assert "one.png: stopped after 2 steps; the same command goes on" in capsys.readouterr().err
+    names = ["one.png", "one.safetensors", "one_comparison.png"]
+    assert sorted(path.name for path in output.iterdir()) == [".one.checkpoint", *names]
+    assert len(json.loads(figures.read_text())["results"]) == 1
+    press_at(None)
+    run(*arguments, "--output", output)
+    run(*arguments, "--output", tmp_path / "whole")
+    assert {path.name for path in output.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert (output / "one.png").read_bytes() == (tmp_path / "whole" / "one.png").read_bytes()
+
+
+def test_tuning_that_is_stopped_leaves_a_pipeline(run, error_of, photos, press_at, tmp_path):
+    output = tmp_path / "tuned"
+    arguments = ["tune", photos[0], *FAST, "--output", output]
+    press_at(2)
+    run(*arguments)
+    PolyINRPipeline.from_pretrained(output)
+    stopped = (output / "image.png").read_bytes()
+    press_at(None)
+    run(*arguments)
+    assert (output / "image.png").read_bytes() != stopped
+    assert not list(tmp_path.glob(".*.checkpoint"))
+    assert "`output` must be a new or empty folder" in error_of(*arguments)
 
 
 def test_invert_with_a_mask(run, photos, tmp_path):

@@ -1,7 +1,7 @@
 # The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
 from ..images import MAX_PHOTO_PIXELS as MAX_PHOTO_PIXELS, PHOTO_FORMATS as PHOTO_FORMATS, load_photo as load_photo
-from .estimate import estimate_seconds as estimate_seconds
-from .inversion import invert as invert
+from .inversion import estimate_seconds as estimate_seconds, invert as invert, tune as tune
+from .objective import Target as Target
 from .optimization import InversionStep as InversionStep
 from .result import (
     InversionResult as InversionResult,
@@ -9,5 +9,3 @@ from .result import (
     load_w as load_w,
 )
 from .settings import STRENGTHS as STRENGTHS, InversionSettings as InversionSettings, TuningSettings as TuningSettings
-from .target import Target as Target
-from .tuning import tune as tune

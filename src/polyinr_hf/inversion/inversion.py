@@ -1,17 +1,23 @@
-"""An image -> its affine parameters, with the weights fixed (section 4.2 of the paper, "Inversion").
+"""An image -> its affine parameters, with the weights fixed (section 4.2 of the paper, "Inversion"), or tuned too.
 
     result = invert(pipe, load_photo("cat.jpg"))
     pipe(affine_parameters=result.affine_parameters, height=1024, width=1024).images[0]
 
-[`~polyinr_hf.inversion.tune`] goes on from there and changes the weights too.
+    tuned, result = tune(pipe, load_photo("cat.jpg"))
+    tuned(affine_parameters=result.affine_parameters).images[0]
+
+Both start from the best of some samples, or from affine parameters, and descend by phases (`plan_phases`).
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,20 +26,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..digests import weights_digest
+from ..checks import check_size
+from ..digests import tensor_digest, weights_digest
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .checkpoint import load_state, new_state
-from .losses import InversionLoss, backbone_name, load_perceptual_network
-from .measurement import describe
-from .optimization import InversionStep, Phase, optimize, split_steps
+from .objective import PERCEPTUAL_SIDE, PIXEL_CHUNK, InversionLoss, Target, backbone_name, load_perceptual_network
+from .optimization import InversionStep, Phase, State, optimize
 from .result import InversionResult
-from .search import SPACES, SearchSpace, draw_seed, find_start, float32_generator
-from .settings import InversionSettings
-from .target import Target
+from .search import SPACES, START_SIDE, Search, affine_start, find_start
+from .settings import STRENGTHS, InversionSettings, TuningSettings
 
 if TYPE_CHECKING:
     from ..feature_networks import FeatureNetwork
+
+# Of the estimate, in units of a pixel's cost in a step, which draws it with a graph.
+WITHOUT_GRAPH = 1 / 3  # two thirds of a step are the backward pass
+LBFGS_EVALUATIONS = 1.1  # per iteration: most line searches accept their first point
+TRIALS = 2  # the first one also warms up
 
 
 def invert(
@@ -45,7 +54,7 @@ def invert(
     class_label: int | str | None = None,
     mask: Image.Image | Tensor | np.ndarray | None = None,
     generator: torch.Generator | None = None,
-    callback: Callable[[InversionStep], None] | None = None,
+    callback: Callable[[InversionStep], bool | None] | None = None,
     checkpoint: str | Path | None = None,
     classifier: Callable[[Tensor], Tensor] | None = None,
     settings: InversionSettings | None = None,
@@ -56,64 +65,241 @@ def invert(
     grow with the image, beyond the image itself.
 
     Args:
+        pipe: The pipeline, which is not changed.
         image: PIL image of any mode, or tensor (3, H, W) or (1, 3, H, W), floating-point in [-1, 1] or uint8; any size.
         space: `"affine"` as the paper; `"w"` (a w for each level) or `"z"` stay nearer to what the model generates.
         backbone: timm name of the network whose features are compared, `"vgg16"` as the paper, or a
             [`~polyinr_hf.feature_networks.FeatureNetwork`]; `None` for pixels alone, which needs no timm.
-        weights: the backbone's weight file, see [`~polyinr_hf.feature_networks.load_backbone`].
-        class_label: name or id of the class to start from (in z, to stay in); by default any class may be the start.
-        mask: as large as the image, white or 1 where it is known. Other pixels are not read; the result shows what
+        weights: The backbone's weight file, see [`~polyinr_hf.feature_networks.load_backbone`].
+        class_label: Name or id of the class to start from (in z, to stay in); by default any class may be the start.
+        mask: As large as the image, white or 1 where it is known. Other pixels are not read; the result shows what
             the model draws there.
-        generator: seeds the start and the pixels; by default seed 0. The same seed gives the same result.
-        callback: called with an [`~polyinr_hf.inversion.InversionStep`] after every step (L-BFGS: every ten); its
-            `preview()` draws the image as it is then.
-        checkpoint: file that keeps the state. If it exists, the search is resumed from it, with the same result.
-        classifier: images (1, 3, H, W) in [-1, 1] -> logits (1, num_classes) of the model's own classes, such as
+        generator: Seeds the start and the pixels; by default seed 0. The same seed gives the same result.
+        callback: Called with an [`~polyinr_hf.inversion.InversionStep`] after every step (L-BFGS: every ten); its
+            `preview()` draws the image as it is then. Where it returns `True`, the search ends there, and the result
+            is what has been found so far.
+        checkpoint: File that keeps the state. If it exists, the search is resumed from it, with the same result.
+        classifier: Images (1, 3, H, W) in [-1, 1] -> logits (1, num_classes) of the model's own classes, such as
             [`~polyinr_hf.feature_networks.build_classifier`] gives for ImageNet; the start is then taken from the
             five likeliest classes.
-        settings: numbers of steps, rates and sizes; by default `InversionSettings()`.
+        settings: Numbers of steps, rates and sizes; by default `InversionSettings()`.
 
     Raises:
-        ValueError: for an argument of a wrong kind, shape or range, or a checkpoint that belongs to a different image,
+        ValueError: For an argument of a wrong kind, shape or range, or a checkpoint that belongs to a different image,
             model or settings, before any work.
-        FileNotFoundError: if the backbone's weights cannot be found.
-        ImportError: with a backbone and without timm.
+        FileNotFoundError: If the backbone's weights cannot be found.
+        ImportError: With a backbone and without timm.
     """
     if space not in SPACES:
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
     settings = InversionSettings() if settings is None else settings
+    if not isinstance(settings, InversionSettings):
+        raise ValueError(f"`settings` must be InversionSettings, got {settings!r}.")
     target = Target.prepare(image, mask)
     class_id = None if class_label is None else pipe.class_ids(class_label)[0]
     model = float32_generator(pipe)
     network = load_perceptual_network(backbone, weights, model.device)
-    phases = plan_phases(model, target, settings, network)
 
-    seed = draw_seed(generator)
-    record = {"space": space, "height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
-    record |= {"backbone": backbone_name(network), "class_label": class_id, "seed": seed} | asdict(settings)
+    def start(seed: int) -> dict:
+        return find_start(model, target, network, space, class_id, seed, settings, classifier)
+
+    record = {"space": space, "class_label": class_id}
+    return _fit(model, target, network, settings, record, start, generator, callback, checkpoint)[1]
+
+
+def tune(
+    pipe: PolyINRPipeline,
+    image: Image.Image | Tensor,
+    affine_parameters: Tensor | None = None,
+    settings: str | TuningSettings = "close",
+    backbone: str | FeatureNetwork | None = None,
+    weights: str | Path | None = None,
+    mask: Image.Image | Tensor | np.ndarray | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callable[[InversionStep], bool | None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> tuple[PolyINRPipeline, InversionResult]:
+    """Fits the synthesis weights (W_l, b_l and the RGB layer) to an image: pivotal tuning (Roich et al., TOG 2022).
+
+    `pipe` is not changed; the new pipeline saves like any other.
+
+    Args:
+        image, weights, mask, generator, callback, checkpoint: See [`~polyinr_hf.inversion.invert`].
+        affine_parameters: A (1, L, n, 3) to start from, as inversion finds them. By default the search starts from
+            the best of some samples and class means, as inversion does, unless `settings` keep them as they are.
+        settings: `"close"` changes weights and affine parameters together until the image is there, whatever becomes
+            of other images; `"near"` keeps the affine parameters, and, as locality, adds to the error on the image the
+            change of another sample at each step, so that edits and samples stay what they were.
+            Or numbers of steps, rates and sizes of your own; those of the two are `STRENGTHS[...]`.
+        backbone: Network whose features are compared, see [`~polyinr_hf.inversion.invert`]; by default pixels alone.
+
+    Returns:
+        The tuned pipeline, in float32, and how it draws the image: `result.affine_parameters` are those of that
+        pipeline.
+
+    Raises:
+        ValueError: For an argument of a wrong kind, shape or range, or a checkpoint that belongs to a different image,
+            model or settings, before any work.
+        FileNotFoundError: If the backbone's weights cannot be found.
+        ImportError: With a backbone and without timm.
+    """
+    if not isinstance(settings, TuningSettings):
+        if settings not in STRENGTHS:
+            raise ValueError(f"`settings` must be one of {tuple(STRENGTHS)} or a TuningSettings, got {settings!r}.")
+        settings = STRENGTHS[settings]
+    target = Target.prepare(image, mask)
+    model = float32_generator(pipe)
+    if affine_parameters is not None:
+        model.check_affine_parameters(affine_parameters)
+        if len(affine_parameters) != 1 or not affine_parameters.isfinite().all():
+            raise ValueError(f"`affine_parameters` must be of one image, finite, got {tuple(affine_parameters.shape)}.")
+    elif settings.affine_lr == 0:
+        raise ValueError(
+            '`affine_parameters` must be given where `settings` keep them (`affine_lr` is 0, as in "near"), got '
+            "None: invert first."
+        )
+    network = load_perceptual_network(backbone, weights, model.device)
+
+    def start(seed: int) -> dict:
+        if affine_parameters is not None:
+            return affine_start(affine_parameters.detach())
+        return find_start(model, target, None, "affine", None, seed, InversionSettings())
+
+    record = {"tuned": True, "start": None if affine_parameters is None else tensor_digest(affine_parameters.float())}
+    search, result = _fit(model, target, network, settings, record, start, generator, callback, checkpoint)
+    pipe = copy.copy(pipe)  # `from_pipe` would cast, and diffusers warns of every cast
+    pipe.register_modules(generator=search.finish())
+    return pipe, result
+
+
+def _fit(
+    model: PolyINRGenerator,
+    target: Target,
+    network: FeatureNetwork | None,
+    settings: InversionSettings | TuningSettings,
+    record: dict,
+    start: Callable[[int], dict],
+    generator: torch.Generator | None,
+    callback: Callable[[InversionStep], bool | None] | None,
+    checkpoint: str | Path | None,
+) -> tuple[Search, InversionResult]:
+    """Starts or resumes a search, descends, and measures what was found: the body of `invert` and `tune`.
+
+    Args:
+        record: What is particular to one of the two, for the result's settings.
+        start: A seed -> the arguments of [`Search`] to start from.
+        others: As in `invert`.
+    """
+    seed = 0
+    if generator is not None:
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    record = record | {"height": target.size[0], "width": target.size[1], "masked": not target.is_whole}
+    record |= {"backbone": backbone_name(network), "seed": seed} | asdict(settings)
     work = json.dumps({**record, "image": target.digest(), "model": weights_digest(model)})
-    state = load_state(checkpoint, work)
+    state = State.load(checkpoint, work)
     if state is None:
         began = time.monotonic()
-        start = find_start(model, target, network, space, class_id, seed, settings, classifier)
-        state = new_state(work, start, seconds=time.monotonic() - began)
-    search = SearchSpace(model, space, **state["start"])
-    optimize(search, phases, state, settings.lr, settings.patience, seed, callback, checkpoint)
-    record["class_label"] = state["start"]["class_label"]
+        state = State(work, start(seed), time.monotonic() - began)
+    search = _make_search(model, state.start, settings, record.get("space", "affine"))
+    optimize(
+        search, plan_phases(search.model, target, settings, network), state, settings.lr, seed, callback, checkpoint
+    )
+
+    drawn, picture = search.draw(*target.size)
     with torch.no_grad():
-        A = search.affine()  # (1, L, n, 3)
-    latent = None if space == "affine" else search.parameters().detach().cpu()
-    return describe(model, target, A, state["losses"], state["seconds"], record, latent)
+        A = search.affine().cpu()  # (1, L, n, 3)
+    latent = None if search.space == "affine" else search.parameters().detach().cpu()
+    record = {name: value for name, value in record.items() if name != "start"}
+    record["class_label"] = state.start["class_label"]
+    figures = target.psnr(drawn), target.ssim(drawn)
+    return search, InversionResult(A, picture, *figures, state.losses, state.seconds, record, latent)
+
+
+def float32_generator(pipe: PolyINRPipeline) -> PolyINRGenerator:
+    """The pipeline's generator, or a copy in float32 if it is in another dtype, which is too coarse for small steps."""
+    model = pipe.generator
+    return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+
+
+def _make_search(
+    model: PolyINRGenerator, start: dict, settings: InversionSettings | TuningSettings, space: str = "affine"
+) -> Search:
+    return Search(model, **start, space=space, tuning=settings if isinstance(settings, TuningSettings) else None)
 
 
 def plan_phases(
-    model: PolyINRGenerator, target: Target, settings: InversionSettings, network: FeatureNetwork | None = None
+    model: PolyINRGenerator,
+    target: Target,
+    settings: InversionSettings | TuningSettings,
+    network: FeatureNetwork | None = None,
 ) -> list[Phase]:
-    """Adam on random pixels and features, then L-BFGS on all pixels of small copies of the target, then of itself."""
-    features = {"network": network, "perceptual_weight": settings.perceptual_weight}
-    early = InversionLoss(model, target, **features, num_pixels=settings.num_pixels, precision=settings.precision)
+    """How to descend: the first steps of what `coarse_share` is a share of see small copies of the image.
+
+    Tuning takes Adam's (or Muon's) steps on the copies and then on the image, where features are compared too.
+    Inversion takes Adam's on the image, then those of L-BFGS on the squared error of all pixels of copies and image.
+    """
     copies = target.small_copies(settings.coarse_side)
-    coarse = [InversionLoss(model, small, coordinates=coordinates) for small, coordinates in copies]
+    random = {"num_pixels": settings.num_pixels, "precision": settings.precision}
+    on_image = InversionLoss(model, target, network, settings.perceptual_weight, **random)
+    if isinstance(settings, TuningSettings):
+        steps = split_steps(settings.num_steps, settings.coarse_share, len(copies))
+        objectives = [*(InversionLoss(model, small, **random) for small in copies), on_image]
+        return [Phase("adam", *pair) for pair in zip(objectives, steps, strict=True)]
     steps = split_steps(settings.num_refine_steps, settings.coarse_share, len(copies))
-    late = zip([*coarse, InversionLoss(model, target)], steps, strict=True)
-    return [Phase("adam", early, settings.num_steps), *(Phase("lbfgs", *pair) for pair in late)]
+    pairs = zip([InversionLoss(model, part) for part in (*copies, target)], steps, strict=True)
+    phases = [Phase("adam", on_image, settings.num_steps, settings.patience)]
+    return [*phases, *(Phase("lbfgs", *pair, settings.patience) for pair in pairs)]
+
+
+def split_steps(num_steps: int, coarse_share: float, num_copies: int) -> list[int]:
+    """Steps on each small copy of the image, as equal as can be, then those on the image itself."""
+    coarse = round(coarse_share * num_steps) if num_copies else 0
+    ends = [coarse * number // max(num_copies, 1) for number in range(num_copies + 1)]
+    return [*(end - start for start, end in pairwise(ends)), num_steps - coarse]
+
+
+def estimate_seconds(
+    pipe: PolyINRPipeline,
+    height: int,
+    width: int,
+    settings: InversionSettings | TuningSettings | None = None,
+    features: bool = False,
+) -> float:
+    """Seconds that [`invert`] or [`tune`] takes for an image, from the time of one step on a few pixels.
+
+    It is a forecast, often within a third: phases may end early, and the machine may be busy with other work.
+
+    Args:
+        pipe: The pipeline.
+        height, width: Size of the image in pixels.
+        settings: Those of `invert` (the default) or of `tune`.
+        features: Whether a backbone's features are compared.
+
+    Raises:
+        ValueError: For a size below 1.
+    """
+    check_size(height, width)
+    settings = InversionSettings() if settings is None else settings
+    model = float32_generator(pipe)
+    target = Target.prepare(torch.zeros(3, height, width))
+    A = torch.zeros(1, model.config.num_levels, model.config.channels, 3)
+    search = _make_search(model, affine_start(A), settings)
+    phases = plan_phases(search.model, target, settings)
+    work = 0.0
+    if isinstance(settings, InversionSettings):
+        work = 2 * settings.num_starts * math.prod(target.downscaled(START_SIDE).size) * WITHOUT_GRAPH
+    for phase in phases:
+        pixels = len(phase.objective.sample_pixels(torch.Generator()))
+        if phase.method == "lbfgs":
+            pixels *= LBFGS_EVALUATIONS
+        elif features:
+            pixels += (1 + WITHOUT_GRAPH) * math.prod(target.downscaled(PERCEPTUAL_SIDE).size)
+        work += phase.num_steps * pixels
+
+    objective, fastest = phases[-1].objective, math.inf
+    pixels = torch.arange(PIXEL_CHUNK) % (height * width)
+    for _ in range(TRIALS):
+        began = time.monotonic()
+        search.evaluate(objective, pixels, perceptual=False, random=torch.Generator())
+        fastest = min(fastest, time.monotonic() - began)
+    return work * fastest / PIXEL_CHUNK

@@ -1,203 +1,233 @@
-"""How an inversion descends: phases of Adam on random pixels and of L-BFGS on all of them, with checkpoints."""
+"""How an inversion descends: phases of Adam or Muon on random pixels and of L-BFGS on all of them, with checkpoints."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..modeling_poly_inr import PolyINRGenerator
-from ..schedules import half_cosine
-from .checkpoint import save_state
-from .losses import InversionLoss
-from .muon import Muon
-from .result import draw
+from ..files import replace_file
+from .objective import InversionLoss
+from .search import Search
 
-RAMP = 0.1  # share of Adam's steps in which the learning rate rises
-PLATEAU = 1e-3  # relative decrease of the mean loss over `patience` steps below which a phase ends
-LBFGS_BLOCK = 10  # iterations between two callbacks and saves
-LBFGS_HISTORY = 50  # pairs of steps; each holds two copies of the parameters
-CHECKPOINT_SECONDS = 20.0  # between two saves: what an interruption can lose
-
-
-class Problem(Protocol):
-    """What is searched for: leaf tensors, and the image that they stand for."""
-
-    model: PolyINRGenerator
-    variables: list[Tensor]
-
-    def affine(self) -> Tensor:
-        """A (1, L, n, 3) of the variables' present values; differentiable."""
-
-    def parameter_groups(self) -> list[dict]:
-        """Groups of the variables; each one's `size` multiplies the learning rate, `matrices` asks for Muon."""
-
-    def evaluate(self, objective: InversionLoss, pixels: Tensor, perceptual: bool, random: torch.Generator) -> float:
-        """The loss on `pixels`; its gradients go to the variables' `grad`."""
+RAMP = 0.1  # share of Adam's steps in which the learning rate rises (not tuned)
+PLATEAU = 1e-3  # relative decrease of the mean loss over `patience` steps below which a phase ends (not tuned)
+ADAM_BETAS = (0.9, 0.99)  # torch's 0.999 averages 1,000 steps, more than there are (not tuned)
+LBFGS_BLOCK = 10  # iterations between two callbacks and saves: each takes as long as several steps of Adam
+LBFGS_HISTORY = 50  # pairs of steps; each holds two copies of the parameters (not tuned)
+CHECKPOINT_SECONDS = 20.0  # between two saves: what being killed can lose
 
 
 @dataclass(frozen=True)
 class Phase:
     """Some steps towards one objective.
 
-    Attributes:
+    Args:
         method: `"adam"`, on random pixels and features, or `"lbfgs"`, on the squared error of all known pixels.
-        objective: the loss.
-        num_steps: number of steps (Adam) or iterations (L-BFGS).
+        objective: The loss.
+        num_steps: Number of steps (Adam) or iterations (L-BFGS).
+        patience: See [`~polyinr_hf.inversion.InversionSettings`].
     """
 
     method: str
     objective: InversionLoss
     num_steps: int
+    patience: int | None = None
+
+    def has_settled(self, losses: list[float]) -> bool:
+        """Whether the mean of the last `patience` losses is hardly below that of those before."""
+        if self.patience is None or len(losses) < 2 * self.patience:
+            return False
+        before = sum(losses[-2 * self.patience : -self.patience])
+        return sum(losses[-self.patience :]) >= (1 - PLATEAU) * before
 
 
 @dataclass(frozen=True)
 class InversionStep:
     """What callbacks are given.
 
-    Attributes:
-        step: number of steps done, from 1.
-        num_steps: number of steps of all phases.
-        loss: at the last step.
-        seconds: spent so far, those before an interruption included.
+    Args:
+        step: Number of steps done, from 1.
+        num_steps: Number of steps of all phases.
+        loss: At the last step.
+        seconds: Spent so far, those before an interruption included.
+        search: What is searched for.
+        size: Height and width of the image, in pixels.
     """
 
     step: int
     num_steps: int
     loss: float
     seconds: float
-    problem: Problem
+    search: Search
     size: tuple[int, int]
 
     def preview(self, max_side: int = 64) -> Image.Image:
         """The image as it is now, its longest side `max_side` pixels or the original's, whichever is smaller."""
         scale = min(1.0, max_side / max(self.size))
-        height, width = (max(1, round(side * scale)) for side in self.size)
-        with torch.no_grad():
-            return draw(self.problem.model, self.problem.affine(), height, width)[1]
+        return self.search.draw(*(max(1, round(side * scale)) for side in self.size))[1]
 
 
-def split_steps(num_steps: int, coarse_share: float, num_copies: int) -> list[int]:
-    """Steps on each small copy of the image, as equal as can be, then those on the image itself."""
-    coarse = round(coarse_share * num_steps) if num_copies else 0
-    ends = [coarse * number // max(num_copies, 1) for number in range(num_copies + 1)]
-    return [*(end - start for start, end in pairwise(ends)), num_steps - coarse]
+@dataclass
+class State:
+    """How far an inversion is; saved, it goes on with the same result.
+
+    Args:
+        work: JSON of the settings, the image and the model.
+        start: What was chosen before the first step, the arguments of [`Search`].
+        seconds: Spent so far.
+        variables: Of the search, as they are.
+        optimizer: State dicts of the phase's optimizers.
+        phase, phase_step: The phase, and the number of its steps that are done.
+        losses: At each step.
+    """
+
+    work: str
+    start: dict
+    seconds: float
+    variables: list[Tensor] | None = None
+    optimizer: list[dict] | None = None
+    phase: int = 0
+    phase_step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Writes a checkpoint atomically."""
+        with replace_file(checkpoint) as partial:
+            torch.save(vars(self), partial)
+
+    @classmethod
+    def load(cls, checkpoint: str | Path | None, work: str) -> State | None:
+        """Reads a checkpoint; `None` if there is none yet.
+
+        Raises:
+            ValueError: If the file is no checkpoint, or belongs to a different image, model or settings.
+        """
+        if checkpoint is None or not Path(checkpoint).exists():
+            return None
+        try:
+            state = cls(**torch.load(checkpoint, map_location="cpu", weights_only=True))
+            theirs = json.loads(state.work)
+        except Exception as error:  # a damaged file fails in many ways
+            raise ValueError(f"`checkpoint` must be one of an inversion, got {str(checkpoint)!r}: {error}") from error
+        ours = json.loads(work)
+        if theirs != ours:
+            names = sorted(name for name in ours.keys() | theirs.keys() if theirs.get(name) != ours.get(name))
+            raise ValueError(
+                f"`checkpoint` must be of the same image, model and settings, got {str(checkpoint)!r} (other: "
+                f"{', '.join(names)}); remove it or name another file."
+            )
+        return state
 
 
 def optimize(
-    problem: Problem,
+    search: Search,
     phases: Sequence[Phase],
-    state: dict,
+    state: State,
     lr: float,
-    patience: int | None,
     seed: int,
-    callback: Callable[[InversionStep], None] | None = None,
+    callback: Callable[[InversionStep], bool | None] | None = None,
     checkpoint: str | Path | None = None,
 ) -> None:
-    """Runs the remaining steps of the phases, and updates `problem.variables` and `state` in place.
+    """Runs the remaining steps of the phases, and updates `search.variables` and `state` in place.
 
     Args:
-        state: see `new_state`; where it comes from a checkpoint, its variables replace those of the problem.
+        state: Where it comes from a checkpoint, its variables replace those of the search.
         lr: Adam's highest learning rate, of which all Adam phases share one schedule.
-        patience: see [`~polyinr_hf.inversion.InversionSettings`].
-        seed: of the pixels that are drawn.
-        callback, checkpoint: see [`~polyinr_hf.inversion.invert`].
+        seed: Of the pixels that are chosen.
+        callback, checkpoint: See [`~polyinr_hf.inversion.invert`].
     """
-    if state["variables"] is not None:
-        for variable, value in zip(problem.variables, state["variables"], strict=True):
+    if state.variables is not None:
+        for variable, value in zip(search.variables, state.variables, strict=True):
             variable.data.copy_(value)
     total, size = sum(phase.num_steps for phase in phases), phases[-1].objective.size
     adam_steps = sum(phase.num_steps for phase in phases if phase.method == "adam")
-    resumed_at, spent = time.monotonic(), state["seconds"]
+    resumed_at, spent = time.monotonic(), state.seconds
     saved = -math.inf  # the start is worth keeping
-    optimizer = None
-    while state["phase"] < len(phases):
-        phase = phases[state["phase"]]
-        remaining = phase.num_steps - state["phase_step"]
-        this_phase = state["losses"][len(state["losses"]) - state["phase_step"] :]
-        if remaining <= 0 or has_settled(this_phase, patience):
-            optimizer = _next_phase(phases, state, optimizer)
+    optimizers, stopped = None, False
+    while state.phase < len(phases) and not stopped:
+        phase = phases[state.phase]
+        remaining = phase.num_steps - state.phase_step
+        if remaining <= 0 or phase.has_settled(state.losses[len(state.losses) - state.phase_step :]):
+            optimizers = _next_phase(phases, state, optimizers)
             continue
-        if optimizer is None:
-            optimizer = _adam(problem) if phase.method == "adam" else [_lbfgs(problem)]
-            for part, saved_part in zip(optimizer, state["optimizer"] or [], strict=False):
-                part.load_state_dict(saved_part)
-        done = sum(earlier.num_steps for earlier in phases[: state["phase"]]) + state["phase_step"]
+        optimizers = optimizers or _make_optimizers(search, phase, state.optimizer)
+        done = sum(earlier.num_steps for earlier in phases[: state.phase]) + state.phase_step
         if phase.method == "adam":
-            factor = lr * learning_rate_factor(done, adam_steps)
-            losses = [_adam_step(optimizer, factor, problem, phase.objective, (seed + done) % 2**63)]
+            rate = lr * learning_rate_factor(done, adam_steps)
+            losses = [_adam_step(optimizers, rate, search, phase.objective, (seed + done) % 2**63)]
         else:
-            losses = _lbfgs_steps(optimizer[0], min(LBFGS_BLOCK, remaining), problem, phase.objective)
-        state["losses"] += losses
-        state["phase_step"] += len(losses)
+            losses = _lbfgs_steps(optimizers[0], min(LBFGS_BLOCK, remaining), search, phase.objective)
         now = time.monotonic()
-        state |= {"optimizer": [part.state_dict() for part in optimizer], "seconds": spent + now - resumed_at}
+        state.losses += losses
+        state.phase_step, state.seconds = state.phase_step + len(losses), spent + now - resumed_at
+        state.optimizer = [optimizer.state_dict() for optimizer in optimizers]
         if phase.method == "lbfgs" and len(losses) < min(LBFGS_BLOCK, remaining):  # no way further down
-            optimizer = _next_phase(phases, state, optimizer)
-        is_done = state["phase"] == len(phases)
-        if checkpoint is not None and (now - saved > CHECKPOINT_SECONDS or is_done):
+            optimizers = _next_phase(phases, state, optimizers)
+        if checkpoint is not None and now - saved > CHECKPOINT_SECONDS:
             saved = now
-            _save(problem, state, checkpoint)
+            _save(search, state, checkpoint)
         if callback is not None:
-            done = sum(earlier.num_steps for earlier in phases[: state["phase"]]) + state["phase_step"]
-            loss = (losses or state["losses"] or [math.nan])[-1]
-            callback(InversionStep(done, total, loss, state["seconds"], problem, size))
-    state["optimizer"] = None
+            done = sum(earlier.num_steps for earlier in phases[: state.phase]) + state.phase_step
+            loss = (losses or state.losses or [math.nan])[-1]
+            stopped = callback(InversionStep(done, total, loss, state.seconds, search, size)) is True
     if checkpoint is not None:
-        _save(problem, state, checkpoint)
+        _save(search, state, checkpoint)
 
 
-def _next_phase(phases: Sequence[Phase], state: dict, optimizer):
+def _next_phase(
+    phases: Sequence[Phase], state: State, optimizers: list[torch.optim.Optimizer] | None
+) -> list[torch.optim.Optimizer] | None:
     """Moves `state` to the next phase. Adam goes on across its phases; L-BFGS starts anew with every objective."""
-    state |= {"phase": state["phase"] + 1, "phase_step": 0}
-    following = phases[state["phase"] : state["phase"] + 1]
-    if following and following[0].method == phases[state["phase"] - 1].method == "adam":
-        return optimizer
-    state["optimizer"] = None
+    state.phase, state.phase_step = state.phase + 1, 0
+    if {phase.method for phase in phases[state.phase - 1 : state.phase + 1]} == {"adam"}:
+        return optimizers
+    state.optimizer = None
     return None
 
 
-def _save(problem: Problem, state: dict, checkpoint: str | Path) -> None:
-    state["variables"] = [variable.detach().cpu().clone() for variable in problem.variables]
-    save_state(state, checkpoint)
+def _make_optimizers(search: Search, phase: Phase, saved: list[dict] | None) -> list[torch.optim.Optimizer]:
+    """The phase's, as they were saved: Adam for the groups of the search and Muon for those of matrices, or L-BFGS."""
+    if phase.method == "adam":
+        groups = search.parameter_groups()
+        matrices = [group for group in groups if group.get("matrices")]
+        others = [group for group in groups if not group.get("matrices")]
+        optimizers = [torch.optim.Adam(others, betas=ADAM_BETAS), *([Muon(matrices)] if matrices else [])]
+    else:
+        options = {"max_iter": 1, "max_eval": 25, "tolerance_grad": 0, "tolerance_change": 0}  # 25: torch's for 20
+        options |= {"history_size": LBFGS_HISTORY, "line_search_fn": "strong_wolfe"}
+        optimizers = [torch.optim.LBFGS(search.variables, **options)]
+    for optimizer, state_dict in zip(optimizers, saved or [], strict=False):
+        optimizer.load_state_dict(state_dict)
+    return optimizers
 
 
-def has_settled(losses: list[float], patience: int | None) -> bool:
-    """Whether the mean of the last `patience` losses is hardly below that of those before."""
-    if patience is None or len(losses) < 2 * patience:
-        return False
-    before = sum(losses[-2 * patience : -patience])
-    return sum(losses[-patience:]) >= (1 - PLATEAU) * before
+def _save(search: Search, state: State, checkpoint: str | Path) -> None:
+    state.variables = [variable.detach().cpu().clone() for variable in search.variables]
+    state.save(checkpoint)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Adam
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Adam and Muon ----------------------------------------------------------------------------------------------------
+
+
 def learning_rate_factor(step: int, num_steps: int) -> float:
     """Rises linearly over the first tenth of the steps, then falls as half a cosine to almost 0."""
     progress = (step + 1) / (num_steps + 1)
-    return min(1.0, progress / RAMP) * half_cosine(progress)
+    return min(1.0, progress / RAMP) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _adam(problem: Problem) -> list[torch.optim.Optimizer]:
-    """Adam for the groups of the problem, Muon for those of matrices."""
-    groups = problem.parameter_groups()
-    matrices = [group for group in groups if group.get("matrices")]
-    others = [group for group in groups if not group.get("matrices")]
-    return [torch.optim.Adam(others, betas=(0.9, 0.99)), *([Muon(matrices)] if matrices else [])]
-
-
-def _adam_step(optimizers, lr: float, problem: Problem, objective: InversionLoss, seed: int) -> float:
+def _adam_step(
+    optimizers: list[torch.optim.Optimizer], lr: float, search: Search, objective: InversionLoss, seed: int
+) -> float:
     random = torch.Generator().manual_seed(seed)
-    loss = problem.evaluate(objective, objective.draw_pixels(random), perceptual=True, random=random)
+    loss = search.evaluate(objective, objective.sample_pixels(random), perceptual=True, random=random)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["size"]
@@ -205,29 +235,63 @@ def _adam_step(optimizers, lr: float, problem: Problem, objective: InversionLoss
     return loss
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# L-BFGS
-# ---------------------------------------------------------------------------------------------------------------------
-def _lbfgs(problem: Problem) -> torch.optim.Optimizer:
-    return torch.optim.LBFGS(
-        problem.variables,
-        max_iter=1,
-        max_eval=25,
-        history_size=LBFGS_HISTORY,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=0,
-        tolerance_change=0,
-    )
+class Muon(torch.optim.Optimizer):
+    """Gradient descent whose steps are orthogonal matrices (Jordan et al., "Muon", 2024), with Nesterov momentum.
+
+    All directions of a weight matrix learn at the same speed, where gradient descent and Adam learn the strongest ones
+    first. `torch.optim.Muon`, of torch 2.9 and later, computes in bfloat16, which most CPUs emulate; this one computes
+    in the weights' dtype.
+
+    Args:
+        params: Matrices (m, n), or groups of them.
+        lr: Root mean square of a step's entries, if the matrix is square.
+        momentum: Of the gradient, 0 to 1; the default is Jordan et al.'s.
+    """
+
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al.: of the quintic that pulls singular values to about 1
+    NEWTON_SCHULZ_STEPS = 5  # Jordan et al.'s number: more make the matrix more orthogonal, and cost as much each
+
+    def __init__(self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["average"] = torch.zeros_like(parameter)
+                average = state["average"].lerp_(parameter.grad, 1 - group["momentum"])
+                step = self.orthogonalize(parameter.grad.lerp(average, group["momentum"]))
+                parameter.sub_(step, alpha=group["lr"] * math.sqrt(max(parameter.shape)))
+
+    @classmethod
+    def orthogonalize(cls, matrix: Tensor) -> Tensor:
+        """The orthogonal factor U V^T of a matrix U S V^T (m, n), its singular values within about 0.3 of 1."""
+        a, b, c = cls.COEFFICIENTS
+        X = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        X = X / X.norm().clamp(min=torch.finfo(X.dtype).tiny)
+        for _ in range(cls.NEWTON_SCHULZ_STEPS):
+            gram = X @ X.T
+            X = torch.addmm(X, torch.addmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+        return X if matrix.shape[0] <= matrix.shape[1] else X.T
 
 
-def _lbfgs_steps(optimizer, num_steps: int, problem: Problem, objective: InversionLoss) -> list[float]:
+# --- L-BFGS -----------------------------------------------------------------------------------------------------------
+
+
+def _lbfgs_steps(
+    optimizer: torch.optim.Optimizer, num_steps: int, search: Search, objective: InversionLoss
+) -> list[float]:
     """Up to `num_steps` iterations on the mean squared error of all known pixels; the loss before each."""
-    variables = problem.variables
+    variables = search.variables
     known = {"variables": None}  # the last point evaluated: where an iteration ends, the next begins
 
     def closure() -> Tensor:
         if known["variables"] is None or not _equal(known["variables"], variables):
-            known["loss"] = problem.evaluate(objective, objective.known, perceptual=False, random=None)
+            known["loss"] = search.evaluate(objective, objective.known, perceptual=False, random=None)
             known["variables"] = [variable.detach().clone() for variable in variables]
             known["gradients"] = [variable.grad for variable in variables]
         for variable, gradient in zip(variables, known["gradients"], strict=True):

@@ -1,4 +1,4 @@
-"""The result of an inversion, and its file."""
+"""What an inversion finds, and its file."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,28 +6,26 @@ from pathlib import Path
 
 import safetensors
 import torch
-from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replace_file
-from ..modeling_poly_inr import PolyINRGenerator
 
 
 @dataclass
 class InversionResult:
     """What [`~polyinr_hf.inversion.invert`] and [`~polyinr_hf.inversion.tune`] find.
 
-    Attributes:
+    Args:
         affine_parameters: A (1, L, n, 3), float32, on the CPU.
-        image: what they draw, as large as the original.
-        psnr: peak signal-to-noise ratio in dB against the original, over its known pixels.
-        ssim: structural similarity, a mean over the known pixels; NaN for an image under 11 pixels high or wide.
-        losses: the loss at every step.
-        seconds: time spent, including that before an interruption.
-        settings: all settings it was made with.
-        latent: the latent found in `space` "w", (1, L, w_dim), or "z", (1, z_dim).
+        image: What they draw, as large as the original.
+        psnr: Peak signal-to-noise ratio in dB against the original, over its known pixels.
+        ssim: Structural similarity, a mean over the known pixels; NaN for an image under 11 pixels high or wide.
+        losses: The loss at every step.
+        seconds: Time spent, including that before an interruption.
+        settings: All settings it was made with.
+        latent: The latent found in `space` "w", (1, L, w_dim), or "z", (1, z_dim).
     """
 
     affine_parameters: Tensor
@@ -51,42 +49,36 @@ class InversionResult:
 
 
 def load_affine_parameters(path: str | Path) -> Tensor:
-    """A (1, L, n, 3), float32, of a file that [`InversionResult.save`] wrote.
+    """Reads A (1, L, n, 3), float32, from a file that [`InversionResult.save`] wrote.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no safetensors file, or holds no affine parameters.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no safetensors file, or holds no affine parameters.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            A = file.get_tensor("affine_parameters")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"`path` {str(path)!r} holds no affine parameters: {error}.") from error
-    if A.ndim != 4 or A.shape[3] != 3:
-        raise ValueError(f"`path` {str(path)!r}: affine parameters have shape (B, L, n, 3), these {tuple(A.shape)}.")
-    return A.float()
+    A = next(iter(_read_tensors(path, "affine_parameters")), None)
+    if A is None or A.ndim != 4 or A.shape[3] != 3:
+        found = "none" if A is None else f"{tuple(A.shape)}"
+        raise ValueError(f"`path` must hold affine parameters of shape (B, L, n, 3), got {found} in {str(path)!r}.")
+    return A
 
 
 def load_w(path: str | Path) -> Tensor | None:
-    """w (B, L, w_dim), float32, of a safetensors file that has it as `w`, or is of an inversion in w; otherwise None.
+    """Reads w (B, L, w_dim), float32, of a file that has it as `w`, or is of an inversion in w; otherwise None.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no safetensors file.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no safetensors file.
     """
+    return next((w for w in _read_tensors(path, "w", "latent") if w.ndim == 3), None)  # a latent z has two dimensions
+
+
+def _read_tensors(path: str | Path, *names: str) -> list[Tensor]:
+    """Those of the tensors that a safetensors file has, in float32."""
     if not Path(path).exists():
-        raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
+        raise FileNotFoundError(f"`path` must be an existing file, got {str(path)!r}.")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            found = [file.get_tensor(name).float() for name in ("w", "latent") if name in file.keys()]  # noqa: SIM118
+            held = set(file.keys())
+            return [file.get_tensor(name).float() for name in names if name in held]
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"`path` {str(path)!r} is no safetensors file: {error}.") from error
-    return next((w for w in found if w.ndim == 3), None)  # a latent z has two dimensions
-
-
-def draw(model: PolyINRGenerator, A: Tensor, height: int, width: int) -> tuple[Tensor, Image.Image]:
-    """The image of A (1, L, n, 3), as (1, 3, H, W) in [-1, 1] on the CPU, and as 8-bit RGB."""
-    rendered = model.render(A, height, width).clamp(-1, 1).cpu()
-    return rendered, VaeImageProcessor().postprocess(rendered, "pil")[0]
+        raise ValueError(f"`path` must be a safetensors file, got {str(path)!r}: {error}.") from error
