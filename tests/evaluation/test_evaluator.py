@@ -1,5 +1,6 @@
 """The whole way: a pipeline and a dataset in; figures, settings, tables and pictures out."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -9,18 +10,25 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import ImageDataset
-from polyinr_hf.evaluation import Evaluator, PipelineSource, TensorSource, evaluate, truncation_sweep
-from polyinr_hf.evaluation.extractors import lpips_weights
-from polyinr_hf.evaluation.path_length import perceptual_path_length
+from polyinr_hf.evaluation import (
+    Evaluator,
+    PipelineSource,
+    TensorSource,
+    evaluate,
+    image_features,
+    truncation_sweep,
+)
+from polyinr_hf.evaluation.evaluator import perceptual_path_length
+from polyinr_hf.evaluation.extractors import load_extractor, lpips_weights
+from polyinr_hf.evaluation.metrics import METRICS
 from polyinr_hf.evaluation.sources import label_frequencies
 
-NEIGHBOURS = ["precision_lite0", "recall_lite0"]
+NEIGHBORS = ["precision_lite0", "recall_lite0"]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -49,22 +57,28 @@ def options(tmp_path):
 
 
 def test_evaluate(pipeline, rows, options):
-    result = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=7, seed=2, **options)
-    assert list(result) == [*NEIGHBOURS, "settings"]
-    assert all(0 <= result[name] <= 1 for name in NEIGHBOURS)
+    result = evaluate(pipeline, ImageDataset(rows), NEIGHBORS, num_samples=7, seed=2, **options)
+    assert list(result) == [*NEIGHBORS, "settings"]
+    assert all(0 <= result[name] <= 1 for name in NEIGHBORS)
     settings = result["settings"]
     assert (settings["num_samples"], settings["num_real"], settings["resolution"], settings["seed"]) == (7, 10, 8, 2)
     assert {"reading", "sampling", "lite0", "metrics", "total"} == set(settings["seconds"])
-    again = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=7, seed=2, **options | {"batch_size": 3})
-    assert [again[name] for name in NEIGHBOURS] == [result[name] for name in NEIGHBOURS]
+    again = evaluate(pipeline, ImageDataset(rows), NEIGHBORS, num_samples=7, seed=2, **options | {"batch_size": 3})
+    assert [again[name] for name in NEIGHBORS] == [result[name] for name in NEIGHBORS]
     assert "reading" not in again["settings"]["seconds"]  # the reference was cached
     json.dumps(result)
 
 
 def test_images_against_themselves(options):
     images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    evaluator = Evaluator(TensorSource(images), NEIGHBOURS, **options)
+    evaluator = Evaluator(TensorSource(images), NEIGHBORS, **options)
     assert evaluator(TensorSource(images)) == {"precision_lite0": 1, "recall_lite0": 1}
+
+
+def test_features_of_images_are_those_that_are_measured(options):
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = image_features(TensorSource(images), **options)
+    torch.testing.assert_close(features, load_extractor("lite0", ["pooled"])(images)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_upsampling_protocol(pipeline, rows, options):
@@ -79,23 +93,40 @@ def test_upsampling_protocol(pipeline, rows, options):
 
 
 def test_truncation_sweep(pipeline, rows, options):
-    result = truncation_sweep(pipeline, ImageDataset(rows), [0.5, 1.0], NEIGHBOURS, num_samples=6, **options)
+    result = truncation_sweep(pipeline, ImageDataset(rows), [0.5, 1.0], NEIGHBORS, num_samples=6, **options)
     assert [row["truncation_psi"] for row in result["results"]] == [0.5, 1.0]
-    single = evaluate(pipeline, ImageDataset(rows), NEIGHBOURS, num_samples=6, truncation_psi=0.5, **options)
-    assert {name: single[name] for name in NEIGHBOURS}.items() <= result["results"][0].items()
-    with pytest.raises(ValueError, match="`truncation_psis` is empty"):
-        truncation_sweep(pipeline, ImageDataset(rows), [], NEIGHBOURS, **options)
+    single = evaluate(pipeline, ImageDataset(rows), NEIGHBORS, num_samples=6, truncation_psi=0.5, **options)
+    assert {name: single[name] for name in NEIGHBORS}.items() <= result["results"][0].items()
+    with pytest.raises(ValueError, match="`truncation_psis` must be one or more numbers"):
+        truncation_sweep(pipeline, ImageDataset(rows), [], NEIGHBORS, **options)
+
+
+def test_few_real_images_are_a_warning_said_once(pipeline, rows, options, caplog, monkeypatch):
+    monkeypatch.setitem(METRICS, "fd_lite0", dataclasses.replace(METRICS["fd_lite0"], min_images=11))
+    with caplog.at_level("WARNING"):
+        result = truncation_sweep(pipeline, ImageDataset(rows), [0.5, 1], ["fd_lite0"], num_samples=11, **options)
+    assert all(row["fd_lite0"] > 0 for row in result["results"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "fd_lite0: only 10 real images, 11 are needed (the covariance of 10 features is singular with fewer)"
+    ]
+
+
+def test_mirror_counts_mirror_images_as_real(pipeline, rows, options):
+    dataset = ImageDataset(rows)
+    result = evaluate(pipeline, dataset, NEIGHBORS, num_samples=6, mirror=True, **options)
+    assert result["settings"]["num_real"] == 20 and result["settings"]["reference"]["mirror"]
+    again = evaluate(pipeline, dataset, NEIGHBORS, num_samples=6, **options)["settings"]
+    assert again["num_real"] == 10 and "reading" in again["seconds"]  # of other images, not cached ones
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"metrics": ["fd_lite0"], "num_samples": 320}, "320 generated images are too few"),
-        ({"metrics": ["rfid"]}, "`metrics` has 'rfid', which needs the random Inception"),
-        ({"metrics": ["rfid_own"], "weights": {"inception_random": "x"}}, "`metrics` must have 'rfid'"),
+        ({"metrics": ["fd_lite0"], "num_samples": 320}, "`num_samples` must be at least 321 for fd_lite0 .* got 320"),
+        ({"metrics": ["rfid"]}, "`weights` must have inception_random=FILE for rfid"),
         ({"labels": "sorted"}, "`labels` must be one of .* got 'sorted'"),
         ({"metrics": ["fds"]}, "`metrics` must be some of .* got 'fds'"),
-        ({"metrics": []}, "`metrics` is empty"),
+        ({"metrics": []}, "`metrics` must be some of .* got none"),
         ({"num_samples": 0}, "`num_samples` must be .* got 0"),
         ({"dtype": "int8"}, "`dtype` must be one of .* got 'int8'"),
         ({"batch_size": 0}, "`batch_size` must be .* got 0"),
@@ -105,17 +136,17 @@ def test_truncation_sweep(pipeline, rows, options):
 )
 def test_bad_arguments(pipeline, rows, options, arguments, message):
     with pytest.raises(ValueError, match=message):
-        evaluate(pipeline, ImageDataset(rows), **{"metrics": NEIGHBOURS, "num_samples": 6} | options | arguments)
+        evaluate(pipeline, ImageDataset(rows), **{"metrics": NEIGHBORS, "num_samples": 6} | options | arguments)
 
 
 def test_classes_must_fit(rows, options):
     with pytest.raises(ValueError, match="`class_frequencies` must be of the pipeline's 3 classes, got 2"):
-        evaluate(make_pipeline(3), ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
+        evaluate(make_pipeline(3), ImageDataset(rows), NEIGHBORS, num_samples=6, **options)
     unlabelled = ImageDataset(rows, class_conditional=False)
-    with pytest.raises(ValueError, match="`class_frequencies` is required"):
-        evaluate(make_pipeline(), unlabelled, NEIGHBOURS, num_samples=6, **options)
-    evaluate(make_pipeline(None), unlabelled, NEIGHBOURS, num_samples=6, **options)
-    evaluate(make_pipeline(None), ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
+    with pytest.raises(ValueError, match="`class_frequencies` must be given"):
+        evaluate(make_pipeline(), unlabelled, NEIGHBORS, num_samples=6, **options)
+    evaluate(make_pipeline(None), unlabelled, NEIGHBORS, num_samples=6, **options)
+    evaluate(make_pipeline(None), ImageDataset(rows), NEIGHBORS, num_samples=6, **options)
 
 
 def test_nan_images_give_no_figure(rows, options):
@@ -123,17 +154,16 @@ def test_nan_images_give_no_figure(rows, options):
     with torch.no_grad():
         broken.generator.to_rgb.bias[0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinity"):
-        evaluate(broken, ImageDataset(rows), NEIGHBOURS, num_samples=6, **options)
+        evaluate(broken, ImageDataset(rows), NEIGHBORS, num_samples=6, **options)
 
 
 @pytest.mark.slow
-def test_perceptual_path_length(pipeline, tmp_path):
+def test_perceptual_path_length(pipeline, vgg16_file, tmp_path):
     """E LPIPS(G(z), G(slerp(z, z', e))) / e^2 without the outer percentiles; latents as torch-fidelity draws them."""
     torch.manual_seed(0)
-    torch.save(torchvision.models.vgg16().state_dict(), tmp_path / "vgg.pth")
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
     torch.save(heads, tmp_path / "lpips.pth")
-    weights = {"lpips": tmp_path / "lpips.pth", "vgg16": tmp_path / "vgg.pth"}
+    weights = {"lpips": tmp_path / "lpips.pth", "vgg16": vgg16_file}
     source = PipelineSource(pipeline, 5, np.ones(2), seed=7)
     values = perceptual_path_length(source, weights, batch_size=5)
 
@@ -165,13 +195,13 @@ def test_script(pipeline, rows, tmp_path, capsys):
     common = ["--pipeline", tmp_path / "pipeline", "--dataset", tmp_path / "rows", "--metrics", "recall_lite0"]
     common = [str(item) for item in [*common, "--cache_dir", tmp_path / "cache", "--num_samples", 6]]
     capsys.readouterr()
-    script.main([*common, "--tolerance", "0.1", "--json", str(tmp_path / "result.json")])
+    script.main([*common, "--tolerance", "0.1", "--mirror", "--json", str(tmp_path / "result.json")])
     captured = capsys.readouterr()
     assert captured.out.startswith("| metric | value |\n|---|---|\n| recall_lite0 ↑ | ")
     assert "6/6" in captured.err  # the progress bar
     result = json.loads((tmp_path / "result.json").read_text())
     assert 0 <= result["recall_lite0"] <= 1 and result["settings"]["dataset"] == str(tmp_path / "rows")
-    assert result["settings"]["tolerance"] == 0.1
+    assert result["settings"]["tolerance"] == 0.1 and result["settings"]["num_real"] == 20
 
     sweep = ["--truncation_sweep", "0.5,1", "--output", str(tmp_path / "sweep.png")]
     script.main([*common, *sweep, "--json", str(tmp_path / "sweep.json")])
@@ -180,7 +210,10 @@ def test_script(pipeline, rows, tmp_path, capsys):
 
     for wrong, message in (
         (["--metrics", "x"], "`metrics` must be some of .* got 'x'"),
-        (["--num_samples", "3"], "4 are needed"),
+        (["--num_samples", "3"], "`num_samples` must be at least 4"),
+        ([*sweep, "--upsample_to", "16"], "`--upsample_to` must not be given beside `--truncation_sweep`, got 16"),
+        ([*sweep, "--truncation_psi", "1"], "`--truncation_psi` must not be given beside `--truncation_sweep`"),
+        (["--output", "sweep.png"], "`--output` must be given beside `--truncation_sweep` only"),
         (["--label_column", "name"], "the pipeline's 2 classes, got 3"),
         (["--weights", "vgg16=a.pth", "lite0=missing.pth"], "missing.pth"),
         (["--weights", "lite0"], "2"),  # argparse's status
@@ -213,13 +246,15 @@ def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, 
     pipeline.save_pretrained(tmp_path / "pipeline")
     rows.save_to_disk(tmp_path / "rows")
     common = ["--pipeline", str(tmp_path / "pipeline"), "--dataset", str(tmp_path / "rows"), "--num_samples", "8"]
-    script.main([*common, "--num_neighbours", "3", "--output", str(tmp_path / "near.png")])
+    script.main([*common, "--num_neighbors", "3", "--output", str(tmp_path / "near.png")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| a", "5"], ["| b", "5"]]
     assert all(float(line.split(" | ")[4].rstrip(" |")) > 0 for line in lines[2:4])
     assert re.fullmatch(r"ratios of 2 classes: [\d.]+ to [\d.]+, median [\d.]+, half of them .*", lines[5])
+    assert lines[6].startswith("median distance of a sample to its nearest training image: ")
+    assert re.fullmatch("training images of these classes that are some sample's nearest: [1-8]0%", lines[7])
     picture = Image.open(tmp_path / "near.png")
-    assert picture.size == (8 + 1 + 3 * 8, 2 * 8)  # a sample of each class, a gap, its neighbours
+    assert picture.size == (8 + 1 + 3 * 8, 2 * 8)  # a sample of each class, a gap, its neighbors
     real = {
         Image.fromarray(np.asarray(row["image"])).resize((8, 8), Image.Resampling.LANCZOS).tobytes() for row in rows
     }
@@ -240,7 +275,7 @@ def test_samples_are_shown_beside_their_nearest_training_images(pipeline, rows, 
     for wrong, message in (
         (["--pipeline", str(tmp_path / "unconditional")], "`--pipeline` must have classes"),
         (["--class", "a", "c"], "`--class` must be names .* got \\['c'\\]"),
-        (["--num_neighbours", "11"], "`k` must be in 1..10, got 11"),
+        (["--num_neighbors", "11"], "`k` must be in 1..10, got 11"),
         (["--num_rows", "0"], "`--num_rows` must be .* got 0"),
     ):
         with pytest.raises(SystemExit, match=message):

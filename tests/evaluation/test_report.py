@@ -38,7 +38,7 @@ def test_json(tmp_path):
     path = tmp_path / "new" / "result.json"
     write_json(RESULT, path)
     assert json.loads(path.read_text()) == RESULT
-    with pytest.raises(ValueError, match="`result` must be finite, fid is nan"):
+    with pytest.raises(ValueError, match="`result` must be finite, got fid nan"):
         write_json({"fid": float("nan")}, path)
     assert json.loads(path.read_text()) == RESULT
     assert [file.name for file in path.parent.iterdir()] == ["result.json"]

@@ -13,9 +13,9 @@ from polyinr_hf.evaluation.sources import (
     DatasetSource,
     PipelineSource,
     TensorSource,
-    _generator_of,
     class_frequencies,
     class_ids,
+    sample_generator,
 )
 from polyinr_hf.images import preprocess_image, to_uint8
 
@@ -77,7 +77,7 @@ def test_truncation_and_bfloat16_change_the_images(pipeline):
 def test_tolerance_draws_as_the_pipeline_does(pipeline):
     exact, drawn = (PipelineSource(pipeline, 2, FREQUENCIES, resolution=64, tolerance=t) for t in (0.0, 0.2))
     images = drawn.load(0, 2)
-    generators = [_generator_of(0, index) for index in range(2)]
+    generators = [sample_generator(0, index) for index in range(2)]
     labels = drawn.labels.tolist()
     expected = pipeline(labels, height=64, width=64, generator=generators, tolerance=0.2, output_type="pt").images
     assert torch.equal(images, to_uint8(expected, "images"))
@@ -126,6 +126,9 @@ def test_dataset():
     expected = torch.stack([preprocess_image(picture, 6) for picture in pictures])
     assert torch.equal(source.load(1, 4), expected[1:4])
     assert source.key != DatasetSource(ImageDataset(rows), 7).key
+    mirror = DatasetSource(ImageDataset(rows), 6, mirror=True)
+    assert len(mirror) == 10 and mirror.key != source.key
+    assert torch.equal(mirror.load(3, 8), torch.cat([expected[3:], expected[:3].flip(3)]))
     assert source.key != DatasetSource(ImageDataset(rows.select(range(4))), 6).key
 
 
@@ -140,7 +143,7 @@ def test_class_ids_and_frequencies(labels):
 def test_bad_sources(pipeline):
     with pytest.raises(ValueError, match="`class_frequencies` must be of the pipeline's 3 classes, got 4"):
         PipelineSource(pipeline, 3, np.ones(4))
-    with pytest.raises(ValueError, match="`class_frequencies` is required"):
+    with pytest.raises(ValueError, match="`class_frequencies` must be given"):
         PipelineSource(pipeline, 3)
     with pytest.raises(ValueError, match="`num_samples` must be .* got 0"):
         PipelineSource(pipeline, 0, FREQUENCIES)
@@ -152,7 +155,7 @@ def test_bad_sources(pipeline):
         PipelineSource(pipeline, 3, FREQUENCIES, upsampling="cubic")
     with pytest.raises(ValueError, match=r"got \(2, 1, 4, 4\)"):
         TensorSource(torch.zeros(2, 1, 4, 4))
-    with pytest.raises(ValueError, match="`images` is empty"):
+    with pytest.raises(ValueError, match=r"`images` must be .* got \(0, 3, 4, 4\)"):
         TensorSource(torch.zeros(0, 3, 4, 4))
     with pytest.raises(ValueError, match="streaming"):
         DatasetSource(ImageDataset(make_dataset()[0].to_iterable_dataset()), 8)

@@ -106,7 +106,7 @@ def test_a_metric_that_rises_for_good_is_announced_once(make_recipe, tmp_path, m
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("run.metrics=[fids]", "got 'fids'"), ("run.evaluation_samples=3", "4 are needed")],
+    [("run.metrics=[fids]", "got 'fids'"), ("run.evaluation_samples=3", "`num_samples` must be at least 4")],
 )
 def test_bad_settings_are_refused_before_training(make_recipe, tmp_path, override, message):
     with pytest.raises(ValueError, match=message):

@@ -1,9 +1,17 @@
 # The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
 from ..reconstruction import psnr as psnr, ssim as ssim
-from .evaluator import Evaluator as Evaluator, evaluate as evaluate, truncation_sweep as truncation_sweep
-from .neighbours import (
+from .evaluator import (
+    Evaluator as Evaluator,
+    evaluate as evaluate,
+    image_features as image_features,
+    truncation_sweep as truncation_sweep,
+)
+from .neighbors import (
     class_diversity as class_diversity,
+    nearest_neighbors as nearest_neighbors,
     nearest_neighbours as nearest_neighbours,
+    nearest_pictures as nearest_pictures,
+    neighbors_figure as neighbors_figure,
     neighbours_figure as neighbours_figure,
 )
 from .report import (

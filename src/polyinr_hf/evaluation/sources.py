@@ -1,12 +1,11 @@
-"""Where images come from: a dataset, a pipeline, a pipeline's images upsampled, or a tensor.
+"""Where images come from: a dataset, a pipeline, a pipeline's images upsampled, or a tensor."""
 
-A source has a length, gives the images `[start, stop)` as uint8 (B, 3, H, W), the same ones whenever and in whatever
-process it is asked, and a `key`: what they depend on, in JSON's types, under which features are cached. `activity`
-names the time it takes.
-"""
+from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +15,33 @@ from torch import Tensor
 from ..checks import check_count, check_number
 from ..digests import tensor_digest, weights_digest
 from ..images import to_uint8
+from ..pipeline_poly_inr import PolyINRPipeline
+
+if TYPE_CHECKING:
+    from ..data.dataset import ImageDataset
 
 logger = logging.getLogger(__name__)
 
 UPSAMPLING_MODES = ("nearest", "bilinear", "bicubic")
+LABELS = ("frequency", "uniform")
+
+
+class Source(Protocol):
+    """Images that can be gone through by index.
+
+    Attributes:
+        key: What they depend on, in JSON's types, under which features are cached.
+        activity: Names the time that loading takes.
+    """
+
+    key: dict
+    activity: str
+
+    def __len__(self) -> int: ...
+
+    def load(self, start: int, stop: int) -> Tensor:
+        """The images `[start, stop)` as uint8 (B, 3, H, W), the same ones whenever and in whatever process."""
+        ...
 
 
 class TensorSource:
@@ -29,20 +51,18 @@ class TensorSource:
         images: uint8 (N, 3, H, W), or floats in [-1, 1].
 
     Raises:
-        ValueError: no images, three channels missing, NaN or infinity.
+        ValueError: No images, three channels missing, NaN or infinity.
     """
 
     activity = "reading"
 
     def __init__(self, images: Tensor):
-        if images.ndim != 4 or images.shape[1] != 3:
+        if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
             raise ValueError(f"`images` must be (N, 3, H, W), got {tuple(images.shape)}.")
-        if len(images) == 0:
-            raise ValueError("`images` is empty.")
         self.images = images if images.dtype == torch.uint8 else to_uint8((images + 1) / 2, "`images`")
         self.key = {"images": tensor_digest(self.images)}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
     def load(self, start: int, stop: int) -> Tensor:
@@ -50,75 +70,75 @@ class TensorSource:
 
 
 class DatasetSource:
-    """All images of a dataset, in order, as training sees them (centre crop, Lanczos).
+    """All images of a dataset, in order, as training sees them (center crop, Lanczos).
 
     Args:
-        dataset: `polyinr_hf.data.ImageDataset`, not streaming.
-        resolution: side in pixels.
-        num_workers: threads that decode.
+        dataset: [`~polyinr_hf.data.ImageDataset`], not streaming.
+        resolution: Side in pixels.
+        num_workers: Threads that decode.
+        mirror: Whether each image's mirror image follows, after all of them, as for a model that was trained with
+            mirror flips (StyleGAN's protocol).
 
     Raises:
-        ValueError: a streaming dataset.
+        ValueError: A streaming dataset.
     """
 
     activity = "reading"
 
-    def __init__(self, dataset, resolution: int, num_workers: int = 2):
+    def __init__(self, dataset: ImageDataset, resolution: int, num_workers: int = 2, mirror: bool = False):
         if dataset.streaming:
             raise ValueError(
                 "`dataset` must not be streaming, to be gone through by index: load it without `streaming`."
             )
-        self.dataset, self.resolution = dataset, resolution
+        self.dataset, self.resolution, self.mirror = dataset, resolution, mirror
         self.pool = ThreadPoolExecutor(num_workers)
         rows = dataset.dataset
-        self.key = {
-            "dataset": rows._fingerprint,
-            "split": str(rows.split),
-            "num_images": len(rows),
-            "resolution": resolution,
-        }
-        if dataset.skip_corrupt:  # without it, a broken image is an error, whatever was read before
-            self.key["skip_corrupt"] = True
+        self.key = {"dataset": rows._fingerprint, "split": str(rows.split), "num_images": len(rows)}
+        self.key["resolution"] = resolution
+        # Without skip_corrupt, a broken image is an error, whatever was read before.
+        self.key |= {"skip_corrupt": True} if dataset.skip_corrupt else {}
+        self.key |= {"mirror": True} if mirror else {}
 
-    def __len__(self):
-        return len(self.dataset)
+    def __len__(self) -> int:
+        return len(self.dataset) * (2 if self.mirror else 1)
 
     def load(self, start: int, stop: int) -> Tensor:
-        def decode(index):
-            return self.dataset.decode_row(index, self.resolution)
+        def decode(index: int) -> tuple[Tensor, list[str]]:
+            image, _, problems = self.dataset.decode_row(index % len(self.dataset), self.resolution)
+            return (image, problems) if index < len(self.dataset) else (image.flip(2), [])
 
         decoded = list(self.pool.map(decode, range(start, stop)))
-        for problem in (problem for *_, problems in decoded for problem in problems):
+        for problem in (problem for _, problems in decoded for problem in problems):
             logger.warning("skipped: %s", problem)
-        return torch.stack([image for image, *_ in decoded])  # (B, 3, R, R)
+        return torch.stack([image for image, _ in decoded])  # (B, 3, R, R)
 
 
 class PipelineSource:
     """Images that a pipeline generates, each from a seed of its own.
 
     Args:
-        pipeline: `PolyINRPipeline`.
-        num_samples: how many.
-        class_frequencies: (num_classes,), for a class-conditional pipeline: how often each class is drawn.
-        resolution: side in pixels; default the pipeline's.
+        pipeline: The pipeline.
+        num_samples: How many.
+        class_frequencies: (num_classes,), for a class-conditional pipeline: how often each class is chosen.
+        resolution: Side in pixels; default the pipeline's.
         truncation_psi: 1 for no truncation.
-        seed: image i depends on this and i only.
+        seed: Image i depends on this and i only.
         dtype: "float32" or "bfloat16": the autocast.
-        tolerance: of a pixel's colour, as in the pipeline; 0 runs the network at every pixel.
-        upsample_to: side in pixels that images are interpolated to.
+        tolerance: Of a pixel's color, as in the pipeline; 0 runs the network at every pixel.
+        upsample_to: Side in pixels that images are interpolated to.
         upsampling: "nearest", "bilinear" or "bicubic".
 
     Raises:
-        ValueError: an argument out of range, or classes that do not fit the pipeline's.
+        ValueError: An argument out of range, or classes that do not fit the pipeline's.
     """
 
     activity = "sampling"
 
     def __init__(
         self,
-        pipeline,
+        pipeline: PolyINRPipeline,
         num_samples: int,
-        class_frequencies=None,
+        class_frequencies: Sequence[int] | np.ndarray | None = None,
         resolution: int | None = None,
         truncation_psi: float = 1.0,
         seed: int = 0,
@@ -135,7 +155,7 @@ class PipelineSource:
         self.truncation_psi, self.dtype, self.tolerance = truncation_psi, dtype, check_number("tolerance", tolerance)
         self.resolution = resolution or pipeline.generator.config.sample_size
         self.upsample_to, self.upsampling = upsample_to, upsampling
-        self.labels = self._draw_labels(class_frequencies)
+        self.labels = self._sample_labels(class_frequencies)
         self.key = {
             "pipeline": weights_digest(pipeline.generator),
             "config": {name: value for name, value in pipeline.generator.config.items() if not name.startswith("_")},
@@ -149,13 +169,14 @@ class PipelineSource:
             "upsampled": None if upsample_to is None else [upsample_to, upsampling],
         }
 
-    def _draw_labels(self, frequencies):
+    def _sample_labels(self, frequencies: Sequence[int] | np.ndarray | None) -> np.ndarray | None:
         num_classes = self.pipeline.generator.config.num_classes
         if num_classes is None:
             return None
         if frequencies is None:
             raise ValueError(
-                "`class_frequencies` is required: the pipeline is class-conditional. Has the dataset no classes?"
+                "`class_frequencies` must be given for a class-conditional pipeline, got None: has the dataset no "
+                "classes?"
             )
         if len(frequencies) != num_classes:
             raise ValueError(
@@ -164,11 +185,10 @@ class PipelineSource:
         p = np.asarray(frequencies, dtype=np.float64)
         return np.random.default_rng(self.seed).choice(num_classes, size=self.num_samples, p=p / p.sum())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_samples
 
     def load(self, start: int, stop: int) -> Tensor:
-        generators = [_generator_of(self.seed, index) for index in range(start, stop)]
         labels = None if self.labels is None else self.labels[start:stop].tolist()
         device = self.pipeline.generator.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
@@ -179,7 +199,7 @@ class PipelineSource:
                 height=self.resolution,
                 width=self.resolution,
                 tolerance=self.tolerance,
-                generator=generators,
+                generator=[sample_generator(self.seed, index) for index in range(start, stop)],
                 output_type="pt",
             ).images  # (B, 3, R, R) in [0, 1]
         if self.upsample_to is not None:
@@ -188,22 +208,25 @@ class PipelineSource:
         return to_uint8(images, f"Generated images {start} to {stop - 1}")
 
 
-def _generator_of(seed: int, index: int) -> torch.Generator:
-    """Neighbouring seeds share no image, as they would if image i had seed + i."""
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """Sample `index`'s random numbers. Neighboring seeds share no image, as they would if image i had seed + i."""
     state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
-def label_frequencies(num_classes, dataset, labels="frequency"):
-    """How often each class is drawn, (num_classes,); None for an unconditional model, or if the dataset has no classes.
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def label_frequencies(num_classes: int | None, dataset: ImageDataset, labels: str = "frequency") -> np.ndarray | None:
+    """How often each class is chosen, (num_classes,); None for an unconditional model or a dataset without classes.
 
     Args:
-        num_classes: of the model, or None.
-        dataset: `ImageDataset`.
+        num_classes: Of the model, or None.
+        dataset: The real images.
         labels: "frequency", as often as the dataset has them, or "uniform".
     """
-    if labels not in ("frequency", "uniform"):
-        raise ValueError(f"`labels` must be one of ('frequency', 'uniform'), got {labels!r}.")
+    if labels not in LABELS:
+        raise ValueError(f"`labels` must be one of {LABELS}, got {labels!r}.")
     if num_classes is None:
         return None
     if labels == "uniform" or num_classes == 1:
@@ -211,15 +234,15 @@ def label_frequencies(num_classes, dataset, labels="frequency"):
     return class_frequencies(dataset)
 
 
-def class_frequencies(dataset):
-    """Images of each class of an `ImageDataset`, int64 (num_classes,); None if it has no classes."""
+def class_frequencies(dataset: ImageDataset) -> np.ndarray | None:
+    """Images of each class of a dataset, int64 (num_classes,); None if it has no classes."""
     if dataset.num_classes is None:
         return None
     return np.bincount(class_ids(dataset), minlength=dataset.num_classes)
 
 
-def class_ids(dataset):
-    """Class id of every image of an `ImageDataset` with classes, int64 (N,)."""
+def class_ids(dataset: ImageDataset) -> np.ndarray:
+    """Class id of every image of a dataset with classes, int64 (N,)."""
     if dataset.label_column is None:  # all images are of one class
         return np.zeros(len(dataset), dtype=np.int64)
     values = dataset.dataset.with_format("arrow")[:][dataset.label_column].to_pylist()

@@ -118,14 +118,12 @@ class BestExport:
     """
 
     def __init__(self, recipe: Recipe, dataset: ImageDataset, accelerator: Accelerator, output_dir: Path):
-        from ..evaluation.metrics import check_image_counts, check_metric_names
-        from ..evaluation.report import LOWER_IS_BETTER
+        from ..evaluation.metrics import METRICS, check_metric_names
 
         self.recipe, self.dataset, self.accelerator, self.output_dir = recipe, dataset, accelerator, output_dir
         self.metric = recipe.run.metrics[0] if recipe.run.metrics else ""
         check_metric_names(recipe.run.metrics)
-        check_image_counts(recipe.run.metrics, recipe.run.evaluation_samples, len(dataset))
-        self.sign = 1 if self.metric in LOWER_IS_BETTER else -1
+        self.sign = 1 if METRICS[self.metric].lower_is_better else -1
         self._evaluators: dict = {}
         self._evaluator(recipe.stages[0].image_size)  # weights that are missing are missed at once
         self.state: dict = {"best": None, "rises": 0}
@@ -201,7 +199,8 @@ class BestExport:
             from ..evaluation.sources import DatasetSource
 
             real = DatasetSource(self.dataset, resolution, max(1, self.recipe.data.num_workers))
-            self._evaluators = {resolution: Evaluator(real, self.recipe.run.metrics, accelerator=self.accelerator)}
+            options = {"accelerator": self.accelerator, "num_samples": self.recipe.run.evaluation_samples}
+            self._evaluators = {resolution: Evaluator(real, self.recipe.run.metrics, **options)}
         return self._evaluators[resolution]
 
 

@@ -1,5 +1,8 @@
 """Copies and variety: a sample's nearest training images, and how far apart the images of a class are."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,22 +10,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .sources import Source
+
 BATCH_SIZE = 1024  # rows of distances at once
 
 
-def nearest_neighbours(features: Tensor, train_features: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(features: Tensor, train_features: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
     """The k training images whose features are nearest to each sample's, by Euclidean distance.
 
     Args:
-        features: of the samples, (N, D).
-        train_features: of the training images, (M, D).
+        features: Of the samples, (N, D), such as [`image_features`] gives.
+        train_features: Of the training images, (M, D).
         k: 1..M.
 
     Returns:
-        distances (N, k), nearest first, and training images' indices (N, k).
+        Distances (N, k), nearest first, and training images' indices (N, k).
 
     Raises:
-        ValueError: features of different widths, or k out of range.
+        ValueError: Features of different widths, or k out of range.
     """
     _check_features(features=features, train_features=train_features)
     if not 1 <= k <= len(train_features):
@@ -35,17 +40,32 @@ def nearest_neighbours(features: Tensor, train_features: Tensor, k: int = 5) -> 
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
-def neighbours_figure(images: Tensor, train_source, indices: Tensor, path) -> None:
+def nearest_pictures(features: Tensor, train_features: Tensor) -> tuple[Tensor, Tensor, float]:
+    """How far samples are from what they were taught, and how much of it they reach.
+
+    Args:
+        features: Of the samples, (N, D), such as [`image_features`] gives.
+        train_features: Of the pictures that the model was trained on, (M, D).
+
+    Returns:
+        Each sample's distance to its nearest picture, (N,), that picture's index, (N,), and the share of the pictures
+        that are some sample's nearest.
+    """
+    distances, indices = nearest_neighbors(features, train_features, k=1)
+    return distances[:, 0], indices[:, 0], len(indices.unique()) / len(train_features)
+
+
+def neighbors_figure(images: Tensor, train_source: Source, indices: Tensor, path: str | Path) -> None:
     """Draws, as PNG, each sample in a row with its nearest training images to the right of a white gap.
 
     Args:
-        images: samples, uint8 (N, 3, H, W).
-        train_source: source of the training images, of the same size, see `polyinr_hf.evaluation.sources`.
-        indices: (N, k), of `nearest_neighbours`.
-        path: the file.
+        images: Samples, uint8 (N, 3, H, W).
+        train_source: The training images, of the same size.
+        indices: (N, k), of `nearest_neighbors`.
+        path: The file.
 
     Raises:
-        ValueError: indices that are not one row for each sample.
+        ValueError: Indices that are not one row for each sample.
     """
     if len(indices) != len(images):
         raise ValueError(f"`indices` must have a row for each of {len(images)} images, got {len(indices)}.")
@@ -54,26 +74,31 @@ def neighbours_figure(images: Tensor, train_source, indices: Tensor, path) -> No
     for image, row in zip(images, indices.tolist(), strict=True):
         rows.append(torch.cat([image, gap, *(train_source.load(i, i + 1)[0] for i in row)], dim=2))
     picture = torch.cat(rows, dim=1).permute(1, 2, 0).numpy()  # (N * H, W', 3)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(picture)).save(path, format="PNG")
 
 
-def class_diversity(features: Tensor, labels, real_features: Tensor, real_labels, id2label) -> list[dict]:
+def class_diversity(
+    features: Tensor,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    real_features: Tensor,
+    real_labels: Sequence[int] | np.ndarray | Tensor,
+    id2label: Mapping[int, str],
+) -> list[dict]:
     """How varied the images of each class are: the root mean square distance of two of its images' features.
 
     Args:
-        features, real_features: of generated and real images, (N, D) and (M, D).
-        labels, real_labels: their class ids, (N,) and (M,).
+        features, real_features: Of generated and real images, (N, D) and (M, D).
+        labels, real_labels: Their class ids, (N,) and (M,).
         id2label: {id: name}.
 
     Returns:
-        for each class {"class", "generated", "real", "diversity", "real_diversity", "ratio"}: its name, numbers of
+        For each class {"class", "generated", "real", "diversity", "real_diversity", "ratio"}: its name, numbers of
         images, distances, and their ratio, near 1 for a model as varied as the data, near 0 for one that collapsed.
         Distances are None for fewer than two images.
 
     Raises:
-        ValueError: features of different widths, or labels that are not one for each image.
+        ValueError: Features of different widths, or labels that are not one for each image.
     """
     _check_features(features=features, real_features=real_features)
     labels, real_labels = torch.as_tensor(labels), torch.as_tensor(real_labels)
@@ -85,17 +110,10 @@ def class_diversity(features: Tensor, labels, real_features: Tensor, real_labels
     rows = []
     for key, name in id2label.items():
         groups = features[labels == key], real_features[real_labels == key]
+        row = {"class": name, "generated": len(groups[0]), "real": len(groups[1])}
         spread, real_spread = (_pairwise_rms(group) for group in groups)
-        rows.append(
-            {
-                "class": name,
-                "generated": len(groups[0]),
-                "real": len(groups[1]),
-                "diversity": spread,
-                "real_diversity": real_spread,
-                "ratio": spread / real_spread if spread is not None and real_spread else None,
-            }
-        )
+        ratio = spread / real_spread if spread is not None and real_spread else None
+        rows.append(row | {"diversity": spread, "real_diversity": real_spread, "ratio": ratio})
     return rows
 
 
@@ -106,9 +124,12 @@ def _pairwise_rms(features: Tensor) -> float | None:
     return float((2 * features.double().var(dim=0).sum()).sqrt())
 
 
-def _check_features(**features) -> None:
+def _check_features(**features: Tensor) -> None:
     (name, x), (other, y) = features.items()
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
             f"`{name}` and `{other}` must be (N, D) and (M, D), got {tuple(x.shape)} and {tuple(y.shape)}."
         )
+
+
+nearest_neighbours, neighbours_figure = nearest_neighbors, neighbors_figure  # as they were called in version 0.1
