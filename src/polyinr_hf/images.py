@@ -1,11 +1,12 @@
 """Pictures in and out: photographs opened safely, arrays and tensors of pixels, grids."""
 
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import PIL.Image
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from .modeling_poly_inr import PolyINRGenerator
 
-MAX_PHOTO_PIXELS = 2**26  # 8,192 x 8,192
+MAX_PHOTO_PIXELS = 2**26  # 8,192 x 8,192: 200 MB decoded
 CAPTION_HEIGHT = 18  # pixels
 # What Pillow decodes by itself: no vector formats, which it would hand to another program.
 PHOTO_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "TGA")
@@ -32,27 +33,28 @@ _TURNS = {  # EXIF's orientation: what makes the image upright
 
 
 def load_photo(path: str | Path, max_pixels: int = MAX_PHOTO_PIXELS) -> Image.Image:
-    """Opens an image file as upright 8-bit RGB: transparency over white, 16 bits, grey, palettes and CMYK converted.
+    """Opens an image file as upright 8-bit RGB: transparency over white, 16 bits, gray, palettes and CMYK converted.
 
     Of several frames, the first is taken. The result carries no metadata.
 
     Args:
-        max_pixels: larger images are refused before they are decoded.
+        path: The file.
+        max_pixels: Larger images are refused before they are decoded.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no image, damaged, of a format or mode that is not read (SVG, PDF, floating-point, 32-bit
-            greyscale), or too large.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image, damaged, of a format or mode that is not read (SVG, PDF, floating-point, 32-bit
+            grayscale), or too large.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"`path` is {str(path)!r}, which does not exist.")
+        raise FileNotFoundError(f"`path` must be an existing file, got {str(path)!r}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of a size that `max_pixels` is about
             return read_image(path, max_pixels)
     except Exception as error:  # decoders raise anything from OSError to SyntaxError
-        raise ValueError(f"`path` {str(path)!r} cannot be read as an image: {error}.") from error
+        raise ValueError(f"`path` must be an image, got {str(path)!r}, which cannot be read: {error}.") from error
 
 
 def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PHOTO_PIXELS, draft: int | None = None) -> Image.Image:
@@ -77,21 +79,21 @@ def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PHOTO_PIXELS, draf
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as upright (EXIF orientation) 8-bit RGB without metadata; transparency becomes white.
 
-    16-bit (and, in TIFF files, 12-bit) greyscale is scaled to 8 bits.
+    16-bit (and, in TIFF files, 12-bit) grayscale is scaled to 8 bits.
 
     Raises:
-        ValueError: for floating-point and 32-bit greyscale, whose range is unknown.
+        ValueError: For floating-point and 32-bit grayscale, whose range is unknown.
     """
-    sixteen_bit_colours = image.mode == "RGB" and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    if sixteen_bit_colours and isinstance(image.info.get("transparency"), tuple):
-        raise ValueError("colours of 16 bits with a transparent one among them are not read")
+    sixteen_bit_colors = image.mode == "RGB" and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if sixteen_bit_colors and isinstance(image.info.get("transparency"), tuple):
+        raise ValueError("colors of 16 bits with a transparent one among them are not read")
     image.load()
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # damaged EXIF raises anything; the pixels are none the worse
         turn = None
     if image.mode.startswith("I"):
-        image = _grey_to_rgb(image)
+        image = _gray_to_rgb(image)
     elif image.mode == "F":
         raise ValueError("floating-point images have no known range")
     elif image.has_transparency_data:
@@ -102,24 +104,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Greyscale of more than 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
+def _gray_to_rgb(image: Image.Image) -> Image.Image:
+    """Grayscale of more than 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
     values = np.asarray(image).astype(np.int64)
     bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0] if image.format == "TIFF" else 16
     if image.mode == "I" and (bits != 16 or image.format == "TIFF" or values.min() < 0 or values.max() > 65535):
-        raise ValueError("greyscale of 32 bits, or signed, has no known range")
-    grey = np.round(np.clip(values / (2**bits - 1), 0, 1) * 255).astype(np.uint8)
+        raise ValueError("grayscale of 32 bits, or signed, has no known range")
+    gray = np.round(np.clip(values / (2**bits - 1), 0, 1) * 255).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+        gray[values == transparent] = 255
+    return Image.fromarray(gray).convert("RGB")
 
 
-def preprocess_image(image, resolution):
-    """Upright RGB, centre crop to a square, antialiased resize (Lanczos, as StyleGAN-XL prepares its data).
+def preprocess_image(image: Image.Image, resolution: int) -> Tensor:
+    """Upright RGB, center crop to a square, antialiased resize (Lanczos, as StyleGAN-XL prepares its data).
 
     Args:
-        image: `PIL.Image.Image` of any mode and size.
-        resolution: side in pixels.
+        image: Of any mode and size.
+        resolution: Side in pixels.
 
     Returns:
         uint8 tensor (3, resolution, resolution); `to_float` maps it to [-1, 1].
@@ -129,17 +131,21 @@ def preprocess_image(image, resolution):
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
     if side != resolution:
-        image = image.resize((resolution, resolution), PIL.Image.Resampling.LANCZOS)
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, R, R)
 
 
-def to_float(images):
+def to_float(images: Tensor) -> Tensor:
     """uint8 [0, 255] -> float32 [-1, 1]: `x / 127.5 - 1`."""
     return images.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor, what: str) -> Tensor:
     """Images in [0, 1] -> uint8, rounded; what lies outside is clipped.
+
+    Args:
+        images: The images.
+        what: What an error calls them.
 
     Raises:
         ValueError: NaN or infinity.

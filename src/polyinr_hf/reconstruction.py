@@ -16,7 +16,7 @@ def psnr(reconstructions: Tensor, images: Tensor) -> list[float]:
         reconstructions, images: (B, 3, H, W) in [-1, 1]; reconstructions are clipped to it.
 
     Raises:
-        ValueError: different shapes, or an image outside [-1, 1].
+        ValueError: Different shapes, or an image outside [-1, 1].
     """
     x, y = _checked(reconstructions, images)
     return (10 * (4 / (x - y).square().mean(dim=(1, 2, 3))).log10()).tolist()  # 4: the range's 2, squared

@@ -116,7 +116,7 @@ def test_feature_networks_without_weights_are_named(labelled_images, tmp_path, m
     arguments = [*TINY, f"data.dataset={labelled_images}", f"run.class_embeddings={embeddings}"]
     arguments += ["loss.guidance_weight=0"]
     message = error_of(ROOT / "configs" / "imagenet.yaml", "--output", tmp_path / "run", *arguments)
-    assert message.startswith("error: No weights for deit_tiny_distilled_patch16_224")
+    assert message.startswith("error: `weights` for deit_tiny_distilled_patch16_224 must be given")
     assert "feature_weights" in message
 
 
