@@ -19,7 +19,7 @@ from torch import Tensor
 from ._lazy import naming_extra
 from .modeling_poly_inr import PolyINRGenerator
 from .pipeline_poly_inr import PolyINRPipeline
-from .safe_pickle import MAX_TEXT, Record, StoredTensor, UnsafePickleError, describe, read_pickle
+from .safe_pickle import MAX_TEXT, Call, Record, StoredTensor, UnsafePickleError, describe, read_pickle
 
 __all__ = [
     "UnsafePickleError",
@@ -78,7 +78,7 @@ def load_original_checkpoint(path: str | Path, weights: str = "G_ema") -> tuple[
         raise ValueError(f"`weights` must be 'G_ema' or 'G', got {weights!r}.")
     checkpoint = _read(path)
     network = checkpoint.get(weights, checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    if not _is_network(network):
+    if not _is_network(network) and not isinstance(network, Call):
         entries = list(checkpoint.items())[:20] if isinstance(checkpoint, dict) else ()
         found = ", ".join(describe(name) for name, value in entries if _is_network(value))
         raise ValueError(
@@ -158,9 +158,9 @@ def _is_network(value: object) -> bool:
     )
 
 
-def _load_tensors(network: Record | dict, path: str | Path) -> dict[str, Tensor]:
+def _load_tensors(network: object, path: str | Path) -> dict[str, Tensor]:
     """The state dict of a network, without what DataParallel and `torch.compile` put before its names."""
-    tensors = _named_tensors(network) if isinstance(network, Record) else network
+    tensors = network if isinstance(network, dict) else _named_tensors(network)
     # Many tensors may be views of one storage; whole copies of them could be any size.
     if sum(tensor.nbytes for tensor in tensors.values()) > Path(path).stat().st_size:
         raise ValueError("its tensors have more bytes than the file")
@@ -168,7 +168,7 @@ def _load_tensors(network: Record | dict, path: str | Path) -> dict[str, Tensor]
     return {name: t.load() if isinstance(t, StoredTensor) else t.clone() for name, t in tensors.items()}
 
 
-def _named_tensors(network: Record) -> dict[str, StoredTensor]:
+def _named_tensors(network: object) -> dict[str, StoredTensor]:
     """What `state_dict` would give, read off the records."""
     tensors, entries, waiting = {}, 0, [("", network, 0)]
     while waiting:

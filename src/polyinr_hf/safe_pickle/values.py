@@ -92,7 +92,7 @@ def describe(value: object) -> str:
         return f"the result of {value}"
     if isinstance(value, Record):
         return f"an object {value.kind}"
-    kind = type(value).__name__
+    kind = "Tensor" if isinstance(value, StoredTensor) else type(value).__name__
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
