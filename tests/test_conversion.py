@@ -189,6 +189,7 @@ OTHER_FORMS = {
     "state dicts of torch.save": lambda tensors: torch_file({"G_ema": build_modules(tensors).state_dict(), "step": 3}),
     "DataParallel": lambda tensors: pickle.dumps({"G_ema": nn.DataParallel(build_modules(tensors))}),
     "a state dict of DataParallel": lambda tensors: torch_file(nn.DataParallel(build_modules(tensors)).state_dict()),
+    "a state dict of torch.compile": lambda tensors: torch_file(torch.compile(build_modules(tensors)).state_dict()),
     "parameters with attributes": lambda tensors: pickle.dumps({"G_ema": with_attributes(tensors)}),
     **{
         f"protocol {protocol}": lambda tensors, protocol=protocol: pickle.dumps(
