@@ -24,6 +24,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import _http
 
@@ -311,6 +312,8 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in repository.commits[sha]]
         flags = {"private": repository.private, "gated": "auto" if repository.gated else False, "disabled": False}
         body = {"id": repo, "_id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": [], **flags}
+        card = re.match(rb"---\n(.*?)\n---", repository.commits[sha].get("README.md", b""), re.DOTALL)
+        body["cardData"] = yaml.safe_load(card[1]) if card else None
         self._answer(200, {**body, "downloads": 0, "likes": 0, "lastModified": "2024-01-01T00:00:00.000Z"})
 
     def refs(self, type: str, repo: str) -> None:

@@ -6,8 +6,10 @@ import logging
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 
 from polyinr_hf.data.dataset import CorruptImageError, ImageDataset, image_batches, load_image_dataset
 from polyinr_hf.images import preprocess_image, to_float, to_rgb
@@ -112,10 +114,10 @@ def test_wrong_path_file_and_split_are_named(tmp_path):
 
 
 def test_columns_found_by_type_or_given():
-    dataset = make_dataset(colour=list("rgbrgb")).rename_columns({"image": "photo", "label": "species"})
+    dataset = make_dataset(color=list("rgbrgb")).rename_columns({"image": "photo", "label": "species"})
     found = ImageDataset(dataset)
     assert (found.image_column, found.label_column, found.num_classes) == ("photo", "species", 2)
-    given = ImageDataset(dataset, label_column="colour")
+    given = ImageDataset(dataset, label_column="color")
     assert given.id2label == {0: "b", 1: "g", 2: "r"}
     assert [given.decode(row, 0, 8)[1] for row in given.dataset] == [2, 1, 0, 2, 1, 0]
 
@@ -125,9 +127,56 @@ def test_integer_labels_are_classes():
     assert dataset.id2label == {0: "0", 1: "1"}
 
 
+def test_ids_with_gaps_are_the_classes_that_occur(caplog):
+    years = make_dataset(label=datasets.Value("int64")).map(lambda row: {"label": 2019 + 30_000_000 * row["label"]})
+    dataset = ImageDataset(years, class_conditional=True)
+    assert dataset.id2label == {0: "2019", 1: "30002019"}
+    assert [dataset.decode_row(i, 8)[1] for i in range(4)] == [0, 1, 0, 1]
+    assert caplog.records == []
+    empty = make_dataset(label=datasets.ClassLabel(names=["hen", "owl", "emu"]))
+    assert ImageDataset(empty).id2label == {0: "hen", 1: "owl", 2: "emu"}
+    assert [record.getMessage() for record in caplog.records] == ["1 of 3 classes have no picture: emu"]
+
+
+@pytest.mark.parametrize("label", [datasets.Value("int32"), datasets.Value("string"), datasets.Value("large_string")])
+def test_a_column_called_label_is_the_classes(label):
+    dataset = ImageDataset(make_dataset(label=label), class_conditional=True, class_name="unused")
+    assert (dataset.label_column, dataset.id2label) == ("label", {0: "0", 1: "1"})
+    assert ImageDataset(make_dataset(label=datasets.Value("float32")), class_conditional=None).id2label is None
+
+
+def test_class_names_are_in_composed_letters():
+    names = ["cafe\u0301", "caf\u00e9", "bar"]
+    rows = make_dataset(3, datasets.Value("string")).remove_columns("label").add_column("label", names)
+    dataset = ImageDataset(rows)
+    assert dataset.id2label == {0: "bar", 1: "caf\u00e9"}
+    assert [dataset.decode_row(i, 8)[1] for i in range(3)] == [1, 1, 0]
+    rows = make_dataset(label=datasets.ClassLabel(names=["bar", "cafe\u0301"]))
+    assert ImageDataset(rows).id2label == {0: "bar", 1: "caf\u00e9"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+@pytest.mark.parametrize("fields", [["bytes", "path"], ["path", "bytes"]])
+def test_images_as_pandas_and_spark_write_them(tmp_path, fields, kind, streaming):
+    """Structs of bytes and a path that may be null, without the types of Hugging Face beside them."""
+    columns = {
+        "bytes": pyarrow.array([encode(solid(i))["bytes"] for i in range(3)], kind),
+        "path": pyarrow.nulls(3) if kind == pyarrow.binary() else pyarrow.array([f"{i}.png" for i in range(3)]),
+    }
+    images = pyarrow.StructArray.from_arrays([columns[name] for name in fields], fields)
+    (tmp_path / "photos").mkdir()
+    parquet.write_table(pyarrow.table({"photo": images}), tmp_path / "photos" / "images.parquet")
+    options = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    for column in (None, "photo"):
+        dataset = load_image_dataset(tmp_path / "photos", image_column=column, **options)
+        values = [int(dataset.decode(row, i, 8)[0][0, 0, 0]) for i, row in enumerate(dataset.dataset)]
+        assert (dataset.image_column, values) == ("photo", [0, 1, 2])
+
+
 def test_labels_of_selected_rows_only():
-    dataset = make_dataset(colour=["r", None, "g", None, "b", None]).filter(lambda row: row["colour"] is not None)
-    assert ImageDataset(dataset, label_column="colour").num_classes == 3
+    dataset = make_dataset(color=["r", None, "g", None, "b", None]).filter(lambda row: row["color"] is not None)
+    assert ImageDataset(dataset, label_column="color").num_classes == 3
 
 
 def test_paths_as_images(tmp_path):
@@ -153,10 +202,10 @@ def test_labels_can_be_ignored_and_required():
         (make_dataset(), {"image_column": "img"}, "`image_column` must be one of .*image.* got 'img'"),
         (make_dataset(), {"label_column": "class"}, "`label_column` must be one of .*label.* got 'class'"),
         (make_dataset(), {"image_column": "label"}, "`image_column` must hold images, 'label' does not"),
-        (make_dataset(colour=["r", None] * 3), {"label_column": "colour"}, "3 rows without a class"),
+        (make_dataset(color=["r", None] * 3), {"label_column": "color"}, "3 rows without a class"),
         (make_dataset(label=datasets.Value("float32")), {"label_column": "label"}, "ClassLabel, integers or strings"),
         (make_dataset().map(lambda _: {"label": -1}), {}, "class ids 0..1, 'label' has -1..-1"),
-        (make_dataset(colour=list("rgbrgb")).to_iterable_dataset(), {"label_column": "colour"}, "when streaming"),
+        (make_dataset(color=list("rgbrgb")).to_iterable_dataset(), {"label_column": "color"}, "when streaming"),
     ],
 )
 def test_unusable_datasets_are_refused(dataset, arguments, message):
@@ -214,7 +263,7 @@ def test_exif_orientation_is_applied():
 
 
 @pytest.mark.parametrize("size", [(12, 8), (8, 12)])
-def test_centre_crop(size):
+def test_center_crop(size):
     image = PIL.Image.new("RGB", size, "red")
     left, top = (size[0] - 8) // 2, (size[1] - 8) // 2
     image.paste("blue", (left, top, left + 8, top + 8))

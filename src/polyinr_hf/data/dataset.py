@@ -6,23 +6,28 @@ dataset once, in order. Training batches are drawn by [`~polyinr_hf.data.make_lo
 
 import glob
 import logging
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import datasets
 import torch
 from datasets.utils.file_utils import is_local_path, xopen
+from PIL.Image import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..images import preprocess_image, read_image
-from .columns import describe_columns, find_column, read_classes
-from .folders import check_no_picture_is_missing, read_image_folder
+from .folders import Listing, find_lost, nfc, open_folder, open_repository, read_pictures, say, shorten
 
 logger = logging.getLogger(__name__)
 
 MAX_DATASET_PIXELS = 2**28  # 16,384 x 16,384; more of one image is taken for a decompression bomb
 STREAM_SHARDS = 64  # that a streamed folder of pictures is cut into, and that are shuffled
 _FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+Row = dict[str, object]
+Sample = tuple[Tensor, int | None, list[str]]  # image, class id, sentences on broken images
+Rows = datasets.Dataset | datasets.IterableDataset
 
 
 class CorruptImageError(ValueError):
@@ -33,83 +38,73 @@ class CorruptImageError(ValueError):
 
 
 def load_image_dataset(
-    name_or_path,
-    config=None,
-    split="train",
+    name_or_path: str | Path,
+    config: str | None = None,
+    split: str = "train",
     *,
-    image_column=None,
-    label_column=None,
-    class_conditional=None,
-    class_name=None,
-    streaming=False,
-    skip_corrupt=False,
-    cache_dir=None,
-    token=None,
-    revision=None,
-):
-    """Open an image dataset of any kind that `datasets` knows.
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_conditional: bool | None = None,
+    class_name: str | None = None,
+    streaming: bool = False,
+    skip_corrupt: bool = False,
+    cache_dir: str | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+) -> "ImageDataset":
+    """Opens an image dataset of any kind.
+
+    Folders, zips and repositories of pictures are read by their layout, which docs/folders.md shows; everything else is
+    read as `datasets` does.
 
     Args:
-        name_or_path: a dataset's Hub id; or a local folder of images, parquet, arrow or webdataset files, a
-            `save_to_disk` folder, or one .parquet, .arrow or .tar file.
-        config: the dataset's configuration, if it has several.
-        split: split name, or slice such as "train[:1000]".
-        image_column, label_column, class_conditional, class_name: see `ImageDataset`. A local folder of images without
-            classes is one class, if classes are needed, of the name of the folder that holds the images.
-        streaming: read rows as they come, without downloading or preparing the dataset first.
-        skip_corrupt: see `ImageDataset`.
-        cache_dir, token, revision: as `datasets.load_dataset` takes them.
-
-    Returns:
-        `ImageDataset`
+        name_or_path: A dataset's Hub id; or a local folder of pictures, zips, parquet, arrow or webdataset files, a
+            `save_to_disk` folder, or one .zip, .parquet, .arrow or .tar file.
+        config: The dataset's configuration, if it has several.
+        split: Split name, or slice such as "train[:1000]".
+        image_column, label_column, class_conditional, skip_corrupt: See `ImageDataset`.
+        class_name: Of the one class that all images are of, where labels are needed and there are none; by default, of
+            pictures, the name of the innermost folder that holds them all.
+        streaming: Read rows as they come, without downloading or preparing the dataset first.
+        cache_dir, token, revision: As `datasets.load_dataset` takes them.
 
     Raises:
-        ValueError: no such path or split, and all that `ImageDataset` raises. Errors of `datasets` and the Hub pass.
+        ValueError: for no such path or split, a folder that cannot be read, and all that `ImageDataset` raises. Errors
+            of `datasets` and the Hub pass.
     """
     path = Path(name_or_path).expanduser()
-    columns = {"image_column": image_column, "label_column": label_column, "class_conditional": class_conditional}
-    columns |= {"class_name": class_name, "skip_corrupt": skip_corrupt}
+    options = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
+    folder_name = path.resolve().name if path.is_dir() else None
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         dataset = _load_saved(path, split)
-        return ImageDataset(dataset.to_iterable_dataset() if streaming else dataset, **columns)
-    kwargs = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
-    if path.is_file():
-        if path.suffix not in _FILE_BUILDERS:
-            raise ValueError(f"`name_or_path` must be a folder or a file of {', '.join(_FILE_BUILDERS)}, got {path}.")
-        dataset = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=glob.escape(str(path)), **kwargs)
-    elif path.is_dir():
-        dataset = read_image_folder(path, split) if config is None else None
-        if dataset is None:
-            if glob.has_magic(str(path.resolve())):  # `datasets` would find nothing in it
-                raise ValueError(
-                    f"`name_or_path` must be a path without *, ? and [ where a folder holds tables, archives or a "
-                    f"configuration, is {str(path)!r}; rename the folder"
-                )
-            if not streaming:
-                check_no_picture_is_missing(path, config, cache_dir)
-            dataset = datasets.load_dataset(str(path), config, **kwargs)
-        elif streaming:
-            dataset = dataset.to_iterable_dataset(num_shards=min(len(dataset), STREAM_SHARDS))
-        if class_conditional and class_name is None:
-            columns["class_name"] = _folder_name(path)
-    elif path.is_absolute() or str(name_or_path).startswith((".", "~")) or len(path.parts) > 2:
+    elif path.is_file() and path.suffix in _FILE_BUILDERS:
+        dataset = datasets.load_dataset(_FILE_BUILDERS[path.suffix], data_files=glob.escape(str(path)), **options)
+    elif path.is_file() and path.suffix.lower() != ".zip":
+        kinds = ", ".join([*_FILE_BUILDERS, ".zip"])
+        raise ValueError(f"`name_or_path` must be a folder or a file of {kinds}, got {path}.")
+    elif not path.exists() and (path.is_absolute() or str(name_or_path)[:1] in ".~" or len(path.parts) > 2):
         raise ValueError(f"`name_or_path` must be a local file or folder or a Hub id (owner/name), got {name_or_path}.")
     else:
-        dataset = datasets.load_dataset(str(name_or_path), config, token=token, revision=revision, **kwargs)
-    return ImageDataset(dataset, **columns)
+        if path.exists():
+            listing = open_folder(path, cache_dir)
+        else:
+            listing = open_repository(str(name_or_path), revision, token, cache_dir, streaming)
+        if listing is not None and listing.is_read_here and config is None:
+            dataset, inner = read_pictures(listing, str(name_or_path), split, label_column, cache_dir)
+            folder_name = inner or path.resolve().stem
+        else:
+            options |= {} if path.exists() else {"token": token, "revision": revision}
+            dataset = _load_as_datasets_does(str(name_or_path), config, listing, **options)
+    if streaming and isinstance(dataset, datasets.Dataset):
+        if class_conditional is not False:
+            dataset = _with_class_ids(dataset, label_column)
+        dataset = dataset.to_iterable_dataset(num_shards=min(len(dataset), STREAM_SHARDS))
+    if class_conditional and class_name is None:
+        class_name = folder_name
+    return ImageDataset(dataset, image_column, label_column, class_conditional, class_name, skip_corrupt)
 
 
-def _folder_name(path):
-    """Of the innermost folder that holds all images of `path`: of its only sub-folder, or of itself."""
-    path = path.resolve()
-    while len(entries := [entry for entry in path.iterdir() if not entry.name.startswith(".")]) == 1:
-        if not entries[0].is_dir():
-            break
-        path = entries[0]
-    return path.name
-
-
-def _load_saved(path, split):
+def _load_saved(path: Path, split: str) -> datasets.Dataset:
     saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.Dataset):
         return saved
@@ -118,35 +113,149 @@ def _load_saved(path, split):
     return saved[split]
 
 
+def _load_as_datasets_does(name: str, config: str | None, listing: Listing | None, **options) -> Rows:
+    """Tables, archives and configurations; says which tables and loose pictures are in none of the splits."""
+    if listing is not None and listing.folder == Path(name).expanduser() and glob.has_magic(str(Path(name).resolve())):
+        raise ValueError(
+            "`name_or_path` must be a path without *, ? and [ where `datasets` reads the folder, as it holds tables or "
+            f"there is a `config`, got {name!r}."
+        )
+    dataset = datasets.load_dataset(name, config, **options)
+    if listing is not None:
+        which = {key: value for key, value in options.items() if key not in ("split", "streaming")}
+        files = datasets.load_dataset_builder(name, config, **which).config.data_files or {}
+        names = [*listing.row_tables, *listing.pictures]
+        if lost := find_lost(names, (file for part in files.values() for file in part)):
+            say(f"{name}: {len(lost)} of {len(names)} files are in none of its splits: {shorten(lost)}")
+    return dataset
+
+
+def _with_class_ids(dataset: datasets.Dataset, label_column: str | None) -> datasets.Dataset:
+    """A dataset whose classes, of text or numbers, are a ClassLabel column: a stream cannot be asked for them."""
+    column = find_label_column(dataset, label_column)
+    if column is None or isinstance(dataset.features[column], datasets.ClassLabel):
+        return dataset
+    names, ids = read_classes(dataset, column)
+    values = [ids[value] for value in dataset[column]]
+    return dataset.remove_columns(column).add_column(column, values, feature=datasets.ClassLabel(names=names))
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def describe_columns(dataset: Rows) -> str:
+    """Names and types of a dataset's columns, for a message."""
+    return ", ".join(f"{name} ({getattr(f, 'dtype', None) or f})" for name, f in dataset.features.items())
+
+
+def _check_column(dataset: Rows, argument: str, name: str) -> str:
+    if name not in dataset.features:
+        raise ValueError(f"`{argument}` must be one of the columns {describe_columns(dataset)}, got {name!r}.")
+    return name
+
+
+def find_image_column(dataset: Rows, name: str | None = None) -> str:
+    """The column asked for, or the first of images: as `datasets` writes them, or {bytes, path} as others do.
+
+    Raises:
+        ValueError: for no such column, none at all, or one that holds no images.
+    """
+    if name is None:
+        name = next((name for name, kind in dataset.features.items() if _is_image(kind)), None)
+    if name is None:
+        raise ValueError(f"`image_column` is missing and none was found: the columns are {describe_columns(dataset)}.")
+    kind = dataset.features[_check_column(dataset, "image_column", name)]
+    if not _is_image(kind) and getattr(kind, "dtype", None) not in ("string", "large_string", "binary", "large_binary"):
+        raise ValueError(f"`image_column` must hold images, {name!r} does not: {describe_columns(dataset)}.")
+    return name
+
+
+def _is_image(kind: object) -> bool:
+    """Whether a column's type is an image's. Written by pandas, Dask or Spark it is a struct like any other."""
+    return isinstance(kind, datasets.Image) or isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
+
+
+def find_label_column(dataset: Rows, name: str | None = None) -> str | None:
+    """The column asked for; or the first ClassLabel, or `label` of text or whole numbers; or None.
+
+    Raises:
+        ValueError: for no such column.
+    """
+    if name is not None:
+        return _check_column(dataset, "label_column", name)
+    for column, kind in dataset.features.items():
+        if isinstance(kind, datasets.ClassLabel):
+            return column
+    dtype = getattr(dataset.features.get("label"), "dtype", "")
+    return "label" if dtype.startswith(("string", "large_string", "int", "uint")) else None
+
+
+def read_classes(dataset: Rows, column: str) -> tuple[list[str], dict[object, int] | None]:
+    """Class names of a label column, and {value: class id} if its values are not ids. Every row must have a class.
+
+    Text and whole numbers are the classes that occur, named by themselves; names are in composed letters (NFC).
+    """
+    feature = dataset.features[column]
+    if isinstance(dataset, datasets.IterableDataset):
+        if isinstance(feature, datasets.ClassLabel):
+            return [nfc(name) for name in feature.names], None
+        raise ValueError(f"`label_column` must be a ClassLabel column when streaming, {column!r} is {feature}.")
+    values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    if values.null_count:
+        raise ValueError(f"`label_column` {column!r} has {values.null_count} rows without a class.")
+    dtype = getattr(feature, "dtype", "")
+    found = sorted(values.unique().to_pylist())
+    if dtype in ("string", "large_string"):
+        names = sorted({nfc(value) for value in found})
+        return names, {value: names.index(nfc(value)) for value in found}
+    if not dtype.startswith(("int", "uint")):
+        raise ValueError(f"`label_column` must hold ClassLabel, integers or strings, {column!r} is {feature}.")
+    is_named = isinstance(feature, datasets.ClassLabel)
+    if found[0] < 0 or is_named and found[-1] >= len(feature.names):
+        legal = f"0..{len(feature.names) - 1}" if is_named else "of 0 and more"
+        raise ValueError(
+            f"`label_column` must hold class ids {legal}, {column!r} has {found[0]}..{found[-1]} "
+            "(test splits often come without classes)."
+        )
+    if not is_named:
+        return [str(value) for value in found], {value: index for index, value in enumerate(found)}
+    if empty := [name for index, name in enumerate(feature.names) if index not in set(found)]:
+        say(f"{len(empty)} of {len(feature.names)} classes have no picture: {shorten(empty)}")
+    return [nfc(name) for name in feature.names], None
+
+
+# --- images and classes -----------------------------------------------------------------------------------------------
+
+
 class ImageDataset:
     """A Hugging Face dataset seen as images and, perhaps, class labels.
 
     Args:
         dataset: `datasets.Dataset`, or `datasets.IterableDataset` for streaming.
-        image_column: the images; default the first column of type `Image`.
-        label_column: the classes: a `ClassLabel` column, or (not streaming) integers or strings; default the first
-            `ClassLabel` column.
+        image_column: The images; by default the first column of type `Image`, or of structs {bytes, path}.
+        label_column: The classes: a `ClassLabel` column, or (not streaming) whole numbers or text; by default the first
+            `ClassLabel` column, or else one called `label`.
         class_conditional: True: labels are needed; False: labels are ignored; None: labels are used if found.
-        class_name: of the one class that all images are of, where labels are needed and there are none.
-        skip_corrupt: whether a broken image is replaced by the next good one and reported, instead of an error.
+        class_name: Of the one class that all images are of, where labels are needed and there are none.
+        skip_corrupt: Whether a broken image is replaced by the next good one and reported, instead of an error.
 
     Attributes:
         id2label: {id: name}, names as in the dataset (comma-separated synonyms kept); None without labels.
-        num_classes: number of classes; None without labels.
-        streaming: whether rows can only be read in turn.
+        num_classes: Number of classes; None without labels.
+        streaming: Whether rows can only be read in turn.
 
     Raises:
-        ValueError: no rows, no such column, no image column, or labels that are needed and missing.
+        ValueError: for no rows, no such column, no image column, or labels that are needed and missing.
     """
 
     def __init__(
         self,
-        dataset,
-        image_column=None,
-        label_column=None,
-        class_conditional=None,
-        class_name=None,
-        skip_corrupt=False,
+        dataset: Rows,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        class_conditional: bool | None = None,
+        class_name: str | None = None,
+        skip_corrupt: bool = False,
     ):
         self.skip_corrupt = skip_corrupt
         self.streaming = isinstance(dataset, datasets.IterableDataset)
@@ -154,14 +263,10 @@ class ImageDataset:
             dataset = dataset._resolve_features()
         if not self.streaming and len(dataset) == 0:
             raise ValueError("`dataset` has no rows.")
-        self.image_column = find_column(dataset, "image_column", image_column, datasets.Image)
-        if self.image_column is None:
-            raise ValueError(
-                f"`image_column` is missing and none was found: the columns are {describe_columns(dataset)}."
-            )
-        self.label_column, self.id2label = None, None
+        self.image_column = find_image_column(dataset, image_column)
+        self.label_column, self.id2label, self._ids = None, None, None
         if class_conditional is not False:
-            self.label_column = find_column(dataset, "label_column", label_column, datasets.ClassLabel)
+            self.label_column = find_label_column(dataset, label_column)
         if class_conditional and self.label_column is None:
             if class_name is None:
                 raise ValueError(
@@ -170,40 +275,32 @@ class ImageDataset:
                     "class of all images (in a recipe: data.class_name=...), or data.class_conditional=false."
                 )
             self.id2label = {0: class_name}
-        feature = dataset.features[self.image_column]
-        is_image = isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("string", "binary")
-        if not is_image:
-            raise ValueError(
-                f"`image_column` must hold images, {self.image_column!r} does not: {describe_columns(dataset)}."
-            )
-        dataset = dataset.with_format(None).select_columns(
-            [name for name in (self.image_column, self.label_column) if name is not None]
-        )
+        columns = [name for name in (self.image_column, self.label_column) if name is not None]
+        dataset = dataset.with_format(None).select_columns(columns)
         if self.label_column is not None:
             names, self._ids = read_classes(dataset, self.label_column)
             self.id2label = dict(enumerate(names))
         # Rows keep the encoded file; decoding is ours, so that a broken image can be named.
-        dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
-        self.dataset = dataset
+        self.dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
 
-    def __len__(self):
+    def __len__(self) -> int:
         if self.streaming:
             raise TypeError("a streaming dataset has no length")
         return len(self.dataset)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int | None:
         return None if self.id2label is None else len(self.id2label)
 
-    def decode(self, row, index, resolution, draft=False):
-        """Make a row of `self.dataset` into an image (uint8, (3, resolution, resolution)) and its class id, or None.
+    def decode(self, row: Row, index: int, resolution: int, draft: bool = False) -> tuple[Tensor, int | None]:
+        """Makes a row of `self.dataset` into an image (uint8, (3, resolution, resolution)) and its class id, or None.
 
         With `draft`, a JPEG much larger than that is decoded at a half, a quarter or an eighth of its size, whichever
         is at least twice `resolution`: up to three times faster, and one to three of 255 levels away in the mean.
 
         Raises:
-            CorruptImageError: the image cannot be decoded; `index` and the file are named.
-            ValueError: the class id is not one of `id2label`.
+            CorruptImageError: if the image cannot be decoded; `index` and the file are named.
+            ValueError: if the class id is not one of `id2label`.
         """
         value = row[self.image_column]
         try:
@@ -226,11 +323,11 @@ class ImageDataset:
             )
         return image, label
 
-    def decode_row(self, index, resolution):
+    def decode_row(self, index: int, resolution: int) -> Sample:
         """Image, class id or None of a row, and sentences on broken images; with `skip_corrupt` the next good row's.
 
         Raises:
-            CorruptImageError: the image cannot be decoded, or with `skip_corrupt` none can.
+            CorruptImageError: if the image cannot be decoded, or with `skip_corrupt` none can.
         """
         problems = []
         for offset in range(len(self)):
@@ -244,7 +341,7 @@ class ImageDataset:
         raise CorruptImageError(f"no image can be decoded; the last: {problems[-1]}")
 
 
-def _open(value, draft):
+def _open(value: Row, draft: int | None) -> Image:
     """Image of an encoded row, {"bytes", "path"}, by the reader of photos: no format that starts another program."""
     content, path = value["bytes"], value["path"]
     if content is None and is_local_path(path):
@@ -261,23 +358,27 @@ def _open(value, draft):
 class DecodedRows(Dataset):
     """Decoded rows of an [`ImageDataset`] for a DataLoader: (image, class id or None, sentences on broken images)."""
 
-    def __init__(self, dataset, resolution):
+    def __init__(self, dataset: ImageDataset, resolution: int):
         self.dataset, self.resolution = dataset, resolution
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         return self.dataset.decode_row(index, self.resolution)
 
 
-def collate(samples):
+def collate(samples: list[Sample]) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Images (B, 3, R, R), labels (B,) or None, and sentences on broken images, of several samples."""
     images, labels, problems = zip(*samples, strict=True)
     labels = None if labels[0] is None else torch.tensor(labels)
     return torch.stack(images), labels, [problem for part in problems for problem in part]
 
 
-def batches_once(dataset, resolution, batch_size, num_workers, start=0):
+def batches_once(
+    dataset: ImageDataset, resolution: int, batch_size: int, num_workers: int, start: int = 0
+) -> DataLoader:
+    """A DataLoader of what [`collate`] gives, once through the dataset in its order."""
     return DataLoader(
         Subset(DecodedRows(dataset, resolution), range(start, len(dataset))),
         batch_size,
@@ -287,22 +388,24 @@ def batches_once(dataset, resolution, batch_size, num_workers, start=0):
     )
 
 
-def image_batches(dataset, resolution, batch_size, *, num_workers=0, start=0):
-    """Go through a dataset once, in its order.
+def image_batches(
+    dataset: ImageDataset, resolution: int, batch_size: int, *, num_workers: int = 0, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Goes through a dataset once, in its order.
 
     Args:
         dataset: `ImageDataset`, not streaming.
-        resolution: side in pixels.
-        batch_size: images per batch; the last batch may be smaller.
-        num_workers: worker processes, 0 for none.
-        start: index of the first image, to go on with a pass that was stopped.
+        resolution: Side in pixels.
+        batch_size: Images per batch; the last batch may be smaller.
+        num_workers: Worker processes, 0 for none.
+        start: Index of the first image, to go on with a pass that was stopped.
 
     Yields:
         images (uint8, (B, 3, resolution, resolution)) and class labels (int64, (B,)) or None.
 
     Raises:
-        ValueError: the dataset is streaming.
-        CorruptImageError: a broken image.
+        ValueError: if the dataset is streaming.
+        CorruptImageError: for a broken image, unless the dataset skips them.
     """
     if dataset.streaming:
         raise ValueError("`dataset` must not be streaming, to be gone through by index: load it without `streaming`.")

@@ -2,19 +2,25 @@
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..checks import check_count
 from ..images import to_float
-from .dataset import CorruptImageError, DecodedRows, batches_once, collate
+from .dataset import CorruptImageError, DecodedRows, ImageDataset, Row, Sample, batches_once, collate
 
 logger = logging.getLogger(__name__)
 
+Entry = tuple[int, bool]  # index of an image, whether it is mirrored
+Decoded = tuple[Tensor, Tensor | None, list[str]]  # images (N, 3, R, R), labels (N,), sentences on broken images
+Batch = tuple[Tensor, Tensor | None, list[str], dict | None]  # the same of a batch, and the state of a stream after it
 CACHE_BYTES = 2 * 2**30  # decoded sets up to this size are held in memory
 
 
@@ -25,11 +31,11 @@ class TrainingOrder:
     number of processes and workers and the resolution leave it as it is.
     """
 
-    def __init__(self, num_images, seed, mirror=True):
+    def __init__(self, num_images: int, seed: int, mirror: bool = True):
         self.num_images, self.seed, self.mirror = num_images, seed, mirror
         self._epoch = None
 
-    def _load_epoch(self, epoch):
+    def _load_epoch(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
         random = np.random.default_rng((self.seed, epoch))
@@ -37,12 +43,14 @@ class TrainingOrder:
         self._flips = random.random(self.num_images) < (0.5 if self.mirror else 0.0)
         self._epoch = epoch
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> Entry:
         epoch, offset = divmod(position, self.num_images)
         self._load_epoch(epoch)
         return int(self._indices[offset]), bool(self._flips[offset])
 
-    def batches(self, images_seen, batch_size, process_index=0, num_processes=1):
+    def batches(
+        self, images_seen: int, batch_size: int, process_index: int = 0, num_processes: int = 1
+    ) -> Iterator[list[Entry]]:
         """Endless lists of this process's entries: its contiguous share of each batch of `batch_size`."""
         share = batch_size // num_processes
         start = images_seen + process_index * share
@@ -54,7 +62,7 @@ class TrainingOrder:
 class MirroredRows(DecodedRows):
     """`DecodedRows` addressed by the entries of a `TrainingOrder`."""
 
-    def __getitem__(self, entry):
+    def __getitem__(self, entry: Entry) -> Sample:
         index, mirrored = entry
         image, label, problems = super().__getitem__(index)
         return image.flip(-1) if mirrored else image, label, problems
@@ -71,15 +79,22 @@ class ImageLoader:
         num_skipped: broken images that this process has skipped.
     """
 
-    def __init__(self, source, batch_size, images_seen, device, stream=None):
+    def __init__(
+        self,
+        source: Iterator[Batch],
+        batch_size: int,
+        images_seen: int,
+        device: torch.device | str,
+        stream: dict | None = None,
+    ):
         self._source, self._batch_size, self._device = source, batch_size, device
         self.images_seen, self.num_skipped = images_seen, 0
         self._stream_state = stream
 
-    def __iter__(self):
+    def __iter__(self) -> "ImageLoader":
         return self
 
-    def __next__(self):
+    def __next__(self) -> dict[str, Tensor | None]:
         images, labels, problems, self._stream_state = next(self._source)
         for problem in problems:
             logger.warning("skipped: %s", problem)
@@ -89,29 +104,29 @@ class ImageLoader:
         images = to_float(images.to(self._device, non_blocking=True))  # one byte a value travels, not four
         return {"images": images, "class_labels": labels}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, int | dict | None]:
         """{"images_seen", "stream"}: `make_loader`'s arguments of those names to go on from here."""
         return {"images_seen": self.images_seen, "stream": self._stream_state}
 
 
 def make_loader(
-    dataset,
-    resolution,
-    batch_size,
+    dataset: ImageDataset,
+    resolution: int,
+    batch_size: int,
     *,
-    seed=0,
-    images_seen=0,
-    process_index=0,
-    num_processes=1,
-    num_workers=0,
-    mirror=True,
-    cache_in_memory=None,
-    shuffle_buffer=10_000,
-    stream=None,
-    decoded=None,
-    device="cpu",
-):
-    """Draw training batches without end, each image once an epoch, in an order that `seed` decides.
+    seed: int = 0,
+    images_seen: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    mirror: bool = True,
+    cache_in_memory: bool | None = None,
+    shuffle_buffer: int = 10_000,
+    stream: dict | None = None,
+    decoded: Decoded | None = None,
+    device: torch.device | str = "cpu",
+) -> ImageLoader:
+    """Makes an iterator of training batches without end, each image once an epoch, in an order that `seed` decides.
 
     A batch may be larger than the dataset; it then has images of several epochs.
 
@@ -168,7 +183,9 @@ def make_loader(
     return ImageLoader(batches, batch_size, images_seen, device)
 
 
-def _decoded_batches(dataset, resolution, order, num_workers):
+def _decoded_batches(
+    dataset: ImageDataset, resolution: int, order: Iterator[list[Entry]], num_workers: int
+) -> Iterator[Batch]:
     """Batches decoded as they are drawn."""
     loader = DataLoader(
         MirroredRows(dataset, resolution),
@@ -182,7 +199,7 @@ def _decoded_batches(dataset, resolution, order, num_workers):
         yield images, labels, problems, None
 
 
-def decode_all(dataset, resolution, num_workers=0):
+def decode_all(dataset: ImageDataset, resolution: int, num_workers: int = 0) -> Decoded:
     """All images of a dataset: uint8 (N, 3, resolution, resolution), labels (N,) or None, and what was broken."""
     images = torch.empty(len(dataset), 3, resolution, resolution, dtype=torch.uint8)
     labels, problems, start = [], [], 0
@@ -194,7 +211,13 @@ def decode_all(dataset, resolution, num_workers=0):
     return images, None if labels[0] is None else torch.cat(labels), problems
 
 
-def _cached_batches(dataset, resolution, order, num_workers, decoded):
+def _cached_batches(
+    dataset: ImageDataset,
+    resolution: int,
+    order: Iterator[list[Entry]],
+    num_workers: int,
+    decoded: Decoded | None,
+) -> Iterator[Batch]:
     """The same batches from images decoded once, or already."""
     images, labels, problems = decoded or decode_all(dataset, resolution, num_workers)
     for entries in order:
@@ -204,7 +227,7 @@ def _cached_batches(dataset, resolution, order, num_workers, decoded):
         problems = []
 
 
-def _stream_rows(shard, state):
+def _stream_rows(shard: IterableDataset, state: dict | None) -> Iterator[tuple[Row, int, dict]]:
     """Endless (row, its number in this process, state after it) of a streaming dataset, reshuffled each epoch."""
     state = dict(state or {"epoch": 0, "num_rows": 0, "dataset": None})
     while True:
@@ -220,10 +243,18 @@ def _stream_rows(shard, state):
         state |= {"epoch": state["epoch"] + 1, "dataset": None}
 
 
-def _stream_batches(dataset, shard, resolution, batch_size, flips, num_workers, state):
+def _stream_batches(
+    dataset: ImageDataset,
+    shard: IterableDataset,
+    resolution: int,
+    batch_size: int,
+    flips: tuple[int, int] | None,
+    num_workers: int,
+    state: dict | None,
+) -> Iterator[Batch]:
     """Batches of a stream: rows come in turn, threads decode two batches ahead (decoders release Python's lock)."""
 
-    def decode(row, number):
+    def decode(row: Row, number: int) -> Sample:
         image, label = dataset.decode(row, number, resolution, draft=True)
         mirrored = flips is not None and np.random.default_rng((*flips, number)).random() < 0.5
         return image.flip(-1) if mirrored else image, label, []
