@@ -141,15 +141,11 @@ class Extraction:
             last = min(first + self.batch_size, indices.stop)
             with self.timed(source.activity), without_tf32():
                 images = source.load(first, last)
-            for name in dict(pairs):
-                with self.timed(name):
-                    found = self.extract(name, images)
-                for layer in (layer for extractor, layer in pairs if extractor == name):
-                    if not torch.isfinite(found[layer]).all():
-                        raise ValueError(
-                            f"`{name}` must give finite features, got others of images {first} to {last - 1}."
-                        )
-                    collected[f"{name}/{layer}"].append(found[layer])
+            found = {name: self.extract(name, images) for name in dict(pairs)}
+            for name, layer in pairs:
+                if not torch.isfinite(found[name][layer]).all():
+                    raise ValueError(f"`{name}` must give finite features, got others of images {first} to {last - 1}.")
+                collected[f"{name}/{layer}"].append(found[name][layer])
         return {name: torch.cat(parts) for name, parts in collected.items()}
 
     @torch.inference_mode()
@@ -158,7 +154,8 @@ class Extraction:
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"`images` must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
         device, extractor = self.accelerator.device, self.extractors[name]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"), without_tf32():
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+        with self.timed(name), autocast, without_tf32():
             features = extractor(images.to(device))
         return {layer: x.float().cpu() for layer, x in zip(extractor.features_list, features, strict=True)}
 
