@@ -232,6 +232,8 @@ def test_script_names_a_corrupt_picture_and_the_option_that_leaves_it_out(pipeli
     path.write_bytes(path.read_bytes()[:50])
     common = ["--pipeline", tmp_path / "pipeline", "--dataset", folder, "--metrics", "recall_lite0"]
     common = [str(item) for item in [*common, "--cache_dir", tmp_path / "cache", "--num_samples", 6]]
+    with pytest.raises(SystemExit, match=r"9\.png"):  # before networks are loaded, which may be a download away
+        script.main([*common, "--weights", "lite0=missing.pth"])
     for _ in range(2):  # the second time beside cached features of those that could be read
         with pytest.raises(SystemExit, match=r"9\.png.*--skip_corrupt"):
             script.main(common)
