@@ -1,16 +1,19 @@
 """Log lines and grids of images."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator
 
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.images import sample_images, save_grid
-from polyinr_hf.training.reporting import TrainingLog, plot_log
+from polyinr_hf.training.reporting import TrainingLog, peak_memory_mb, plot_log
 
 
 @pytest.fixture
@@ -80,3 +83,12 @@ def test_a_log_is_drawn_as_a_picture(path, tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="has no line of a run"):
         plot_log(path, tmp_path / "log.png")
+
+
+def test_windows_has_a_peak_of_memory_too(monkeypatch):
+    """Where there is no module `resource`, psutil says it."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    peak = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=300 * 2**20))
+    monkeypatch.setattr(psutil, "Process", lambda: peak)
+    assert peak_memory_mb(torch.device("cpu")) == 300
