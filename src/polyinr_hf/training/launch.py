@@ -66,8 +66,8 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     if started > accelerator.num_processes:
         raise ValueError(
             f"`num_processes` must be that of the launcher, {started}, got {accelerator.num_processes}: the processes "
-            f"would not know of each other. On {accelerator.device.type.upper()}s, start them by "
-            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N, on GPUs by accelerate launch; or start one."
+            "would not know of each other. Start one, or several by accelerate launch on GPUs, by "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N on CPUs."
         )
     accelerator.ddp_handler = LocalBuffers()  # it takes no subclass among the handlers
     accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -145,42 +146,38 @@ class AdversarialStep:
 
     def sample(self, stage: StageConfig, step: int, loaded: list[dict]) -> list[Batch]:
         """All that is random in a step, for each of its micro-batches."""
-        seed, number, parts = self.recipe.run.seed * 2_000_003 + step, stage.batch_size, len(loaded)
+        seed, parts = self.recipe.run.seed * 2_000_003 + step, len(loaded)
         extents = sample_windows(self.recipe, stage, step)
         uniform = None
         if self.points is not None:
             source = torch.Generator().manual_seed(POINT_SEED + seed)
-            uniform = torch.rand(number, self.points.points_per_image, generator=source)
-        draws = []
-        for phase, passes in ((0, 2 if self.recipe.loss.joint_batch_norm else 1), (1, 2)):
-            source = torch.Generator().manual_seed(2 * seed + phase)
-            z = torch.randn(number, self.recipe.model.z_dim, generator=source)
-            draws.append((z, [self.discriminator.sample_augmentations(number, source) for _ in range(passes)]))
-
+            uniform = torch.rand(stage.batch_size, self.points.points_per_image, generator=source)
+        for_generator = self._sample_draws(2 * seed, stage.batch_size, 2 if self.recipe.loss.joint_batch_norm else 1)
+        for_discriminator = self._sample_draws(2 * seed + 1, stage.batch_size, 2)
         batches = []
         for index, real in enumerate(loaded):
-
-            def rows(whole: Tensor, index: int = index) -> Tensor:
-                return rows_of_process(self.accelerator, whole, index, parts)
-
-            batch = Batch(
-                real["images"],
-                real["class_labels"],
-                *(
-                    Draws(rows(z).to(self.device), torch.cat([rows(those) for those in passes]).to(self.device))
-                    for z, passes in draws
-                ),
-            )
+            mine = partial(rows_of_process, self.accelerator, index=index, parts=parts)
+            draws = [
+                Draws(mine(z).to(self.device), torch.cat([mine(those) for those in augmentations]).to(self.device))
+                for z, augmentations in (for_generator, for_discriminator)
+            ]
+            batch = Batch(real["images"], real["class_labels"], *draws)
             z, labels = batch.for_generator.z, batch.class_labels
             if extents is not None:
-                batch.windows = Windows(rows(extents), stage.image_resolution)
+                batch.windows = Windows(mine(extents), stage.image_resolution)
                 batch.images = cut_windows(batch.images, batch.windows, stage.resolution)  # (B, 3, R, R)
             if self.matching is not None:
                 batch.matches, batch.class_rows = self.matching.choose(z, labels)
             if self.points is not None:
-                batch.points, batch.colors = self.points.draw(z, labels, rows(uniform))
+                batch.points, batch.colors = self.points.draw(z, labels, mine(uniform))
             batches.append(batch)
         return batches
+
+    def _sample_draws(self, seed: int, number: int, kinds: int) -> tuple[Tensor, list[Tensor]]:
+        """Latents (N, z_dim) and, for each kind of images to judge, augmentations' numbers, of the whole batch."""
+        source = torch.Generator().manual_seed(seed)
+        z = torch.randn(number, self.recipe.model.z_dim, generator=source)
+        return z, [self.discriminator.sample_augmentations(number, source) for _ in range(kinds)]
 
     def generator_gradients(
         self, stage: StageConfig, batches: list[Batch], sigma: float | None, log: TrainingLog
