@@ -40,6 +40,15 @@ def test_precision_is_the_recipes_or_else_what_accelerate_was_told(monkeypatch, 
     assert line == f"1 process on cpu, precision {expected}, batches of 8 then 4 images, 502 steps"
 
 
+@pytest.mark.parametrize("told", [None, "fp16"])
+def test_float16_on_a_cpu_is_refused_whoever_asks_for_it(monkeypatch, tmp_path, told):
+    """Accelerate takes it without a word, and computes in float32."""
+    if told is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    with pytest.raises(ValueError, match="`run.mixed_precision` must be 'no' or 'bf16' on a CPU, got 'fp16'"):
+        Trainer(make_recipe(mixed_precision=None if told else "fp16"), tmp_path)
+
+
 @pytest.mark.parametrize(("has_bfloat16", "lines"), [(True, 1), (False, 2)])
 def test_bfloat16_on_a_cpu_that_is_slow_at_it_is_told_of(monkeypatch, tmp_path, has_bfloat16, lines):
     monkeypatch.setattr("polyinr_hf.training.launch.cpu_multiplies_bfloat16", lambda: has_bfloat16)

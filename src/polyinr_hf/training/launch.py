@@ -54,7 +54,8 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     """The Accelerator of a run, in the recipe's precision or, if it has none, that of `accelerate launch`.
 
     Raises:
-        ValueError: if a launcher started more processes than Accelerate knows of, each of which would train alone.
+        ValueError: if a launcher started more processes than Accelerate knows of, each of which would train alone; for
+            fp16 on a CPU.
     """
     accelerator = Accelerator(
         mixed_precision=recipe.run.mixed_precision,
@@ -68,6 +69,10 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
             f"`num_processes` must be that of the launcher, {started}, got {accelerator.num_processes}: the processes "
             "would not know of each other. Start one, or several by accelerate launch on GPUs, by "
             "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N on CPUs."
+        )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
+        raise ValueError(
+            "`run.mixed_precision` must be 'no' or 'bf16' on a CPU, got 'fp16', which Accelerate computes in float32."
         )
     accelerator.ddp_handler = LocalBuffers()  # it takes no subclass among the handlers
     accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
