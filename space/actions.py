@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
+from numbers import Real
 
 import torch
 from photos import RebuiltPhotos, open_photo
@@ -22,14 +24,16 @@ from settings import (
     TOLERANCE,
     WALL_COUNT,
     WALL_SECONDS,
+    Scene,
     class_ids,
     settings_of,
+    shortened,
 )
 from torch import Tensor
 from turns import check_turn, preview
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.editing import detail, encode_seeds, extrapolate, mix_levels
+from polyinr_hf.editing import encode_seeds, extrapolate, mix_levels
 
 MIXED_FROM = (0.9, 0.8, 0.7, 0.5, 0.3)  # share of the levels that a mixture leaves as they are
 STRIP_COUNT = 7  # thumbnails in a row
@@ -60,64 +64,54 @@ class Studio:
 
     def _check(self, name: str, value: object) -> object:
         setting = self.settings[name]
-        if name.endswith("class_label") and isinstance(value, str) and self.class_ids and value not in self.class_ids:
+        is_id = isinstance(value, Real) and not isinstance(value, bool)
+        if name.endswith("class_label") and self.class_ids and (is_id or isinstance(value, str)):
+            if value in self.class_ids:
+                return value
             try:
-                (class_id,) = self.pipe.get_label_ids(value)
+                (class_id,) = self.pipe.class_ids(value)
             except ValueError as error:
-                raise ValueError(f"{setting.label}: {str(error).removeprefix('`class_labels` has ')}") from error
+                sentence = str(error).removeprefix("`class_labels` has ").replace("`class_labels`", "it")
+                raise ValueError(f"{setting.label}: {sentence.replace(repr(value), shortened(value))}") from error
             return setting.choices[class_id]
         return setting.check(value)
 
     # -- one image ----------------------------------------------------------------------------------------------------
-    def generate(self, class_label, seed, truncation_psi, count, size) -> list[tuple[Image.Image, str]]:
+    def generate(self, scene: Scene, count: int, size: int) -> list[tuple[Image.Image, str]]:
         """Images of a class with consecutive seeds."""
         check_pixels(count, size)
-        seeds = [(seed + i) % 2**32 for i in range(count)]
-        return [(self._draw(*self._image("", class_label, s, truncation_psi), size), f"seed {s}") for s in seeds]
+        scenes = [replace(scene, seed=(scene.seed + i) % 2**32) for i in range(count)]
+        return [(self._draw(*self._first(s), size), f"seed {s.seed}") for s in scenes]
 
-    def zoom(self, class_label, seed, truncation_psi, photo, row, column, zoom, border, size) -> Image.Image:
+    def zoom(self, scene: Scene, border: bool, size: int) -> Image.Image:
         """A square part of an image, or what lies beyond its border, drawn anew at full sharpness."""
-        pipe, A = self._image(photo, class_label, seed, truncation_psi)
-        extent = detail((row, column), 2.0**zoom)
-        return extrapolate(pipe, A, extent, size, size, "yellow" if border else None, tolerance=TOLERANCE)[0]
+        pipe, A = self._first(scene)
+        return extrapolate(pipe, A, scene.extent, size, size, "yellow" if border else None, tolerance=TOLERANCE)[0]
 
-    def preview(self, class_label, seed, truncation_psi, photo, row, column, zoom) -> Image.Image:
+    def preview(self, scene: Scene) -> Image.Image:
         """What /zoom draws, 64 pixels wide, before everything else that waits."""
         with preview():
-            return self.zoom(class_label, seed, truncation_psi, photo, row, column, zoom, False, PREVIEW_SIZE)
+            return self.zoom(scene, False, PREVIEW_SIZE)
 
     # -- two images ---------------------------------------------------------------------------------------------------
-    def mix(
-        self, class_label, seed, truncation_psi, photo, second_class_label, second_seed, levels, size
-    ) -> tuple[Image.Image, Image.Image, Image.Image]:
+    def mix(self, scene: Scene, size: int) -> tuple[Image.Image, Image.Image, Image.Image]:
         """The first image with some levels of the second: first, second, mixed."""
-        pipe, A = self._image(photo, class_label, seed, truncation_psi)
-        source = self._encode(second_class_label, second_seed, truncation_psi)
-        first, second = self._draw(pipe, A, size), self._draw(self.pipe, source, size)
-        return first, second, self._draw(pipe, mix_levels(A, source, levels), size) if levels else first
+        first, second = self._draw(*self._first(scene), size), self._draw(self.pipe, self._second(scene), size)
+        return first, second, self._draw(*self._mixed(scene), size) if scene.levels else first
 
-    def morph(
-        self, class_label, seed, truncation_psi, photo, second_class_label, second_seed, position, size
-    ) -> Image.Image:
+    def morph(self, scene: Scene, size: int) -> Image.Image:
         """An image between two: w moves evenly, or, from a rebuilt image, its affine parameters and weights."""
-        first = (class_label, seed, truncation_psi, photo)
-        return self._draw(*self._between(*first, second_class_label, second_seed, position), size)
+        return self._draw(*self._between(scene), size)
 
-    def film(
-        self, class_label, seed, truncation_psi, photo, second_class_label, second_seed, num_frames, size
-    ) -> list[Image.Image]:
+    def film(self, scene: Scene, num_frames: int, size: int) -> list[Image.Image]:
         """Frames from one image to another and back, `num_frames` of them drawn."""
-        first = (class_label, seed, truncation_psi, photo)
-        frames = list(self.frames(*first, second_class_label, second_seed, num_frames, size))
+        frames = list(self.frames(scene, num_frames, size))
         return frames + frames[-2:0:-1]
 
-    def frames(
-        self, class_label, seed, truncation_psi, photo, second_class_label, second_seed, num_frames, size
-    ) -> Iterator[Image.Image]:
+    def frames(self, scene: Scene, num_frames: int, size: int) -> Iterator[Image.Image]:
         """The frames of a film on its way there, one at a time."""
         check_pixels(num_frames, size)
-        ends = (class_label, seed, truncation_psi, photo, second_class_label, second_seed)
-        return (self._draw(*self._between(*ends, i / (num_frames - 1)), size) for i in range(num_frames))
+        return (self.morph(replace(scene, position=i / (num_frames - 1)), size) for i in range(num_frames))
 
     # -- an image of one's own ----------------------------------------------------------------------------------------
     def rebuild(
@@ -140,48 +134,32 @@ class Studio:
         return self._draw(*self.photos.find(photo), size)
 
     # -- what the page shows ------------------------------------------------------------------------------------------
-    def scene(self, tab: str, settings: dict, size: int) -> Image.Image:
-        """The part of the picture, mixture or picture between (`tab` zoom, mix or morph) that `settings` ask for."""
-        pipe, A, extent = self._part(tab, settings)
-        return self._draw(pipe, A, size, extent)
+    def draw(self, tab: str, scene: Scene, size: int) -> Image.Image:
+        """The part of the picture, mixture or picture between (`tab` zoom, mix or morph) of a scene."""
+        return self._draw(*self._seen(tab, scene), size, scene.extent)
 
-    def sharper(self, tab: str, settings: dict) -> Iterator[Image.Image]:
-        """The same in the size that the settings ask for, sharper and sharper; the last one is that of `scene`."""
-        pipe, A, extent = self._part(tab, settings)
-        size = settings["size"]
-        for image in pipe.generator.render_progressive(A.to(pipe.device), size, size, extent, TOLERANCE):
+    def sharper(self, tab: str, scene: Scene, size: int) -> Iterator[Image.Image]:
+        """The same, sharper and sharper; the last one is that of `draw`."""
+        pipe, A = self._seen(tab, scene)
+        for image in pipe.generator.render_progressive(A.to(pipe.device), size, size, scene.extent, TOLERANCE):
             yield pipe.image_processor.postprocess(image, "pil")[0]
 
-    def _part(self, tab: str, settings: dict) -> tuple[PolyINRPipeline, Tensor, tuple]:
-        s = settings
-        first = (s["class_label"], s["seed"], s["truncation_psi"], s["photo"])
-        if tab == "morph":
-            pipe, A = self._between(*first, s["second_class_label"], s["second_seed"], s["position"])
-        else:
-            pipe, A = self._image(s["photo"], *first[:3])
-        if tab == "mix" and s["levels"]:
-            A = mix_levels(A, self._encode(s["second_class_label"], s["second_seed"], first[2]), s["levels"])
-        return pipe, A, detail((s["row"], s["column"]), 2.0 ** s["zoom"])
-
-    def title(self, tab: str, settings: dict) -> str:
-        """What `scene` shows, in words."""
-        first, second = self.names(settings)
+    def title(self, tab: str, scene: Scene) -> str:
+        """What `draw` shows, in words."""
+        first, second = self.names(scene)
         if tab == "mix":
-            levels = ", ".join(map(str, settings["levels"]))
-            return f"{first} with levels {levels} of {second}" if levels else first
-        return f"{first} → {second}, {settings['position']:.0%}" if tab == "morph" else first
+            return f"{first} with levels {', '.join(map(str, scene.levels))} of {second}" if scene.levels else first
+        return f"{first} → {second}, {scene.position:.0%}" if tab == "morph" else first
 
-    def file_name(self, tab: str, settings: dict) -> str:
+    def file_name(self, tab: str, scene: Scene) -> str:
         """A name for a file of it, without a suffix."""
-        names = f" {tab} ".join(self.names(settings)) if tab in ("mix", "morph", "film") else self.names(settings)[0]
+        names = f" {tab} ".join(self.names(scene)) if tab in ("mix", "morph", "film") else self.names(scene)[0]
         return re.sub(r"[^\w]+", "-", names.lower()).strip("-") or "picture"
 
-    def names(self, settings: dict) -> tuple[str, str]:
+    def names(self, scene: Scene) -> tuple[str, str]:
         """The first and the second image in words."""
-        second = readable(settings["second_class_label"], settings["second_seed"])
-        if settings["photo"].strip():
-            return "your picture", second
-        return readable(settings["class_label"], settings["seed"]), second
+        first = "your picture" if scene.photo.strip() else readable(scene.class_label, scene.seed)
+        return first, readable(scene.second_class_label, scene.second_seed)
 
     def wall(self) -> tuple[list[dict], Image.Image]:
         """Pictures of as many classes, evenly from the list of them: the settings of each, and a contact sheet."""
@@ -190,7 +168,7 @@ class Studio:
         picks, images, began = [], [], time.monotonic()
         for i in range(count):
             picks.append({"class_label": names[i * len(names) // count], "seed": i})
-            images.append(self._draw(self.pipe, self._encode(*picks[-1].values(), psi), PREVIEW_SIZE))
+            images.append(self._draw(self.pipe, self._encode(*picks[-1].values(), psi, "affine"), PREVIEW_SIZE))
             if time.monotonic() - began > WALL_SECONDS and len(images) >= STRIP_COUNT:
                 break
         return picks, contact_sheet(images, columns=10)
@@ -213,42 +191,44 @@ class Studio:
     def strip(self, settings: dict, picks: list[dict]) -> Image.Image | None:
         """The thumbnails of some picks side by side."""
         whole = settings | {name: self.settings[name].default for name in PLACE}
-        images = []
-        for pick in picks:
-            chosen = whole | {"size": PREVIEW_SIZE} | pick
-            values = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in chosen.items() if k != "border")
-            images.append(self._thumbnail(values))
+        images = [self._thumbnail(pick["tab"], Scene.of(whole | pick)) for pick in picks]
         return contact_sheet(images, columns=len(images)) if images else None
 
-    def _thumbnail(self, values: tuple) -> Image.Image:
-        settings = dict(values)
-        return self.scene(settings["tab"], settings, settings["size"])
+    def _thumbnail(self, tab: str, scene: Scene) -> Image.Image:
+        return self.draw(tab, scene, PREVIEW_SIZE)
 
     # -- affine parameters, and the pipeline that draws them --------------------------------------------------------
-    def _image(self, photo: str, class_label: str | None, seed: int, psi: float) -> tuple[PolyINRPipeline, Tensor]:
-        return self.photos.find(photo) if photo.strip() else (self.pipe, self._encode(class_label, seed, psi))
+    def _seen(self, tab: str, scene: Scene) -> tuple[PolyINRPipeline, Tensor]:
+        if tab == "morph":
+            return self._between(scene)
+        return self._mixed(scene) if tab == "mix" and scene.levels else self._first(scene)
 
-    def _encode(self, class_label: str | None, seed: int, psi: float) -> Tensor:
-        return encode_seeds(self.pipe, self.class_ids.get(class_label), seed, psi)
+    def _first(self, scene: Scene, space: str = "affine") -> tuple[PolyINRPipeline, Tensor]:
+        if scene.photo.strip():
+            return self.photos.find(scene.photo)
+        return self.pipe, self._encode(scene.class_label, scene.seed, scene.truncation_psi, space)
 
-    @torch.no_grad()
-    def _between(
-        self, class_label, seed, psi, photo, second_class_label, second_seed, position
-    ) -> tuple[PolyINRPipeline, Tensor]:
+    def _second(self, scene: Scene, space: str = "affine") -> Tensor:
+        return self._encode(scene.second_class_label, scene.second_seed, scene.truncation_psi, space)
+
+    def _encode(self, class_label: str | None, seed: int, psi: float, space: str) -> Tensor:
+        return encode_seeds(self.pipe, self.class_ids.get(class_label), seed, psi, space=space)
+
+    def _mixed(self, scene: Scene) -> tuple[PolyINRPipeline, Tensor]:
+        """Levels of w are mixed; of a rebuilt image, which has no w, those of A."""
+        space = "affine" if scene.photo.strip() else "w"
+        pipe, first = self._first(scene, space)
+        mixed = mix_levels(first, self._second(scene, space), scene.levels)
+        return pipe, mixed if space == "affine" else pipe.encode(w=mixed)
+
+    def _between(self, scene: Scene) -> tuple[PolyINRPipeline, Tensor]:
         """Between two images w moves evenly; between a rebuilt image, which has no w, and another A and the weights."""
-        if photo.strip():
-            pipe, A = self.photos.find(photo)
-            second = self._encode(second_class_label, second_seed, psi)
-            return blend(pipe, self.pipe, position), torch.lerp(A.to(second), second, position)
-        first, second = self._w(class_label, seed, psi), self._w(second_class_label, second_seed, psi)
-        return self.pipe, self.pipe.generator.affine(torch.lerp(first, second, position))
-
-    def _w(self, class_label: str | None, seed: int, psi: float) -> Tensor:
-        """w (1, L, w_dim)."""
-        model = self.pipe.generator
-        z = self.pipe.prepare_latents(1, torch.Generator().manual_seed(seed)).to(model.device)
-        label = torch.tensor([self.class_ids[class_label]], device=model.device) if self.class_ids else None
-        return model.map(z, label, psi)
+        if scene.photo.strip():
+            pipe, A = self.photos.find(scene.photo)
+            second = self._second(scene)
+            return blend(pipe, self.pipe, scene.position), torch.lerp(A.to(second), second, scene.position)
+        first, second = self._first(scene, "w")[1], self._second(scene, "w")
+        return self.pipe, self.pipe.encode(w=torch.lerp(first, second, scene.position))
 
     def _draw(self, pipe: PolyINRPipeline, A: Tensor, size: int, extent=(0.0, 0.0, 1.0, 1.0)) -> Image.Image:
         return pipe(affine_parameters=A, height=size, width=size, extent=extent, tolerance=TOLERANCE).images[0]

@@ -9,7 +9,9 @@ from pathlib import Path
 import gradio as gr
 from gradio.components import Component
 from gradio.components.api_component import Api
+from gradio.data_classes import ImageData
 from PIL import Image
+from pydantic import ValidationError
 from settings import PLACE, Setting, listed
 
 HERE = Path(__file__).resolve().parent
@@ -77,10 +79,24 @@ def data_uri(image: Image.Image, format: str = "PNG") -> str:
     return f"data:image/{format.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
+NO_FILE = "Send the image as a file, which in Python is `handle_file(path)`: this server takes no other data."
+
+
+class SentFile(ImageData):
+    """A file that was sent; whatever else comes in its place, such as a path, is answered by a sentence."""
+
+    @classmethod
+    def model_validate(cls, value, **kwargs):
+        try:
+            return super().model_validate(value, **kwargs)
+        except ValidationError as error:
+            raise gr.Error(NO_FILE, print_exception=False) from error
+
+
 def _path(self, payload) -> str | None:
     """The file that was sent, as it is; other data, such as base64, is refused."""
     if payload is not None and payload.path is None:
-        raise gr.Error("Send the image as a file: this server takes no other data.", print_exception=False)
+        raise gr.Error(NO_FILE, print_exception=False)
     return None if payload is None else payload.path
 
 
@@ -94,6 +110,7 @@ class Upload(gr.Image):
     """An image as the path of the file that was sent: nothing opens it before `photos.open_photo` has looked at it."""
 
     is_template = True  # in the browser, an Image
+    data_model = SentFile
     preprocess, async_move_resource_to_block_cache = _path, _move
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 from actions import Studio
 from components import Upload, parameter
 from PIL import Image
-from settings import REQUEST_SECONDS, link
+from settings import ENDPOINTS, REQUEST_SECONDS, Scene, link
 from turns import SupersededError, time_limit
 
 from polyinr_hf.editing import save_film
@@ -27,20 +27,23 @@ HEAVY = {"concurrency_id": "heavy", "concurrency_limit": 1}
 WENT_WRONG = "Something went wrong here, on the server. It is in its log."
 
 
-def answer(studio: Studio, action: Callable, tab: str | None, values: tuple, **extra) -> tuple:
-    """What an action gives for settings in the order of its parameters, and the link to it; errors as sentences."""
-    names = [name for name in inspect.signature(action).parameters if name in studio.settings]
+def answer(studio: Studio, name: str, values: tuple, **extra) -> tuple[tuple, dict]:
+    """What an action gives for the settings of its endpoint, in order; and these, checked. Errors are sentences."""
+    action = getattr(studio, name)
     try:
-        settings = studio.check(dict(zip(names, values, strict=True)))
+        settings = studio.check(dict(zip(ENDPOINTS[name], values, strict=True)))
+        wanted = inspect.signature(action).parameters
+        arguments = {key: value for key, value in settings.items() if key in wanted} | extra
+        if "scene" in wanted:
+            arguments["scene"] = Scene.of(settings)
         with time_limit(REQUEST_SECONDS):
-            result = action(**settings, **extra)
+            result = action(**arguments)
     except (ValueError, TimeoutError) as error:
         raise gr.Error(str(error), title="Sorry", print_exception=False) from error
     except Exception as error:
-        logging.exception("%s failed", action.__name__)
+        logging.exception("%s failed", name)
         raise gr.Error(WENT_WRONG, print_exception=False) from error
-    result = result if isinstance(result, tuple) else (result,)
-    return result if tab is None else (*result, link(tab, settings))
+    return result if isinstance(result, tuple) else (result,), settings
 
 
 def save_image(image: Image.Image, name: str, folder: str) -> str:
@@ -95,37 +98,49 @@ class Endpoints:
         self.studio = studio
         self.link = gr.Textbox(label="Link", visible=False)
         self.image = gr.Image(label="Image", type="filepath", format="png", visible=False)
-        self._add("generate", "generate", studio.generate, [gr.Gallery(label="Images", format="png", visible=False)])
-        self._add("zoom", "zoom", studio.zoom, [self.image])
-        self._add("preview", "zoom", studio.preview, [self.image], **PREVIEW)
+        self._add("generate", "generate", [gr.Gallery(label="Images", format="png", visible=False)])
+        self._add("zoom", "zoom", [self.image])
+        self._add("preview", "zoom", [self.image], **PREVIEW)
         first, second = (
             gr.Image(label=label, type="filepath", format="png", visible=False) for label in ("First", "Second")
         )
-        self._add("mix", "mix", studio.mix, [first, second, self.image])
-        self._add("morph", "morph", studio.morph, [self.image])
+        self._add("mix", "mix", [first, second, self.image])
+        self._add("morph", "morph", [self.image])
         film = gr.Image(label="Film", type="filepath", format="gif", visible=False)
-        self._add("film", "film", studio.film, [film], **HEAVY)
-        self._add("photo", "rebuild", studio.photo, [self.image])
+        self._add("film", "film", [film], **HEAVY)
+        self._add("photo", "rebuild", [self.image])
         self._add_rebuild()
+        self._add_labels()
 
-    def _add(self, name: str, tab: str, action: Callable, outputs: list, **how) -> None:
-        names = list(inspect.signature(action).parameters)
-
-        @functools.wraps(action)
-        def run(*values):
-            *drawn, query = answer(self.studio, action, tab, values)
-            settings = {key: setting.default for key, setting in self.studio.settings.items()}
-            settings |= self.studio.check(dict(zip(names, values, strict=True)))
-            title = self.studio.file_name(tab, settings)
-            return (
-                *(self._files(value, f"{title}{suffix}") for value, suffix in zip(drawn, suffixes, strict=True)),
-                query,
-            )
-
+    def _add(self, name: str, tab: str, outputs: list, **how) -> None:
         suffixes = ["-first", "-second", ""] if len(outputs) == 3 else [""]
-        inputs = [parameter(self.studio.settings[key]) for key in names]
+
+        def run(*values):
+            drawn, settings = answer(self.studio, name, values)
+            defaults = {key: setting.default for key, setting in self.studio.settings.items()}
+            title = self.studio.file_name(tab, Scene.of(defaults | settings))
+            files = [self._files(value, f"{title}{suffix}") for value, suffix in zip(drawn, suffixes, strict=True)]
+            return *files, link(tab, settings)
+
+        self._describe(run, name)
+        inputs = [parameter(self.studio.settings[key]) for key in ENDPOINTS[name]]
         trigger = gr.Button(visible=False)
         trigger.click(run, inputs, [*outputs, self.link], api_name=name, **(DRAWING | how))
+
+    def _describe(self, run: Callable, name: str) -> None:
+        """The name, the text and the parameters that Gradio shows of an endpoint."""
+        run.__name__, run.__doc__ = name, getattr(self.studio, name).__doc__
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        run.__signature__ = inspect.Signature([inspect.Parameter(key, kind) for key in ENDPOINTS[name]])
+
+    def _add_labels(self) -> None:
+        def labels() -> list[str]:
+            """The names of the classes; a `class_label` may also be the number of one, from 0."""
+            return list(self.studio.class_ids)
+
+        gr.Button(visible=False).click(
+            labels, None, gr.JSON(label="Names", visible=False), api_name="labels", queue=False
+        )
 
     def _files(self, drawn, name: str):
         """Images as files whose names say what they show."""
@@ -160,6 +175,6 @@ class Endpoints:
             progress((step, total), unit="steps")
 
         extra = {"path": image, "callback": callback}
-        drawn, code, report = answer(self.studio, self.studio.rebuild, None, (num_steps, size), **extra)
-        query = link("rebuild", self.studio.check({"photo": code, "num_steps": num_steps, "size": size}))
+        (drawn, code, report), settings = answer(self.studio, "rebuild", (num_steps, size), **extra)
+        query = link("rebuild", settings | {"photo": code})
         return save_image(drawn, "rebuilt", self.image.GRADIO_CACHE), code, report, query

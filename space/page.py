@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import random
 import time
@@ -25,13 +24,12 @@ from settings import (
     REQUEST_SECONDS,
     SECOND,
     SHOWING,
+    Scene,
     link,
     restore,
 )
 from texts import ABOUT, CARD_PICTURES, CODE, HEAD, SELECT_ON_FOCUS, SHOW_LINK, SHOW_WALL
 from turns import Latest, preview, time_limit, updates_of, wanted_while
-
-from polyinr_hf.editing import detail
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = {"queue": False, **PRIVATE}  # done in no time
@@ -74,7 +72,7 @@ class Page:
             space = os.environ.get("SPACE_ID")  # set where the page is a Space of the Hub
             gr.Markdown(ABOUT + (CODE.format(space=space) if space else ""), elem_id="about")
             if studio.card:
-                with gr.Accordion("The model, what it learned from, licences and credits", open=False, elem_id="card"):
+                with gr.Accordion("The model, what it learned from, licenses and credits", open=False, elem_id="card"):
                     gr.Markdown(CARD_PICTURES.sub("", studio.card))
             self._add_events()
 
@@ -181,7 +179,8 @@ class Page:
         return updates | {self.stage: self._stage(tab, settings, **extra), self.link: link(tab, settings)}
 
     def _stage(self, tab: str, settings: dict, **extra) -> dict:
-        named = {"title": self.studio.title(tab, settings), "name": self.studio.file_name(tab, settings)}
+        seen = Scene.of(settings)
+        named = {"title": self.studio.title(tab, seen), "name": self.studio.file_name(tab, seen)}
         return {"tab": tab, "settings": settings, "note": "", "open": True, **named, **extra}
 
     @sentences
@@ -221,7 +220,7 @@ class Page:
         tab, settings = self._seen(scene)
         self.latest.advance(request.session_hash, scene["moves"])
         with preview(), time_limit(REQUEST_SECONDS):
-            image = self.studio.scene(tab, settings, PREVIEW_SIZE)
+            image = self.studio.draw(tab, Scene.of(settings), PREVIEW_SIZE)
         return {self.stage: {"picture": self._picture(scene, settings, image)}}
 
     @sentences
@@ -235,7 +234,7 @@ class Page:
         """Sharper and sharper, until something else is wanted."""
         tab, settings = self._seen(scene)
         is_wanted = functools.partial(self.latest.is_latest, request.session_hash, scene["moves"])
-        images = self.studio.sharper(tab, settings)
+        images = self.studio.sharper(tab, Scene.of(settings), settings["size"])
         while True:
             with wanted_while(is_wanted), time_limit(REQUEST_SECONDS):
                 image = next(images, None)
@@ -245,15 +244,19 @@ class Page:
         yield {self.stage: {"idle": True}}
 
     def _picture(self, scene: dict, settings: dict, image: Image.Image) -> dict:
-        extent = detail((settings["row"], settings["column"]), 2.0 ** settings["zoom"])
-        return {"src": data_uri(image), "extent": extent, "size": image.width, "epoch": scene["epoch"]}
+        return {
+            "src": data_uri(image),
+            "extent": Scene.of(settings).extent,
+            "size": image.width,
+            "epoch": scene["epoch"],
+        }
 
     @sentences
     def _settle(self, scene) -> Iterator[dict]:
         """What is offered beside the picture, row by row."""
         _, settings = self._seen(scene)
         for strip, picks in zip((self.dice, self.mixtures, self.between), self.studio.picks(settings), strict=True):
-            labels = [self.studio.title(pick["tab"], settings | pick) for pick in picks]
+            labels = [self.studio.title(pick["tab"], Scene.of(settings | pick)) for pick in picks]
             with time_limit(REQUEST_SECONDS):
                 row = strip_of(labels, picks, self.studio.strip(settings, picks))
             yield {strip: row}
@@ -262,16 +265,13 @@ class Page:
     def _film(self, scene) -> Iterator[dict]:
         """A film of the way to the second image and back."""
         _, settings = self._seen(scene)
-        names = inspect.signature(self.studio.frames).parameters
-        way = self.studio.frames(
-            **({name: settings[name] for name in names} | {"size": min(settings["size"], FILM_SIZE)})
-        )
-        frames, total = [], settings["num_frames"]
+        seen, total = Scene.of(settings), settings["num_frames"]
+        way, frames = self.studio.frames(seen, total, min(settings["size"], FILM_SIZE)), []
         while len(frames) < total:
             with time_limit(REQUEST_SECONDS):
                 frames.append(next(way))
             yield {self.stage: {"note": f"The film: frame {len(frames)} of {total}"}}
-        path = save_frames(frames + frames[-2:0:-1], self.studio.file_name("film", settings), self.film.GRADIO_CACHE)
+        path = save_frames(frames + frames[-2:0:-1], self.studio.file_name("film", seen), self.film.GRADIO_CACHE)
         note = {"note": "The film is there.", "idle": True}
         yield {self.film: gr.Image(path, visible=True), self.stage: note, self.link: link("film", settings)}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from urllib.parse import urlencode
 
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.editing import detail
 
 # Of one request.
 SIZES = (64, 128, 256, 512, 1024)  # pixels, of a side
@@ -44,7 +45,44 @@ TABS = {  # what the link to each kind of picture holds
     "film": (*SAMPLE, "photo", *SECOND, "num_frames", "size"),
     "rebuild": ("photo", "num_steps", "size"),
 }
+ENDPOINTS = {  # what each takes beside those of a scene, in the order of its parameters; see `Studio`
+    "generate": (*SAMPLE, "count", "size"),
+    "zoom": (*SAMPLE, "photo", *PLACE, "border", "size"),
+    "preview": (*SAMPLE, "photo", *PLACE),
+    "mix": (*SAMPLE, "photo", *SECOND, "levels", "size"),
+    "morph": (*SAMPLE, "photo", *SECOND, "position", "size"),
+    "film": (*SAMPLE, "photo", *SECOND, "num_frames", "size"),
+    "photo": ("photo", "size"),
+    "rebuild": ("num_steps", "size"),
+}
 SHOWING = {"zoom": "the picture", "mix": "the mixture", "morph": "the picture between"}  # tab -> its name on the page
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What can be seen: an image, what is mixed into it or lies between it and another, and the part of it."""
+
+    class_label: str | None
+    seed: int
+    truncation_psi: float
+    photo: str = ""  # ID of a rebuilt image, in place of class and seed
+    second_class_label: str | None = None
+    second_seed: int = 0
+    levels: tuple[int, ...] = ()  # that are the second image's in a mixture
+    position: float = 0.0  # between the two
+    row: float = 0.5
+    column: float = 0.5
+    zoom: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> Scene:
+        """Of checked settings, of which a scene leaves those that are none of its own."""
+        given = {field.name: settings[field.name] for field in fields(cls) if field.name in settings}
+        return cls(**given | {"levels": tuple(given.get("levels", ()))})
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        return detail((self.row, self.column), 2.0**self.zoom)
 
 
 @dataclass(frozen=True)
@@ -67,7 +105,9 @@ class Setting:
         """
         if isinstance(self.default, list):
             if not isinstance(value, (list, tuple)):
-                raise ValueError(f"{self.label} must be a list of some of {listed(self.choices)}, not {value!r}.")
+                raise ValueError(
+                    f"{self.label} must be a list of some of {listed(self.choices)}, not {shortened(value)}."
+                )
             return [self._choice(item) for item in value]
         if self.choices:
             return self._choice(value)
@@ -146,8 +186,8 @@ def settings_of(pipe: PolyINRPipeline) -> dict[str, Setting]:
         "count": Setting("Images", 4, 1, MAX_COUNT),
         "size": Setting("Size", 512, choices=SIZES, info="pixels"),
         "photo": Setting("Rebuilt image", "", info="its ID; empty for class and seed"),
-        "row": Setting("Centre, down", 0.5, -1, 2, 1e-6, info="0 is the upper border, 1 the lower"),
-        "column": Setting("Centre, across", 0.5, -1, 2, 1e-6, info="0 is the left border, 1 the right"),
+        "row": Setting("Center, down", 0.5, -1, 2, 1e-6, info="0 is the upper border, 1 the lower"),
+        "column": Setting("Center, across", 0.5, -1, 2, 1e-6, info="0 is the left border, 1 the right"),
         "zoom": Setting("Zoom", 0.0, -2, 8, 0.01, info="doublings; below 0 shows what lies beyond the border"),
         "border": Setting("Mark the border", True),
         "second_class_label": Setting("Second class", names[len(names) // 2] if names else None, choices=names),

@@ -1,20 +1,19 @@
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 import torch
 from actions import STRIP_COUNT, Studio, check_pixels, contact_sheet
 from PIL import Image
-from settings import MAX_COUNT, MAX_ENCODED, MAX_FRAMES, MAX_THUMBNAILS, PREVIEW_SIZE, SIZES, TOLERANCE
+from settings import MAX_COUNT, MAX_ENCODED, MAX_FRAMES, MAX_THUMBNAILS, PREVIEW_SIZE, SIZES, TOLERANCE, Scene
 from turns import SupersededError, time_limit, wanted_while
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing.seeds import encode_seeds
 from polyinr_hf.editing.style_mixing import mix_levels
 
-CAT_TO_TREE = {"class_label": "cat", "seed": 3, "truncation_psi": 1.0, "photo": ""} | {
-    "second_class_label": "tree",
-    "second_seed": 8,
-}
-ONE = {"class_label": "dog", "seed": 5, "truncation_psi": 0.8}
+CAT_TO_TREE = Scene("cat", 3, 1.0, second_class_label="tree", second_seed=8)
+ONE = Scene("dog", 5, 0.8)
 
 
 def draw(studio, class_label, seed, psi, size, **kwargs) -> Image.Image:
@@ -39,25 +38,24 @@ def rebuilt(studio, photo):
 
 
 def test_generate_draws_consecutive_seeds(studio):
-    images = studio.generate(**ONE, count=3, size=64)
+    images = studio.generate(ONE, 3, 64)
     assert [caption for _, caption in images] == ["seed 5", "seed 6", "seed 7"]
     for seed, (image, _) in enumerate(images, start=5):
         assert same(image, draw(studio, "dog", seed, 0.8, 64))
 
 
 def test_generate_goes_on_after_the_last_seed(studio):
-    images = studio.generate("cat", 2**32 - 1, 1.0, 2, 64)
+    images = studio.generate(Scene("cat", 2**32 - 1, 1.0), 2, 64)
     assert same(images[1][0], draw(studio, "cat", 0, 1.0, 64))
 
 
-def test_zoom_draws_the_part_around_the_centre(studio):
-    image = studio.zoom(**ONE, photo="", row=0.25, column=0.75, zoom=1.0, border=False, size=64)
+def test_zoom_draws_the_part_around_the_center(studio):
+    image = studio.zoom(replace(ONE, row=0.25, column=0.75, zoom=1.0), False, 64)
     assert same(image, draw(studio, "dog", 5, 0.8, 64, extent=(0.0, 0.5, 0.5, 1.0)))
 
 
 def test_zoom_marks_the_border_beyond_it_only_if_asked(studio):
-    out = {**ONE, "photo": "", "row": 0.5, "column": 0.5, "zoom": -1.0, "size": 128}
-    plain, marked = (np.asarray(studio.zoom(**out, border=border)) for border in (False, True))
+    plain, marked = (np.asarray(studio.zoom(replace(ONE, zoom=-1.0), border, 128)) for border in (False, True))
     differs = (plain != marked).any(axis=2)
     assert (marked[differs] == (255, 255, 0)).all()
     assert 4 * 55 < differs.sum() < 4 * 70  # a square of half the side, one pixel wide
@@ -65,38 +63,39 @@ def test_zoom_marks_the_border_beyond_it_only_if_asked(studio):
 
 @pytest.mark.parametrize("zoom", [-2.0, 8.0])
 def test_zoom_draws_at_its_limits(studio, zoom):
-    assert studio.zoom(**ONE, photo="", row=-1.0, column=2.0, zoom=zoom, border=True, size=64).size == (64, 64)
+    assert studio.zoom(replace(ONE, row=-1.0, column=2.0, zoom=zoom), True, 64).size == (64, 64)
 
 
 def test_mix_takes_levels_of_the_second(studio):
-    first, second, mixed = studio.mix(**CAT_TO_TREE, levels=[4, 1], size=64)
+    first, second, mixed = studio.mix(replace(CAT_TO_TREE, levels=(4, 1)), 64)
     assert same(first, draw(studio, "cat", 3, 1.0, 64))
     assert same(second, draw(studio, "tree", 8, 1.0, 64))
-    A, B = (encode_seeds(studio.pipe, label, seed) for label, seed in (("cat", 3), ("tree", 8)))
-    assert same(mixed, studio._draw(studio.pipe, mix_levels(A, B, [1, 4]), 64))
+    w, other = (encode_seeds(studio.pipe, label, seed, space="w") for label, seed in (("cat", 3), ("tree", 8)))
+    size = {"height": 64, "width": 64, "tolerance": TOLERANCE}
+    assert same(mixed, studio.pipe(w=mix_levels(w, other, [1, 4]), **size).images[0])
     assert not same(mixed, first)
     assert not same(mixed, second)
 
 
 def test_mix_of_no_level_is_the_first_and_of_all_the_second(studio):
-    first, second, _ = studio.mix(**CAT_TO_TREE, levels=[], size=64)
-    assert same(studio.mix(**CAT_TO_TREE, levels=[], size=64)[2], first)
-    assert same(studio.mix(**CAT_TO_TREE, levels=list(range(6)), size=64)[2], second)
+    first, second, mixed = studio.mix(CAT_TO_TREE, 64)
+    assert same(mixed, first)
+    assert same(studio.mix(replace(CAT_TO_TREE, levels=tuple(range(6))), 64)[2], second)
 
 
 def test_morph_from_a_rebuilt_image_moves_its_affine_parameters_and_weights(studio, rebuilt):
     image, code, _, _ = rebuilt
-    two = {**CAT_TO_TREE, "photo": code}
-    assert same(studio.morph(**two, position=0.0, size=48), image)
-    assert same(studio.morph(**two, position=1.0, size=48), draw(studio, "tree", 8, 1.0, 48))
-    frames = studio.film(**two, num_frames=3, size=48)
+    two = replace(CAT_TO_TREE, photo=code)
+    assert same(studio.morph(two, 48), image)
+    assert same(studio.morph(replace(two, position=1.0), 48), draw(studio, "tree", 8, 1.0, 48))
+    frames = studio.film(two, 3, 48)
     assert same(frames[0], image)
-    assert same(frames[1], studio.morph(**two, position=0.5, size=48))
+    assert same(frames[1], studio.morph(replace(two, position=0.5), 48))
     assert not same(frames[1], image)
 
 
 def test_morph_goes_from_the_first_to_the_second(studio):
-    images = [studio.morph(**CAT_TO_TREE, position=position, size=64) for position in (0.0, 0.5, 1.0)]
+    images = [studio.morph(replace(CAT_TO_TREE, position=position), 64) for position in (0.0, 0.5, 1.0)]
     assert same(images[0], draw(studio, "cat", 3, 1.0, 64))
     assert same(images[2], draw(studio, "tree", 8, 1.0, 64))
     assert not same(images[1], images[0])
@@ -104,10 +103,10 @@ def test_morph_goes_from_the_first_to_the_second(studio):
 
 
 def test_the_film_goes_there_and_back(studio):
-    frames = studio.film(**CAT_TO_TREE, num_frames=5, size=64)
+    frames = studio.film(CAT_TO_TREE, 5, 64)
     assert len(frames) == 8
     for index, position in enumerate((0.0, 0.25, 0.5, 0.75, 1.0)):
-        expected = np.asarray(studio.morph(**CAT_TO_TREE, position=position, size=64)).astype(int)
+        expected = np.asarray(studio.morph(replace(CAT_TO_TREE, position=position), 64)).astype(int)
         assert abs(np.asarray(frames[index]) - expected).max() <= 1
     assert all(same(frames[i], frames[-i]) for i in (1, 2, 3))
 
@@ -136,8 +135,8 @@ def test_a_rebuilt_image_shares_all_but_its_synthesis_network(studio, rebuilt):
 
 def test_a_rebuilt_image_can_be_zoomed_and_mixed(studio, rebuilt):
     _, code, _, _ = rebuilt
-    whole = studio.zoom(**ONE, photo=f" {code} ", row=0.5, column=0.5, zoom=0.0, border=False, size=48)
-    first, second, mixed = studio.mix(**{**CAT_TO_TREE, "photo": code}, levels=[5], size=48)
+    whole = studio.zoom(replace(ONE, photo=f" {code} "), False, 48)
+    first, second, mixed = studio.mix(replace(CAT_TO_TREE, photo=code, levels=(5,)), 48)
     assert same(whole, rebuilt[0])
     assert same(first, rebuilt[0])
     assert not same(mixed, first)
@@ -155,84 +154,104 @@ def test_an_unknown_code_is_refused(studio):
 
 def test_too_many_pixels_are_refused_and_the_hint_holds(studio):
     with pytest.raises(ValueError, match=f"choose {SIZES[-2]} pixels"):
-        studio.generate(**ONE, count=MAX_COUNT, size=SIZES[-1])
+        studio.generate(ONE, MAX_COUNT, SIZES[-1])
     check_pixels(MAX_COUNT, SIZES[-2])
     with pytest.raises(ValueError, match="too many at once"):
-        studio.film(**CAT_TO_TREE, num_frames=MAX_FRAMES, size=512)
+        studio.film(CAT_TO_TREE, MAX_FRAMES, 512)
     check_pixels(MAX_FRAMES, 256)
     check_pixels(3, SIZES[-1])  # what mix draws
 
 
 def test_time_runs_out_for_everything_the_model_does(studio, photo):
     for action, settings in (
-        (studio.generate, {**ONE, "seed": 777, "count": 1, "size": 64}),
-        (studio.film, {**CAT_TO_TREE, "num_frames": 2, "size": 64}),
+        (studio.generate, {"scene": replace(ONE, seed=777), "count": 1, "size": 64}),
+        (studio.film, {"scene": CAT_TO_TREE, "num_frames": 2, "size": 64}),
         (studio.rebuild, {"path": str(photo), "num_steps": 20, "size": 64}),
     ):
         with pytest.raises(TimeoutError, match="more than 0 seconds"), time_limit(0):
             action(**settings)
-    studio.generate(**{**ONE, "seed": 777}, count=1, size=64)  # and not afterwards
+    studio.generate(replace(ONE, seed=777), 1, 64)  # and not afterwards
 
 
 def test_what_nobody_wants_any_more_ends(studio):
     wanted = iter([True, True, False])
     with pytest.raises(SupersededError), wanted_while(lambda: next(wanted)):
-        studio.generate(**{**ONE, "seed": 778}, count=5, size=64)
+        studio.generate(replace(ONE, seed=778), 5, 64)
 
 
 def test_what_is_kept_is_bounded(studio):
     for seed in range(300):
-        studio.generate("cat", seed, 1.0, 1, 8)
+        studio.generate(Scene("cat", seed, 1.0), 1, 8)
     assert studio._encode.cache_info().currsize == MAX_ENCODED
     assert studio._thumbnail.cache_info().maxsize == MAX_THUMBNAILS
 
 
 def test_preview_is_a_small_zoom(studio):
-    place = {**ONE, "photo": "", "row": 0.3, "column": 0.6, "zoom": 2.0}
-    assert same(studio.preview(**place), studio.zoom(**place, border=False, size=PREVIEW_SIZE))
-
-
-def scene(studio, **changes) -> dict:
-    return {name: setting.default for name, setting in studio.settings.items()} | CAT_TO_TREE | changes
+    place = replace(ONE, row=0.3, column=0.6, zoom=2.0)
+    assert same(studio.preview(place), studio.zoom(place, False, PREVIEW_SIZE))
 
 
 @pytest.mark.parametrize("tab", ["zoom", "mix", "morph"])
-def test_a_scene_is_what_the_endpoints_draw(tab, studio):
-    settings = scene(studio, levels=[1, 4], position=0.3)
-    first = {name: settings[name] for name in ("class_label", "seed", "truncation_psi", "photo")}
-    second = {name: settings[name] for name in ("second_class_label", "second_seed")}
+def test_the_page_shows_what_the_endpoints_draw(tab, studio):
+    scene = replace(CAT_TO_TREE, levels=(1, 4), position=0.3)
     expected = {
-        "zoom": lambda: studio.zoom(**first, row=0.5, column=0.5, zoom=0.0, border=False, size=64),
-        "mix": lambda: studio.mix(**first, **second, levels=[1, 4], size=64)[2],
-        "morph": lambda: studio.morph(**first, **second, position=0.3, size=64),
+        "zoom": lambda: studio.zoom(scene, False, 64),
+        "mix": lambda: studio.mix(scene, 64)[2],
+        "morph": lambda: studio.morph(scene, 64),
     }[tab]()
-    assert same(studio.scene(tab, settings, 64), expected)
-    place = {"row": 0.25, "column": 0.75, "zoom": 1.0, "size": 128}
-    part = studio.scene(tab, settings | place, 128)
-    assert not same(part, studio.scene(tab, settings, 128))
-    *coarse, sharp = studio.sharper(tab, settings | place)
+    assert same(studio.draw(tab, scene, 64), expected)
+    place = replace(scene, row=0.25, column=0.75, zoom=1.0)
+    part = studio.draw(tab, place, 128)
+    assert not same(part, studio.draw(tab, scene, 128))
+    *coarse, sharp = studio.sharper(tab, place, 128)
     assert len(coarse) >= 1
     assert same(sharp, part)
 
 
+def settings_of_cat_to_tree(studio, **changes) -> dict:
+    return {name: setting.default for name, setting in studio.settings.items()} | asdict(CAT_TO_TREE) | changes
+
+
 def test_picks_are_what_their_thumbnails_show(studio):
-    settings = scene(studio, row=0.2, zoom=3.0)
+    settings = settings_of_cat_to_tree(studio, row=0.2, zoom=3.0)
     for picks in studio.picks(settings):
         sheet = studio.strip(settings, picks)
         assert sheet.size == (len(picks) * PREVIEW_SIZE, PREVIEW_SIZE)
         whole = settings | {"row": 0.5, "column": 0.5, "zoom": 0.0}
         for i, pick in enumerate(picks):
             tile = sheet.crop((i * PREVIEW_SIZE, 0, (i + 1) * PREVIEW_SIZE, PREVIEW_SIZE)).convert("RGB")
-            assert same(tile, studio.scene(pick["tab"], whole | pick, PREVIEW_SIZE))
+            assert same(tile, studio.draw(pick["tab"], Scene.of(whole | pick), PREVIEW_SIZE))
 
 
 def test_titles_and_file_names_say_what_is_seen(studio):
-    settings = scene(studio, levels=[4, 5], position=0.25)
-    assert studio.title("zoom", settings) == "cat 3"
-    assert studio.title("mix", settings) == "cat 3 with levels 4, 5 of tree 8"
-    assert studio.title("morph", settings) == "cat 3 → tree 8, 25%"
-    assert studio.file_name("morph", settings) == "cat-3-morph-tree-8"
-    assert studio.file_name("zoom", scene(studio, photo="abc")) == "your-picture"
+    scene = replace(CAT_TO_TREE, levels=(4, 5), position=0.25)
+    assert studio.title("zoom", scene) == "cat 3"
+    assert studio.title("mix", scene) == "cat 3 with levels 4, 5 of tree 8"
+    assert studio.title("morph", scene) == "cat 3 → tree 8, 25%"
+    assert studio.file_name("morph", scene) == "cat-3-morph-tree-8"
+    assert studio.file_name("zoom", replace(scene, photo="abc")) == "your-picture"
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [(1, "dog"), ("1", "dog"), ("DOG", "dog"), ("tabby", "cat"), ("tree", "tree")],
+)
+def test_a_class_by_name_or_number(studio, given, expected):
+    assert studio.check({"class_label": given}) == {"class_label": expected}
+
+
+@pytest.mark.parametrize("given", [3, -1, 0.5, True, None, [1], "wolf"])
+def test_a_class_that_there_is_not(studio, given):
+    with pytest.raises(ValueError, match="^Class") as error:
+        studio.check({"class_label": given})
+    assert "class_labels" not in str(error.value)
+
+
+def test_what_was_typed_is_shortened(studio):
+    for name, value in (("class_label", "wolf" * 5000), ("levels", "fine" * 5000), ("seed", "9" * 5000)):
+        with pytest.raises(ValueError) as error:
+            studio.check({name: value})
+        assert len(str(error.value)) < 250
 
 
 def test_the_wall_has_a_picture_of_each_class_once(studio):
@@ -266,11 +285,11 @@ def unconditional() -> Studio:
 
 def test_an_unconditional_model_does_it_all(photo):
     studio = unconditional()
-    sample = {"class_label": None, "seed": 1, "truncation_psi": 0.7}
-    two = {**sample, "photo": "", "second_class_label": None, "second_seed": 2}
-    assert studio.check({**two}) == two
-    assert len(studio.generate(**sample, count=2, size=64)) == 2
-    first, second, _ = studio.mix(**two, levels=[3], size=64)
+    two = Scene(None, 1, 0.7, second_class_label=None, second_seed=2, levels=(3,), position=1.0)
+    checked = {"class_label": None, "second_class_label": None, "seed": 1}
+    assert studio.check(checked) == checked
+    assert len(studio.generate(two, 2, 64)) == 2
+    first, second, _ = studio.mix(two, 64)
     assert not same(first, second)
-    assert same(studio.morph(**two, position=1.0, size=64), second)
+    assert same(studio.morph(two, 64), second)
     assert studio.rebuild(str(photo), 20, 64)[0].size == (64, 64)

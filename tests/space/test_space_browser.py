@@ -15,7 +15,7 @@ from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from settings import PREVIEW_SIZE, link
+from settings import PREVIEW_SIZE, Scene, link
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")
@@ -131,7 +131,7 @@ def page(chromium, server) -> Visitor:
 
 def scene(studio, tab="zoom", size=128, **changes) -> Image.Image:
     settings = {name: setting.default for name, setting in studio.settings.items()} | changes
-    return studio.scene(tab, settings, size)
+    return studio.draw(tab, Scene.of(settings), size)
 
 
 def test_by_hand(page, studio):
@@ -264,9 +264,9 @@ def test_a_link_restores_its_state_and_draws_once(tab, chosen, page, studio, mon
     values = {name: setting.default for name, setting in studio.settings.items()} | chosen | {"size": 128}
     query = link(tab, values)
     page.open(query)
-    page.shows(studio.scene(tab, values, 128))
+    page.shows(studio.draw(tab, Scene.of(values), 128))
     page.tiles("between")
-    assert sum(values["size"] == 128 for _, values, *_ in drawn) == 1  # a page before may still wait for others
+    assert sum(size == 128 for _, _, size in drawn) == 1  # a page before may still wait for others
     assert page.query().items() >= dict(parse_qsl(query[1:])).items()
     for name in set(chosen) & {"class_label", "second_class_label"}:
         assert page.value(name) == values[name]

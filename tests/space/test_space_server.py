@@ -52,7 +52,7 @@ def sends(client: Client, path: Path) -> str:
 
 def test_the_endpoints_are_named_and_described(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {*CHANGES, "/rebuild", "/photo"}
+    assert set(endpoints) == {*CHANGES, "/rebuild", "/photo", "/labels"}
     for endpoint in endpoints.values():
         assert endpoint["description"]
         assert all(re.fullmatch("[a-z_]+", parameter["parameter_name"]) for parameter in endpoint["parameters"])
@@ -93,6 +93,20 @@ def test_sizes_and_levels_may_be_texts_and_class_names_in_any_case(client):
     as_text, as_number = (client.predict(**x, api_name="/mix") for x in (given, {"size": 64, "levels": [4, 5]}))
     assert Image.open(as_text[2]).size == Image.open(as_number[2]).size == (64, 64)
     assert "class_label=dog" in as_text[-1]
+
+
+def test_classes_are_listed_and_may_be_numbers(client):
+    assert client.predict(api_name="/labels") == ["cat", "dog", "tree"]
+    image, link = client.predict(class_label=1, size=64, api_name="/zoom")
+    assert "class_label=dog" in link
+    with pytest.raises(AppError, match=r"Class: it must be names or ids in 0\.\.2, got 7"):
+        client.predict(class_label=7, size=64, api_name="/zoom")
+
+
+@pytest.mark.parametrize("image", ["cat.jpg", "", {"url": "cat.jpg"}, 3, ["cat.jpg"]])
+def test_what_is_no_file_where_one_is_wanted_gets_a_sentence(client, image):
+    with pytest.raises(AppError, match="handle_file"):
+        client.predict(image=image, num_steps=20, size=64, api_name="/rebuild")
 
 
 def test_the_film_is_an_animation(client):
@@ -153,7 +167,7 @@ def test_a_hostile_upload_is_refused_with_a_sentence_and_the_server_answers(host
 
 @pytest.mark.parametrize("url", ["data:image/png;base64,iVBORw0KGgo=", "data:text/plain,hello"])
 def test_an_image_as_base64_gets_a_sentence(url, client):
-    with pytest.raises(AppError, match="as a file"):
+    with pytest.raises(AppError, match="as a file, which"):
         client.predict(image={"url": url, "meta": {"_type": "gradio.FileData"}}, num_steps=20, api_name="/rebuild")
 
 
