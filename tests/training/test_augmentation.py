@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from polyinr_hf.training.augmentation import DiffAugment, blur_sigma_at, gaussian_blur, gaussian_kernel
+from polyinr_hf.training.augmentation import DiffAugment, gaussian_blur, gaussian_kernel
+from polyinr_hf.training.step import blur_sigma_at
 
 
 def make_images(batch=4, height=20, width=28):

@@ -146,14 +146,3 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
         blurred = F.conv2d(blurred, kernel.view(1, 1, -1, 1), padding=(reach, 0))
         blurred = F.conv2d(blurred, kernel.view(1, 1, 1, -1), padding=(0, reach))
     return blurred.view(batch, channels, height, width).to(images.dtype)
-
-
-def blur_sigma_at(kimg: float, initial_sigma: float = 2.0, fade_kimg: float = 300.0) -> float:
-    """Blur sigma, in pixels, after `kimg` thousand real images: from `initial_sigma` linearly to 0 at `fade_kimg`.
-
-    The defaults are those of StyleGAN-XL (Sauer et al., 2022), whose training the paper follows (section 4).
-    A `fade_kimg` of 0 means no blur at all.
-    """
-    if fade_kimg <= 0:
-        return 0.0
-    return max(1 - kimg / fade_kimg, 0.0) * initial_sigma

@@ -24,11 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from ..data.dataset import ImageDataset
-from .augmentation import blur_sigma_at
 from .config import Recipe, StageConfig, check_division
 from .image_generator import ImageGenerator, Windows, cut_windows
 from .models import build_discriminator, build_generator, build_guidance, build_matching
-from .step import AdversarialStep, Batch, Draws, sample_windows
+from .step import AdversarialStep, Batch, Draws, blur_sigma_at, sample_windows
 
 # Dense bfloat16 products, 1e12 multiplications and additions a second, from the makers' data sheets; the first whose
 # name is in the device's.

@@ -315,7 +315,18 @@ def mean_sign(logits: Mapping[str, Tensor]) -> Tensor:
     return sum(values.detach().sign().mean() for values in logits.values()) / len(logits)
 
 
-# --- running means and gradients --------------------------------------------------------------------------------------
+# --- schedules, running means and gradients ---------------------------------------------------------------------------
+
+
+def blur_sigma_at(kimg: float, initial_sigma: float = 2.0, fade_kimg: float = 300.0) -> float:
+    """Blur sigma, in pixels, after `kimg` thousand real images: from `initial_sigma` linearly to 0 at `fade_kimg`.
+
+    The defaults are those of StyleGAN-XL (Sauer et al., 2022), whose training the paper follows (section 4).
+    A `fade_kimg` of 0 means no blur at all.
+    """
+    if fade_kimg <= 0:
+        return 0.0
+    return max(1 - kimg / fade_kimg, 0.0) * initial_sigma
 
 
 def ema_decay(batch_size: int, images_seen: int, half_life_kimg: float | None, ramp_up: float | None) -> float:

@@ -10,7 +10,6 @@ from ..data.loader import ImageLoader, make_loader
 from ..images import sample_images
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .augmentation import blur_sigma_at
 from .config import StageConfig
 from .image_generator import ImageGenerator
 from .loop import TrainingLoop
@@ -26,7 +25,7 @@ from .models import (
     open_source,
     start_weights,
 )
-from .step import AdversarialStep, ema_decay
+from .step import AdversarialStep, blur_sigma_at, ema_decay
 
 
 class Trainer(TrainingLoop):
