@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arguments import one_line_errors
 from polyinr_hf.checks import check_new_folder
-from polyinr_hf.conversion import convert_original_checkpoint, read_id2label
+from polyinr_hf.conversion import convert_original_checkpoint, measure_grid, read_id2label
 from polyinr_hf.files import replace_folder
 
 
@@ -27,6 +27,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--weights", default="G_ema", choices=("G_ema", "G"), help="running average of the generator, or the last one"
     )
+    parser.add_argument("--uniform_grid", action="store_true", help="drop a pixel grid that was trained")
     parser.add_argument("--variant", choices=("fp16",), help="write half-precision weights too, under this name")
     return parser.parse_args(argv)
 
@@ -44,6 +45,16 @@ def main(argv=None):
         f"{config.sample_size}x{config.sample_size} pixels",
         file=sys.stderr,
     )
+    if config.grid_size:
+        grid = measure_grid(pipe.generator)
+        print(
+            f"pixel grid trained: at most {grid['max']:.2g} pixels from uniform, {grid['mean']:.2g} on average; "
+            f"images on both are {grid['psnr']:.1f} dB apart; "
+            + ("dropped" if args.uniform_grid else f"kept, and drawn on at {config.grid_size}x{config.grid_size}"),
+            file=sys.stderr,
+        )
+        if args.uniform_grid:
+            pipe.generator.drop_trained_grid()
     with replace_folder(args.output) as folder:
         pipe.save_pretrained(folder)
         if args.variant:

@@ -32,6 +32,7 @@ from polyinr_hf.conversion import (
     load_original_checkpoint,
     read_id2label,
 )
+from polyinr_hf.modeling_poly_inr import pixel_coordinates
 
 NAMES = ("official_conditional_n64", "official_unconditional_superres_n32")
 REFERENCE = Path(__file__).with_name("reference")
@@ -74,7 +75,9 @@ def draw_tensors(channels, num_classes, num_levels, size, z_dim=16, w_dim=24, dt
         linear(f"{prefix}.fc0_0" if level == 0 else f"{prefix}.fb0.fc1", channels, channels)
     shapes |= {"synthesis.to_rgb.weight": (3, channels, 1, 1), "synthesis.to_rgb.bias": (3,)}
     rng = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=rng).to(dtype) for name, shape in shapes.items()}
+    tensors = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    tensors |= dict.fromkeys(("gridt", "synthesis.grid"), pixel_coordinates(size, size)[None])  # not trained
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
 def build_modules(tensors):
@@ -110,7 +113,7 @@ def small_tensors():
 def test_infers_the_config(reference_values):
     configs = [load_original_checkpoint(reference_values / f"{name}.pkl")[0] for name in NAMES]
     common = {"z_dim": 64, "w_dim": 512, "num_levels": 10, "num_mapping_layers": 2, "class_embed_dim": 320}
-    common |= {"initialization": "released"}
+    common |= {"initialization": "released", "grid_size": None}
     assert configs[0] == common | {"channels": 64, "num_classes": 4, "sample_size": 32}
     assert configs[1] == common | {"channels": 32, "num_classes": None, "sample_size": 64}
 

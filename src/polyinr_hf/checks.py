@@ -26,7 +26,9 @@ LIMITS = {
     "class_embed_dim": 2**16,
     "num_mapping_layers": 2**8,
     "sample_size": 2**20,
+    "grid_size": 2**14,
 }
+OPTIONAL_SIZES = ("num_classes", "grid_size")  # which may be None
 MAX_PARAMETERS = 2**36  # 275 GB in float32
 CHOICES = {
     "modulation_activation": ("leaky_relu", "none"),
@@ -132,8 +134,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             `MAX_PARAMETERS` parameters.
     """
     sizes = {name: config[name] for name in LIMITS if name in config}
-    if sizes.get("num_classes", 1) is None:
-        del sizes["num_classes"]
+    sizes = {name: size for name, size in sizes.items() if size is not None or name not in OPTIONAL_SIZES}
     for name, value in sizes.items():
         try:
             size = 0 if isinstance(value, bool) else operator.index(value)

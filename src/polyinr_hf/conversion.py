@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from ._lazy import naming_extra
-from .modeling_poly_inr import PolyINRGenerator
+from .modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from .pipeline_poly_inr import PolyINRPipeline
+from .reconstruction import psnr
 from .safe_pickle import MAX_TEXT, Call, Record, StoredTensor, UnsafePickleError, describe, read_pickle
 
 __all__ = [
     "UnsafePickleError",
     "convert_original_checkpoint",
     "load_original_checkpoint",
+    "measure_grid",
     "read_id2label",
     "read_module_tensors",
 ]
@@ -47,7 +49,9 @@ for _index, _layer in enumerate(("coefficient", "bias", "rotation", "shift", "hi
         (rf"synthesis\.fc0_{_index}\.(weight|bias)", rf"affine_levels.0.{_layer}.\1"),
         (rf"synthesis\.fb(\d+)\.fc0_{_index}\.(weight|bias)", rf"affine_levels.\1.{_layer}.\2"),
     ]
-_GRIDS = ("gridt", "synthesis.grid")
+_GRIDS = ("gridt", "synthesis.grid")  # one tensor by two names, a parameter that their loop trains
+# In pixels. Float32 rounds a coordinate by 3e-5 of a pixel at 512, and Adam's first step moves it by 5e-2 there.
+_GRID_TOLERANCE = 1e-3
 
 
 # How files begin that arrive in a checkpoint's place, and the way out.
@@ -192,6 +196,19 @@ def _named_tensors(network: object) -> dict[str, StoredTensor]:
     return tensors
 
 
+def _stored_grid(tensors: dict[str, Tensor]) -> Tensor:
+    """Coordinates (N, 2) of the pixels, as stored."""
+    return (tensors[_GRIDS[0] if _GRIDS[0] in tensors else _GRIDS[1]]).reshape(-1, 2)
+
+
+def _displacement(grid: Tensor) -> Tensor:
+    """How far coordinates (N, 2) of a square grid are from uniform ones, (2, H, W), in pixels."""
+    size = math.isqrt(len(grid))
+    if size**2 != len(grid):
+        raise ValueError(f"its pixel grid has {len(grid)} points, which are no square")
+    return ((grid.double() - pixel_coordinates(size, size)) * max(size - 1, 1)).T.unflatten(1, (size, size))
+
+
 def _infer_config(tensors: dict[str, Tensor]) -> dict:
     embedding = tensors.get("mapping.embed.weight")
     first_layer, projection = tensors["mapping.fc0.weight"], tensors.get("mapping.embed_proj.weight")
@@ -202,13 +219,15 @@ def _infer_config(tensors: dict[str, Tensor]) -> dict:
         # The embedding may have more rows: the authors' code starts from ImageNet's 1000, whatever it is trained on.
         config["num_classes"] = tensors["mapping.w_avg"].shape[0]
         config["class_embed_dim"] = embedding.shape[1]
-    grid = tensors.get("gridt", tensors.get("synthesis.grid"))
+    grid = _stored_grid(tensors)
+    trained = not _displacement(grid).abs().max() <= _GRID_TOLERANCE
     return config | {
         "w_dim": first_layer.shape[0],
         "channels": tensors["synthesis.fc0_0.weight"].shape[0],
         "num_levels": 1 + sum(name.endswith(".fb0.fc1.weight") for name in tensors),
         "num_mapping_layers": sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors),
         "sample_size": math.isqrt(grid.numel() // 2),
+        "grid_size": math.isqrt(grid.numel() // 2) if trained else None,
         "initialization": "released",
     }
 
@@ -243,6 +262,8 @@ def _convert_tensors(tensors: dict[str, Tensor], config: dict) -> dict[str, Tens
             tensor = tensor[: config["num_classes"]].clone()
         state_dict[renamed] = tensor.float().contiguous()
     state_dict["w_mean"] = state_dict["w_mean"].reshape(-1, config["w_dim"])  # one row if unconditional
+    if config["grid_size"]:
+        state_dict["grid_displacement"] = _displacement(_stored_grid(tensors)).float().contiguous()
     state_dict["to_rgb.weight"] = state_dict["to_rgb.weight"].flatten(1)  # (3, n, 1, 1) -> (3, n)
     return state_dict
 
@@ -277,6 +298,29 @@ def convert_original_checkpoint(
         generator = PolyINRGenerator(**config)
     generator.load_state_dict(state_dict, assign=True)
     return PolyINRPipeline(generator.eval(), id2label)
+
+
+@torch.no_grad()
+def measure_grid(generator: PolyINRGenerator, num_images: int = 4, num_points: int = 4096) -> dict[str, float]:
+    """How far the pixel grid that was trained with a generator is from a uniform one.
+
+    Returns:
+        `max` and `mean`, of how far a row or column coordinate is off, in pixels, and `psnr` in dB between images drawn
+        on both, of random z and class, at psi 1, over `num_points` pixels of each. Of a uniform grid 0, 0 and infinity.
+    """
+    if not generator.config.grid_size:
+        return {"max": 0.0, "mean": 0.0, "psnr": math.inf}
+    size, config = generator.config.grid_size, generator.config
+    distance = generator.grid_displacement.float().abs()
+    rng = torch.Generator().manual_seed(0)
+    z = torch.randn(num_images, config.z_dim, generator=rng)
+    labels = torch.randint(config.num_classes, (num_images,), generator=rng) if config.num_classes else None
+    points = pixel_coordinates(size, size)[torch.randperm(size**2, generator=rng)[:num_points]]  # (N, 2)
+    A = generator.affine(generator.map(z, labels))
+    grids = points, generator.displace(points, size, size)
+    colors = [torch.cat([generator.synthesize(a, grid) for a in A.split(1)]).clamp(-1, 1) for grid in grids]
+    images = [rgb.transpose(1, 2).unsqueeze(2) for rgb in colors]  # (B, 3, 1, N) each
+    return {"max": distance.max().item(), "mean": distance.mean().item(), "psnr": sum(psnr(*images)) / num_images}
 
 
 def read_id2label(source: str | Path) -> dict[int, str]:

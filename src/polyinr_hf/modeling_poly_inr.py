@@ -38,6 +38,7 @@ from .checks import (
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
+PIXEL_GRIDS = ("native", "interpolated", "uniform")  # what a trained grid is used for
 # The signal-preserving start. Spread of the modulation over features, per unit of coordinate: at level 0, and at later
 # ones, where it is small, as their product would let the image's border outgrow its middle; the same everywhere in the
 # image; and the spread of the images.
@@ -214,6 +215,9 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         compose_coordinates (`bool`, defaults to `True`): Level l transforms the coordinates of level l - 1 (the
             released weights), or, `False`, the pixel grid itself (equation 3).
         initialization (`"signal_preserving"` or `"released"`): How new weights are drawn, see `initialize_weights`.
+        grid_size (`int` or `None`, defaults to `None`): Height and width of the pixel grid that was trained with the
+            network, in the authors' checkpoints; `None` for a uniform one. `grid_displacement` (2, grid_size,
+            grid_size) then has how far each pixel is from its place, in pixels, see `displace`.
 
     Raises:
         ValueError: for a size that is no whole number from 1, or is absurdly large, or an option outside the values
@@ -240,6 +244,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         modulation_activation: str = "leaky_relu",
         compose_coordinates: bool = True,
         initialization: str = "signal_preserving",
+        grid_size: int | None = None,
     ):
         super().__init__()
         check_config(self.config)
@@ -255,6 +260,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         self.to_rgb = nn.Linear(channels, 3)
         # Running mean of w, a row per class, that truncation pulls towards. Updated in training only.
         self.register_buffer("w_mean", torch.zeros(num_classes or 1, w_dim))
+        # In pixels, as half precision has too few digits for the coordinates themselves.
+        self.register_buffer("grid_displacement", torch.zeros(2, grid_size, grid_size) if grid_size else None)
         self.gradient_checkpointing = False
         self.initialize_weights()
 
@@ -364,6 +371,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
         return_dict: bool = True,
+        pixel_grid: str = "native",
     ) -> PolyINRGeneratorOutput | tuple[Tensor]:
         """Latent z (B, z_dim) and class labels (B,) -> images (B, 3, H, W), differentiable, all pixels at once.
 
@@ -371,6 +379,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         """
         height, width = self.size_or_default(height, width)
         coordinates = pixel_coordinates(height, width, extent, device=z.device)  # (H * W, 2)
+        coordinates = self.displace(coordinates, height, width, extent, pixel_grid)
         A = self.affine(self.map(z, class_labels, truncation_psi, truncation_cutoff))  # (B, L, n, 3)
         rgb = self.synthesize(A, coordinates)  # (B, H * W, 3)
         sample = rgb.transpose(1, 2).unflatten(2, (height, width))  # (B, 3, H, W)
@@ -438,6 +447,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         chunk_size: int | None = None,
         callback: Callable[[int, int], None] | None = None,
         tolerance: float = 0.0,
+        pixel_grid: str = "native",
     ) -> Tensor:
         """Images (B, 3, H, W) of affine parameters A (B, L, n, 3), without a graph, in bounded memory.
 
@@ -459,18 +469,23 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 The network is first run on a lattice of pixels as far apart as those of `config.sample_size`, or every
                 4th pixel where that is more: a detail that lies wholly between them, such as a dot smaller than a
                 pixel of `sample_size`, may be missed.
+            pixel_grid: What a grid that was trained with the network is used for, see `displace`.
 
         Raises:
-            ValueError: for a wrong shape of `A` or a size, extent, `antialias`, `chunk_size` or `tolerance` out of
-                range, and if `A` or the weights hold NaN or infinity, or the weights were never loaded.
+            ValueError: for a wrong shape of `A` or a size, extent, `antialias`, `chunk_size`, `tolerance` or
+                `pixel_grid` out of range, and if `A` or the weights hold NaN or infinity, or the weights were never
+                loaded.
         """
         self.check_affine_parameters(A)
         height, width = self.size_or_default(height, width)
         rows, columns = coordinate_axes(height, width, extent)
         extent = check_extent(extent)
         antialias, chunk_size, tolerance = self._check_rendering(antialias, chunk_size, tolerance)
+        displace = self._displacement(height, width, extent, pixel_grid)
         if tolerance > 0:
-            image = self._render_adaptively(A, height, width, extent, antialias, chunk_size, callback, tolerance)
+            image = self._render_adaptively(
+                A, height, width, extent, antialias, chunk_size, callback, tolerance, displace
+            )
             self._check_finite(image, A)
             return image
         chunk_size = max(1, (chunk_size or self.default_chunk_size(A.device)) // A.shape[0])  # of each image
@@ -484,7 +499,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             centers = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
             total = 0
             for offset in offsets:
-                total = total + self._drawn(level_0, A, centers + offset)  # (B, N, 3)
+                total = total + self._drawn(level_0, A, displace(centers + offset))  # (B, N, 3)
             image[:, :, start : start + len(index)] = (total / len(offsets)).transpose(1, 2)
             if callback is not None:
                 callback(start + len(index), height * width)
@@ -492,7 +507,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         return image.unflatten(2, (height, width))  # (B, 3, H, W)
 
     def _render_adaptively(
-        self, A: Tensor, height: int, width: int, extent, antialias: int, chunk_size, callback, tolerance: float
+        self, A: Tensor, height: int, width: int, extent, antialias, chunk_size, callback, tolerance, displace
     ) -> Tensor:
         """`render` with a tolerance above 0, image by image."""
         rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
@@ -507,7 +522,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 if callback is not None:
                     callback(before + done, len(A) * height * width)
 
-            image[i] = draw(self.as_function(a), rows, columns, pitch, tolerance, chunk_size, report)
+            image[i] = draw(self.as_function(a, displace), rows, columns, pitch, tolerance, chunk_size, report)
         return image
 
     def render_progressive(
@@ -518,6 +533,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
         tolerance: float = 0.0,
         chunk_size: int | None = None,
+        pixel_grid: str = "native",
     ) -> Iterator[Tensor]:
         """Yields images (B, 3, H, W) that grow sharper: a coarse lattice, enlarged, then one of half the pitch, and so
         on.
@@ -533,21 +549,25 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         height, width = self.size_or_default(height, width)
         extent = check_extent(extent)
         _, chunk_size, tolerance = self._check_rendering(1, chunk_size, tolerance)
-        return self._previews(A, height, width, extent, tolerance, chunk_size)
+        displace = self._displacement(height, width, extent, pixel_grid)
+        return self._previews(A, height, width, extent, tolerance, chunk_size, displace)
 
     @torch.no_grad()
-    def _previews(self, A: Tensor, height: int, width: int, extent, tolerance: float, chunk_size: int | None):
+    def _previews(self, A: Tensor, height: int, width: int, extent, tolerance, chunk_size, displace):
         rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
         pitch = first_pitch(height, width, extent, self.config.sample_size)
         chunk_size = chunk_size or self.default_chunk_size(A.device)
-        images = [refine(self.as_function(a), rows, columns, pitch, tolerance, chunk_size) for a in A.split(1)]
+        functions = [self.as_function(a, displace) for a in A.split(1)]
+        images = [refine(colors, rows, columns, pitch, tolerance, chunk_size) for colors in functions]
         for lattices in zip(*images, strict=True):
             yield torch.stack([lattice.enlarge(height, width) for lattice in lattices]).to(self.dtype)
 
-    def as_function(self, A: Tensor) -> Callable[[Tensor], Tensor]:
-        """The image A (1, L, n, 3) as a function, coordinates (N, 2) -> colors (N, 3)."""
+    def as_function(
+        self, A: Tensor, displace: Callable[[Tensor], Tensor] = lambda coordinates: coordinates
+    ) -> Callable[[Tensor], Tensor]:
+        """The image A (1, L, n, 3) as a function, coordinates (N, 2) -> colors (N, 3), displaced first."""
         level_0 = self._fold_level_0(A)
-        return lambda coordinates: self._drawn(level_0, A, coordinates)[0]
+        return lambda coordinates: self._drawn(level_0, A, displace(coordinates))[0]
 
     def _drawn(self, level_0: Tensor, A: Tensor, coordinates: Tensor) -> Tensor:
         """`_colors` that are there: of weights without values there are none, and copying them copies nothing."""
@@ -579,6 +599,57 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
                 f"`height` x `width` of {height} x {width} needs {size} for {A.shape[0]} images, which {A.device} "
                 "does not have: draw parts with `extent`."
             ) from error
+
+    # -- A pixel grid that was trained --------------------------------------------------------------------------------
+    def displace(
+        self,
+        coordinates: Tensor,
+        height: int,
+        width: int,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        pixel_grid: str = "native",
+    ) -> Tensor:
+        """Coordinates (N, 2) in an image of that size and extent -> where a trained grid moves them, (N, 2).
+
+        The authors' loop trains the grid of pixels as it trains weights, and draws on it at the size that it was
+        trained at; at any other size, or of another extent, their grid is uniform, as it is for a model without
+        `config.grid_size`. `synthesize` takes coordinates as they are.
+
+        Args:
+            pixel_grid: `"native"` as the authors have it; `"interpolated"` moves pixels of any size and extent, beyond
+                the border as at the border; `"uniform"` moves none.
+
+        Raises:
+            ValueError: for another `pixel_grid`.
+        """
+        return self._displacement(height, width, check_extent(extent), pixel_grid)(coordinates)
+
+    def _displacement(self, height: int, width: int, extent, pixel_grid: str) -> Callable[[Tensor], Tensor]:
+        """`displace` for one size and extent."""
+        if pixel_grid not in PIXEL_GRIDS:
+            raise ValueError(f"`pixel_grid` must be one of {PIXEL_GRIDS}, got {pixel_grid!r}.")
+        size = self.config.grid_size
+        is_native = (height, width, *extent) == (size, size, 0, 0, 1, 1)
+        if size is None or pixel_grid == "uniform" or (pixel_grid == "native" and not is_native):
+            return lambda coordinates: coordinates
+
+        def displace(coordinates: Tensor) -> Tensor:
+            displacement = self.grid_displacement.to(coordinates.device, torch.float32)  # (2, H, W), pixels
+            points = 2 * coordinates.float().flip(-1) - 1  # (N, 2), as grid_sample has them: (x, y) in [-1, 1]
+            moved = F.grid_sample(displacement[None], points[None, None], padding_mode="border", align_corners=True)
+            return coordinates + moved[0, :, 0].T / max(size - 1, 1)  # (N, 2)
+
+        return displace
+
+    def drop_trained_grid(self) -> bool:
+        """Makes the pixel grid uniform for good, at every size; returns whether it was another.
+
+        For what has no use for a trained one, such as training on.
+        """
+        had_one = self.config.grid_size is not None
+        self.grid_displacement = None
+        self.register_to_config(grid_size=None)
+        return had_one
 
     # -- Loading ------------------------------------------------------------------------------------------------------
     @classmethod

@@ -76,7 +76,7 @@ def export_onnx(
     pipeline's `id2label`, JSON) and what is known of the license.
 
     Args:
-        pipeline: Of any configuration and dtype.
+        pipeline: Of any configuration and dtype. A trained pixel grid is left out: the graphs take coordinates.
         dtype: `"float16"` halves the files: weights are stored in half precision and widened when a session is
             created. The arithmetic is float32 in either case, so that both run at the same speed wherever ONNX does.
         license: The model card's `license`, `license_name` and `license_link`, see `read_license`.

@@ -36,7 +36,7 @@ from .checks import (
     finite_number,
     whole_number,
 )
-from .modeling_poly_inr import PolyINRGenerator
+from .modeling_poly_inr import PIXEL_GRIDS, PolyINRGenerator
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
@@ -287,6 +287,7 @@ class PolyINRPipeline(DiffusionPipeline):
         affine_parameters: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        pixel_grid: str = "native",
     ) -> ImagePipelineOutput | tuple:
         r"""Generates images.
 
@@ -312,6 +313,9 @@ class PolyINRPipeline(DiffusionPipeline):
             affine_parameters: A (B, L, n, 3), taken as they are, too.
             output_type: `"pil"` images; `"np"` (B, H, W, 3) or `"pt"` (B, 3, H, W), both in [0, 1].
             return_dict: `False` returns a tuple.
+            pixel_grid: What a pixel grid that was trained with the network, as the authors' are, is used for:
+                `"native"` at the size that it was trained at, as theirs; `"interpolated"` at any size and extent;
+                `"uniform"` never. Of no effect on other models. See [`~PolyINRGenerator.displace`].
 
         Returns:
             [`~diffusers.ImagePipelineOutput`] with `images`, or a tuple of them.
@@ -328,6 +332,8 @@ class PolyINRPipeline(DiffusionPipeline):
         extent = check_extent(extent)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, got {output_type!r}.")
+        if pixel_grid not in PIXEL_GRIDS:
+            raise ValueError(f"`pixel_grid` must be one of {PIXEL_GRIDS}, got {pixel_grid!r}.")
         antialias = check_count("antialias", antialias)
         tolerance = check_number("tolerance", tolerance)
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
@@ -344,7 +350,7 @@ class PolyINRPipeline(DiffusionPipeline):
             if affine_parameters is None:
                 affine_parameters = model.affine(make_w())
             images = [
-                model.render(A.unsqueeze(0), height, width, extent, antialias, tolerance=tolerance)
+                model.render(A[None], height, width, extent, antialias, tolerance=tolerance, pixel_grid=pixel_grid)
                 for A in self.progress_bar(affine_parameters.to(device))
             ]
 

@@ -1,6 +1,7 @@
 """Starting from trained weights: of any resolution, of another class list, of fewer latent numbers."""
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ def load_source(
         OSError: if there is no such pipeline.
     """
     pipeline = PolyINRPipeline.from_pretrained(source, revision=revision)
+    if pipeline.generator.drop_trained_grid():  # training draws at any size, and in windows
+        warnings.warn(
+            f"`run.init_from` {source} has a pixel grid that was trained with it; training goes on from a uniform one.",
+            stacklevel=2,
+        )
     theirs, ours = pipeline.generator.config, generator.config
     for key in ours:
         if key in ("num_classes", "sample_size", "initialization") or key.startswith("_"):
