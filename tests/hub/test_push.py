@@ -79,7 +79,7 @@ def folder(pipe, tmp_path) -> Path:
         load_recipe(ROOT / "examples/emoji/kinds.yaml", ["data.dataset=/home/me/emoji-64"]),
         folder / "recipe.yaml",
     )
-    description = {"kimg": 500.0, "resolution": 64, "num_images": 30, "licences": {"MIT": 20, "Apache-2.0": 10}}
+    description = {"kimg": 500.0, "resolution": 64, "num_images": 30, "licenses": {"MIT": 20, "Apache-2.0": 10}}
     (folder / "training.json").write_text(json.dumps(description))
     PIL.Image.new("RGB", (8, 8)).save(folder / "samples.png")
     return folder
@@ -313,12 +313,64 @@ def test_tokens_appear_nowhere(hub, folder, caplog, capfd):
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "README.md", "training.json"])
-def test_file_with_a_token_is_not_pushed(hub, folder, name):
+def test_file_with_a_token_is_not_pushed_nor_shown(hub, folder, name, capsys):
     (folder / name).write_text(json.dumps({"kimg": 1, "note": TOKEN}))
     with pytest.raises(ValueError, match="holds what looks like a Hub token") as caught:
         push_folder(folder, "ann/inr")
-    assert TOKEN not in str(caught.value)
+    with pytest.raises(SystemExit, match=f"error: {name} holds what looks like a Hub token") as ended:
+        push_to_hub.main(["--pipeline", str(folder), "--repo", "ann/inr", "--dry_run"])
+    assert TOKEN not in f"{caught.value} {ended.value} {capsys.readouterr()}"
     assert not hub.requests
+
+
+def test_a_recipe_keeps_its_comments_and_loses_paths(folder):
+    comment = "# from /home/me/runs/a: lr halved at 5 kimg, and/or ~/b (https://hf.co/c/d)\n"
+    recipe = {
+        "data": {"dataset": "/home/me/runs/a", "split": "train"},
+        "feature_weights": {"lite0": "/home/me/lite0.pth"},
+    }
+    (folder / "recipe.yaml").write_text(comment + yaml.safe_dump(recipe))
+    text = shared_files(folder, "ann/inr")["recipe.yaml"].decode()
+    assert text.startswith("# from a: lr halved at 5 kimg, and/or b (https://hf.co/c/d)\n") and "/home/me" not in text
+    expected = {"data": {"dataset": "a", "split": "train"}, "feature_weights": {"lite0": "lite0.pth"}}
+    assert yaml.safe_load(text) == expected
+    (folder / "recipe.yaml").write_text(comment + 'data: {dataset: "/home/m\\x65/runs/a"}')  # in no plain letters
+    assert shared_files(folder, "ann/inr")["recipe.yaml"] == b"data:\n  dataset: a\n"
+
+
+def test_a_folders_own_card_names_the_repository(hub, folder):
+    """Calls and commands of folders on this machine; other repositories stay."""
+    local = ["runs/mine/exports/kimg-000500", "/home/me/kimg-000500", "./model", "pretrained/poly-inr-emoji"]
+    lines = [f'PolyINRPipeline.from_pretrained("{path}", variant="fp16")' for path in (*local, "bob/inr", "ann/old")]
+    lines += [f"python scripts/generate.py --pipeline {path} --seeds 0-3" for path in (*local, "bob/inr")]
+    (folder / "README.md").write_text("\n".join(lines))
+    push_folder(folder, "ann/inr")
+    text = hub["ann/inr"].files()["README.md"].decode()
+    for path in local:
+        assert path not in text
+    assert text.count('from_pretrained("ann/inr", variant="fp16")') == text.count("--pipeline ann/inr --seeds") == 4
+    assert 'from_pretrained("bob/inr"' in text and "--pipeline bob/inr" in text and 'from_pretrained("ann/old"' in text
+
+
+@pytest.mark.slow
+def test_each_text_file_of_a_folder_is_read_once(folder):
+    (folder / "README.md").write_text("mine")
+    (folder / "evaluation.json").write_text(json.dumps(EVALUATION))
+    ran = run_python(f"""
+        import sys
+        from collections import Counter
+        from pathlib import Path
+        from polyinr_hf.hub import shared_files
+        opened = Counter()
+        def watch(event, arguments):
+            if event == "open" and str(arguments[0]).startswith({str(folder)!r}):
+                opened[Path(str(arguments[0])).name] += 1
+        sys.addaudithook(watch)
+        shared_files({str(folder)!r}, "ann/inr", draw_samples=False)
+        print(sorted(opened.items()))
+    """)
+    names = ["README.md", "config.json", "evaluation.json", "model_index.json", "recipe.yaml", "training.json"]
+    assert ran.stdout.strip() == str([(name, 1) for name in names]), ran.stderr
 
 
 # -- pull -------------------------------------------------------------------------------------------------------------
@@ -521,7 +573,7 @@ def metadata(card: ModelCard):
     return ModelCard(str(card), ignore_metadata_errors=False).data
 
 
-def test_card_tells_of_training_results_and_licences(folder):
+def test_card_tells_of_training_results_and_licenses(folder):
     card = create_card(folder, "ann/inr", EVALUATION)
     data, text = metadata(card), str(card)
     assert data.library_name == "diffusers" and data.pipeline_tag == "unconditional-image-generation"
@@ -591,8 +643,8 @@ def test_parameters_are_those_of_the_model(pipe, tmp_path):
     assert count_parameters(tmp_path) == count_parameters(tmp_path, "fp16") == count
 
 
-def test_one_licence_is_the_models(folder):
-    (folder / "training.json").write_text(json.dumps({"kimg": 1, "resolution": 8, "licences": {"CC-BY-4.0": 9}}))
+def test_one_license_is_the_models(folder):
+    (folder / "training.json").write_text(json.dumps({"kimg": 1, "resolution": 8, "licenses": {"CC-BY-4.0": 9}}))
     assert metadata(create_card(folder, "ann/inr")).license == "cc-by-4.0"
 
 

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -30,10 +33,11 @@ DETAILS = (
     "published",
 )
 LOCAL_FOLDERS = (".", "..", "data", "runs", "pretrained")  # what the documentation calls folders of one's own
+PATH_IN_COMMENT = re.compile(r"(?<![^\s('\"=])~?/(?:[\w.@+-]+/)*([\w.@+-]+)")
 INTENDED_USE = "Research and play: generation, editing of images as functions of their coordinates, and teaching."
 
 
-def without_paths(value):
+def without_paths(value: object) -> object:
     """`value`, of JSON or YAML, in which absolute paths of this machine are cut to their last name."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
@@ -43,22 +47,60 @@ def without_paths(value):
     return Path(value).name if is_path else value
 
 
-def read_recipe(folder: Path) -> dict:
-    """The recipe of an export, {} if there is none."""
-    path = folder / "recipe.yaml"
-    return without_paths(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+@dataclass(frozen=True)
+class Export:
+    """A pipeline folder, of which each text file is read once.
+
+    Attributes:
+        texts: Name and text of each, that of the recipe without absolute paths of this machine.
+        index, config: Of the pipeline and its generator.
+        recipe: What it was trained by, {} if that is not there.
+        training: What the export says of itself: kimg, resolution, image_resolution, licenses, samples_kimg.
+        evaluation: The result of `evaluate` in it.
+    """
+
+    folder: Path
+    texts: dict[str, str]
+    index: dict
+    config: dict
+    recipe: dict
+    training: dict
+    evaluation: dict | None
+
+    @classmethod
+    def read(cls, folder: "str | Path | Export") -> "Export":
+        """A folder's, or one that was read before."""
+        if isinstance(folder, Export):
+            return folder
+        folder, tables = Path(folder), ("model_index.json", "generator/config.json", "training.json", "evaluation.json")
+        files = {name: folder / name for name in (*tables, "recipe.yaml", "README.md")}
+        texts = {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+        index, config, training, evaluation = (json.loads(texts.get(name, "null")) for name in tables)
+        recipe = yaml.safe_load(texts.get("recipe.yaml", "")) or {}
+        if recipe:
+            texts["recipe.yaml"] = _cut_paths(texts["recipe.yaml"], recipe)
+        return cls(folder, texts, index, config, without_paths(recipe), training or {}, without_paths(evaluation))
 
 
-def read_evaluation(folder: Path) -> dict | None:
-    """The result of `evaluate` that is in a pipeline folder."""
-    path = folder / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _cut_paths(text: str, content: dict) -> str:
+    """A YAML text, comments and all, without the absolute paths that `content`, its content, holds."""
+    short = without_paths(content)
+    for before, after in sorted(_changes(content, short), key=lambda pair: -len(pair[0])):
+        text = text.replace(before, after)
+    text = re.sub(r"(?m)(^|\s)#.*$", lambda comment: PATH_IN_COMMENT.sub(r"\1", comment[0]), text)
+    # Where a path is written in a way of its own, folded or escaped, the comments are lost rather than the path kept.
+    return text if (yaml.safe_load(text) or {}) == short else yaml.safe_dump(short, sort_keys=False, allow_unicode=True)
 
 
-def read_training(folder: Path) -> dict:
-    """What an export says of itself, {} for nothing: kimg, resolution, image_resolution, licences, samples_kimg."""
-    path = folder / "training.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _changes(before: object, after: object) -> Iterator[tuple[str, str]]:
+    """The texts that differ between two values of the same shape."""
+    if isinstance(before, dict):
+        before, after = list(before.values()), list(after.values())
+    if isinstance(before, list):
+        for pair in zip(before, after, strict=True):
+            yield from _changes(*pair)
+    elif before != after:
+        yield before, after
 
 
 def count_parameters(folder: Path, variant: str | None = None) -> int:
@@ -73,7 +115,7 @@ def count_parameters(folder: Path, variant: str | None = None) -> int:
 
 
 def create_card(
-    folder: str | Path,
+    folder: str | Path | Export,
     repo_id: str,
     evaluation: dict | None = None,
     details: dict | None = None,
@@ -86,7 +128,8 @@ def create_card(
     """The model card of a pipeline folder.
 
     Args:
-        folder: Pipeline folder; its recipe.yaml, training.json and evaluation.json are used where they are.
+        folder: Pipeline folder, or what was read of it; its recipe.yaml, training.json and evaluation.json are used
+            where they are.
         repo_id: org/name, for the usage snippet.
         evaluation: A result of `evaluate`, or {"results": [...]} of several, the first of which goes into the metadata;
             evaluation.json of the folder by default.
@@ -99,25 +142,23 @@ def create_card(
     Raises:
         ValueError: for an unknown key in `details`.
     """
-    folder, details = Path(folder), dict(details or {})
+    export, details = Export.read(folder), dict(details or {})
     if strangers := set(details) - set(DETAILS):
         raise ValueError(f"`details` has unknown keys {sorted(strangers)}; known are {DETAILS}.")
-    evaluation = without_paths(evaluation or read_evaluation(folder))
-    recipe, training = read_recipe(folder), read_training(folder)
-    config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
+    evaluation = without_paths(evaluation) or export.evaluation
+    recipe, training, config, index = export.recipe, export.training, export.config, export.index
     evaluations = (evaluation or {}).get("results", [evaluation] if evaluation else [])
     dataset_name = details.get("dataset_name") or _dataset_name(evaluations, recipe)
-    licences = training.get("licences") or {}
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    licenses = training.get("licenses") or training.get("licences") or {}  # before 0.2: with c
     names = Counter(name.strip() for joined in (index.get("id2label") or {}).values() for name in joined.split(","))
     arguments = {"revision": revision, "variant": variant, "subfolder": subfolder}
     return ModelCard.from_template(
-        _card_data(repo_id, details, licences, evaluations, dataset_name, config["num_classes"], samples),
+        _card_data(repo_id, details, licenses, evaluations, dataset_name, config["num_classes"], samples),
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
         title=details.get("title", repo_id.split("/")[-1]),
         description=details.get("description", f"Poly-INR trained on {dataset_name}." if recipe else "Poly-INR."),
-        num_parameters=count_parameters(folder, variant),
+        num_parameters=count_parameters(export.folder, variant),
         num_levels=config["num_levels"],
         channels=config["channels"],
         num_classes=config["num_classes"],
@@ -139,18 +180,18 @@ def create_card(
         intended_use=details.get("intended_use", INTENDED_USE),
         links={"Paper": PAPER_URL, "Code of the authors": CODE_URL} | details.get("links", {}),
         limits=details.get("limits", []),
-        license_text=details.get("license_text", _license_text(licences)),
-        licences=licences,
+        license_text=details.get("license_text", _license_text(licenses)),
+        licenses=licenses,
     )
 
 
-def _card_data(repo_id, details, licences, evaluations, dataset_name, num_classes, samples) -> ModelCardData:
+def _card_data(repo_id, details, licenses, evaluations, dataset_name, num_classes, samples) -> ModelCardData:
     """The metadata that the Hub searches by."""
     license = details.get("license")
     extra = {name: details[name] for name in ("license_name", "license_link") if name in details}
-    if license is None and licences:
-        license = next(iter(licences)).lower() if len(licences) == 1 else "other"
-        extra |= {"license_name": "training-images"} if len(licences) > 1 else {}
+    if license is None and licenses:
+        license = next(iter(licenses)).lower() if len(licenses) == 1 else "other"
+        extra |= {"license_name": "training-images"} if len(licenses) > 1 else {}
     results = []
     if evaluations:
         from ..evaluation.report import eval_results
@@ -197,6 +238,15 @@ def published_results(published: dict) -> list[EvalResult]:
         )
         for name, value in published["metrics"].items()
     ]
+
+
+def correct_card(text: str, repo_id: str) -> str:
+    """A folder's own model card as `repo_id`'s: calls that open a folder of this machine open the repository."""
+
+    def correct(match: re.Match) -> str:
+        return match[0] if _hub_id(match[2]) else f"{match[1]}{repo_id}"
+
+    return re.sub(r"""(from_pretrained\(\s*["']|--pipeline[ =]["']?)([^"'\s]+)""", correct, text)
 
 
 def _dataset_name(evaluations: list[dict], recipe: dict) -> str:
@@ -246,7 +296,7 @@ def _training_table(recipe: dict, training: dict, dataset_name: str) -> list[tup
     return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
 
 
-def _license_text(licences: dict[str, int]) -> str:
-    if licences:
-        return "The training images are under the licences below, the code in this repository under Apache-2.0."
-    return "The code in this repository is under Apache-2.0. The weights' licence is that of their training data."
+def _license_text(licenses: dict[str, int]) -> str:
+    if licenses:
+        return "The training images are under the licenses below, the code in this repository under Apache-2.0."
+    return "The code in this repository is under Apache-2.0. The weights' license is that of their training data."

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 from ..pipeline_poly_inr import PolyINRPipeline, describe_hub_error, travelling_code
-from .model_card import create_card, read_evaluation, read_recipe, read_training, without_paths
+from .model_card import Export, correct_card, create_card, without_paths
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -95,7 +94,8 @@ def push_folder(
             `from_pretrained(repo_id, variant=...)`; or a variant that the folder has.
         subfolder: Where in the repository.
         commit_message: By default what was trained, "kimg 500, 64 x 64".
-        card, evaluation: As in `create_card`. A README.md in the folder is taken as it is unless `card` is given.
+        card, evaluation: As in `create_card`. Unless `card` is given, a README.md in the folder is taken, with this
+            repository's name in place of folders of this machine.
         draw_samples: Whether to draw samples.png if the folder has none, which loads the model.
         attempts, retry_seconds: How often to try while the Hub is out of reach, and how long to wait at first, then
             doubled.
@@ -115,12 +115,12 @@ def push_folder(
         user = _retrying(api.whoami, repo_id, revision, token, attempts, retry_seconds)
         repo_id = f"{user['name']}/{repo_id}"
     with tempfile.TemporaryDirectory() as workspace:
-        folder = _with_variant(Path(folder), Path(workspace), variant)
+        export = Export.read(_with_variant(Path(folder), Path(workspace), variant))
         options = {"card": card, "evaluation": evaluation, "revision": revision, "variant": variant}
-        files = shared_files(folder, repo_id, subfolder=subfolder, draw_samples=draw_samples, **options)
-        check_no_tokens(files, token)
+        options |= {"subfolder": subfolder, "draw_samples": draw_samples, "token": token}
+        files = shared_files(export, repo_id, **options)
         prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-        message = commit_message or describe_training(folder) + (f", {variant}" if variant else "")
+        message = commit_message or describe_training(export) + (f", {variant}" if variant else "")
 
         def push() -> CommitInfo:
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -223,9 +223,10 @@ def check_no_tokens(files: dict[str, Path | bytes], token: str | bool | None = N
 # Files
 # ---------------------------------------------------------------------------------------------------------------------
 def shared_files(
-    folder: str | Path,
+    folder: str | Path | Export,
     repo_id: str,
     *,
+    token: str | bool | None = None,
     card: ModelCard | dict | None = None,
     evaluation: dict | None = None,
     revision: str | None = None,
@@ -236,31 +237,37 @@ def shared_files(
     """What a repository gets: its path -> a local file, or generated content.
 
     The folder's own files of `SHARED_FILES`, the code that travels, and the model card. Samples are drawn if there are
-    none. Absolute paths of this machine, in the recipe or where a model was loaded from, are cut to their last name.
+    none. Absolute paths of this machine, in the recipe or where a model was loaded from, are cut to their last name; in
+    the folder's own card the repository takes the place of folders of this machine.
+
+    Raises:
+        ValueError: for an unknown key in `card`, or a text file with something like a token in it.
     """
-    folder = Path(folder)
+    export = Export.read(folder)
     files: dict[str, Path | bytes] = {}
     for pattern in SHARED_FILES:
-        for path in sorted(folder.glob(pattern)):
+        for path in sorted(export.folder.glob(pattern)):
             is_weights = ".safetensors" in path.name
             if not (variant and is_weights) or f".{variant}" in path.name:
-                files[path.relative_to(folder).as_posix()] = path
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    files["model_index.json"] = _json(PolyINRPipeline.portable_index(index))
-    config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
-    files["generator/config.json"] = _json({key: value for key, value in config.items() if key != "_name_or_path"})
-    if (folder / "recipe.yaml").is_file():
-        files["recipe.yaml"] = yaml.safe_dump(read_recipe(folder), sort_keys=False, allow_unicode=True).encode()
+                files[path.relative_to(export.folder).as_posix()] = path
+    files["model_index.json"] = _json(PolyINRPipeline.portable_index(dict(export.index)))
+    files["generator/config.json"] = _json(
+        {key: value for key, value in export.config.items() if key != "_name_or_path"}
+    )
+    files |= {name: export.texts[name].encode() for name in ("recipe.yaml", "training.json") if name in export.texts}
     files |= {name: source.encode() for name, source in travelling_code().items()}
-    if evaluation := evaluation or read_evaluation(folder):
-        files["evaluation.json"] = _json(without_paths(evaluation))
+    if evaluation := without_paths(evaluation) or export.evaluation:
+        files["evaluation.json"] = _json(evaluation)
     if draw_samples and "samples.png" not in files:
-        files["samples.png"] = _draw_samples(folder, variant)
+        files["samples.png"] = _draw_samples(export.folder, variant)
     if card is not None or "README.md" not in files:
         if not isinstance(card, ModelCard):
             options = {"revision": revision, "variant": variant, "subfolder": subfolder}
-            card = create_card(folder, repo_id, evaluation, card, samples="samples.png" in files, **options)
+            card = create_card(export, repo_id, evaluation, card, samples="samples.png" in files, **options)
         files["README.md"] = str(card).encode()
+    else:
+        files["README.md"] = correct_card(export.texts["README.md"], repo_id).encode()
+    check_no_tokens(files, token)
     return dict(sorted(files.items()))
 
 
@@ -268,13 +275,11 @@ def _json(value: dict) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def describe_training(folder: str | Path) -> str:
+def describe_training(folder: str | Path | Export) -> str:
     """ "kimg 500, 64 x 64": a commit message."""
-    folder = Path(folder)
-    training = read_training(folder)
-    config = json.loads((folder / "generator" / "config.json").read_text(encoding="utf-8"))
-    resolution = training.get("resolution", config["sample_size"])
-    start = f"kimg {training['kimg']:g}" if "kimg" in training else "Poly-INR"
+    export = Export.read(folder)
+    resolution = export.training.get("resolution", export.config["sample_size"])
+    start = f"kimg {export.training['kimg']:g}" if "kimg" in export.training else "Poly-INR"
     return f"{start}, {resolution} x {resolution}"
 
 

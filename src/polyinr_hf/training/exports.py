@@ -65,7 +65,7 @@ def save_description(
         description["num_images"] = len(dataset)
         data = recipe.data
         try:
-            description["licences"] = count_licenses(
+            description["licenses"] = count_licenses(
                 data.dataset, data.config, data.split, data.image_column, data.cache_dir, data.revision
             )
         except Exception as error:  # the dataset is opened once more, and its host may be gone: training goes on
