@@ -12,7 +12,7 @@ from settings import MAX_PHOTOS, MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS
 from torch import Tensor
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.digests import tensor_digest
+from polyinr_hf.files import tensor_digest
 from polyinr_hf.images import load_photo
 
 SCRIPT_MARKS = (b"<script", b"<!doctype html", b"<?php", b"<!entity")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS, VGG16features
 
-from polyinr_hf.digests import weights_digest
 from polyinr_hf.evaluation.extractors import find_weights, load_extractor, lpips_weights
 from polyinr_hf.feature_networks import load_backbone
+from polyinr_hf.files import weights_digest
 
 
 @pytest.fixture(scope="module")

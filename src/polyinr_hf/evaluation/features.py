@@ -24,8 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..digests import weights_digest
-from ..files import replace_file
+from ..files import replace_file, weights_digest
 from .metrics import FeatureSet
 from .sources import Source
 

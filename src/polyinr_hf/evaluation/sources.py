@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_count, check_number
-from ..digests import tensor_digest, weights_digest
+from ..files import tensor_digest, weights_digest
 from ..images import to_uint8
 from ..pipeline_poly_inr import PolyINRPipeline
 

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..checks import check_size
-from ..digests import tensor_digest, weights_digest
+from ..files import tensor_digest, weights_digest
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .objective import PERCEPTUAL_SIDE, PIXEL_CHUNK, InversionLoss, Target, backbone_name, load_perceptual_network

@@ -19,7 +19,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from .._lazy import naming_extra
-from ..digests import tensor_digest
+from ..files import tensor_digest
 from ..images import to_float, to_rgb
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from ..reconstruction import SSIM, psnr, ssim

@@ -119,17 +119,18 @@ class Search:
             if self.moves:
                 (self.delta.grad,) = torch.autograd.grad(A, self.delta, gradients.pop(0))
         if self.tuning is not None and self.tuning.locality_weight > 0:
-            torch._foreach_add_(gradients, self._locality(random), alpha=self.tuning.locality_weight)
+            change = self._locality(random, self.tuning.precision)
+            torch._foreach_add_(gradients, change, alpha=self.tuning.locality_weight)
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
         return loss
 
-    def _locality(self, random: torch.Generator) -> Sequence[Tensor]:
+    def _locality(self, random: torch.Generator | None, precision: str) -> Sequence[Tensor]:
         """Gradients of the mean squared change of a random sample's image (the regularization of Roich et al. 2022).
 
         The sample's A is the same in both models.
         """
-        config, device, precision = self.original.config, self.original.device, self.tuning.precision
+        config, device = self.original.config, self.original.device
         z = torch.randn(1, config.z_dim, generator=random).to(device)
         labels = None
         if config.num_classes is not None:
