@@ -1,4 +1,4 @@
-"""The documented API as a type checker sees it: README's blocks are right, and every public name has a type of its own."""
+"""The documented API as a type checker sees it: README's blocks are right, every public name has a type of its own."""
 
 import importlib
 import json
@@ -21,10 +21,19 @@ def check(folder: Path, code: str) -> list[tuple[str, str]]:
     (folder / "code.py").write_text(code, encoding="utf-8")
     settings = {"include": ["code.py"], "extraPaths": [str(ROOT / "src")], "pythonVersion": "3.11"}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        "--project",
+        str(folder),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    said = json.loads(result.stdout[result.stdout.index("{") :])["generalDiagnostics"]  # npm may speak before
-    return [(entry["severity"], entry["message"]) for entry in said]
+    report = json.loads(result.stdout[result.stdout.index("{") :])  # npm may have spoken before
+    return [(entry["severity"], entry["message"]) for entry in report["generalDiagnostics"]]
 
 
 @pytest.mark.slow
