@@ -1,6 +1,7 @@
 """What scripts share: arguments that say which pipeline and which images, or which training run, and a progress bar."""
 
 import argparse
+import logging
 import re
 import sys
 import time
@@ -282,6 +283,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None
 
 def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     """The recipe asked for: a file, `small`, or with --resume and no other that of the run; with overrides applied."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("polyinr_hf").setLevel(logging.INFO)  # how the pictures' folder was read, what is on the Hub
     name, overrides = arguments.recipe, list(arguments.overrides)
     if name is not None and "=" in name:  # an override where no recipe is named
         name, overrides = None, [name, *overrides]

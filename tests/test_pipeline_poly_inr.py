@@ -105,6 +105,14 @@ def test_words_of_a_name_may_be_parted_by_anything(name):
         pipe.get_label_ids("--")
 
 
+@pytest.mark.parametrize("stored", ["caf\u00e9", "cafe\u0301"])
+def test_letters_of_a_name_may_be_composed_or_not(stored):
+    pipe = PolyINRPipeline(make_generator(), {0: "bar", 1: f"{stored}, inn", 2: "tench", 3: "tabby"})
+    for name in ("caf\u00e9", "cafe\u0301", "CAFE\u0301", "CAF\u00c9", f"{stored}, inn"):
+        assert pipe.get_label_ids(name) == [1]
+    assert pipe.id2label[1] == "caf\u00e9, inn" and pipe.labels["caf\u00e9"] == 1
+
+
 def test_names_that_differ_in_hyphens_only():
     pipe = PolyINRPipeline(make_generator(), {0: "e-mail", 1: "e mail", 2: "tench", 3: "tabby"})
     assert pipe.get_label_ids(["e-mail", "E MAIL"]) == [0, 1]

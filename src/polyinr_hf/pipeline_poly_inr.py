@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -218,8 +219,8 @@ class PolyINRPipeline(DiffusionPipeline):
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Class id -> class name as given, synonyms included."""
-        return {int(key): name for key, name in (self.config.id2label or {}).items()}
+        """Class id -> class name as given, synonyms included, in composed letters (NFC): a Mac gives others."""
+        return {int(key): unicodedata.normalize("NFC", name) for key, name in (self.config.id2label or {}).items()}
 
     @property
     def labels(self) -> dict[str, int]:
@@ -230,8 +231,8 @@ class PolyINRPipeline(DiffusionPipeline):
     def get_label_ids(self, label: str | list[str]) -> list[int]:
         """Class ids of one or several class names: a whole name as in `id2label`, or one of its synonyms.
 
-        Case does not matter, nor whether words are parted by spaces, hyphens or underscores. Digits that are no name
-        are an id.
+        Neither case matters, nor what parts words (spaces, hyphens, underscores), nor whether letters are composed. Digits
+        that are no name are an id.
 
         Raises:
             ValueError: for an unknown name, with the nearest ones, or one that several classes share, with their ids.
@@ -239,9 +240,9 @@ class PolyINRPipeline(DiffusionPipeline):
         known: dict[str, set[int]] = {}
         whole: dict[str, set[int]] = {}
         for key, joined in self.id2label.items():
-            whole.setdefault(joined.casefold(), set()).add(key)
+            whole.setdefault(_folded(joined), set()).add(key)
             for name in joined.split(","):
-                known.setdefault(name.strip().casefold(), set()).add(key)
+                known.setdefault(_folded(name.strip()), set()).add(key)
         known |= whole
         alike: dict[str, set[int]] = {}
         for name, keys in known.items():
@@ -249,7 +250,7 @@ class PolyINRPipeline(DiffusionPipeline):
         return [self._label_id(name, known, alike) for name in ([label] if isinstance(label, str) else label)]
 
     def _label_id(self, name: str, known: dict[str, set[int]], alike: dict[str, set[int]]) -> int:
-        spelled = name.strip().casefold()
+        spelled = _folded(name.strip())
         found = known.get(spelled) or alike.get(_spaced(spelled) or None) or set()
         if len(found) > 1:
             raise ValueError(f"`class_labels` has {name!r}, the name of classes {sorted(found)}: give the id.")
@@ -496,9 +497,14 @@ class PolyINRPipeline(DiffusionPipeline):
             raise ValueError(f"`{name}` must be finite, got NaN or infinity.")
 
 
+def _folded(name: str) -> str:
+    """A name in small, composed letters."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def _spaced(name: str) -> str:
     """A class name with one space for whatever parts its words: "Red_Apple" -> "red apple"."""
-    return re.sub(r"[\W_]+", " ", name.casefold()).strip()
+    return re.sub(r"[\W_]+", " ", _folded(name)).strip()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

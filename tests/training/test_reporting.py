@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.images import sample_images, save_grid
-from polyinr_hf.training.reporting import TrainingLog, peak_memory_mb, plot_log
+from polyinr_hf.training.reporting import TrainingLog, next_commands, peak_memory_mb, plot_log
 
 
 @pytest.fixture
@@ -92,3 +92,13 @@ def test_windows_has_a_peak_of_memory_too(monkeypatch):
     peak = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=300 * 2**20))
     monkeypatch.setattr(psutil, "Process", lambda: peak)
     assert peak_memory_mb(torch.device("cpu")) == 300
+
+
+def test_the_command_that_draws_names_no_class_without_pictures(tmp_path):
+    export = tmp_path / "exports" / "kimg-000001"
+    export.mkdir(parents=True)
+    names = {"0": "hen", "1": "owl, Strix", "2": "emu", "10": "wren"}
+    (export / "model_index.json").write_text(json.dumps({"id2label": names}))
+    assert "--class hen owl emu wren --seeds 0-3" in next_commands(tmp_path, "birds", "train.py", True)
+    (export / "training.json").write_text(json.dumps({"empty_classes": [0, 2]}))
+    assert "--class owl wren --seeds 0-3" in next_commands(tmp_path, "birds", "train.py", True)

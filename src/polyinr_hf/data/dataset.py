@@ -219,8 +219,6 @@ def read_classes(dataset: Rows, column: str) -> tuple[list[str], dict[object, in
         )
     if not is_named:
         return [str(value) for value in found], {value: index for index, value in enumerate(found)}
-    if empty := [name for index, name in enumerate(feature.names) if index not in set(found)]:
-        say(f"{len(empty)} of {len(feature.names)} classes have no picture: {shorten(empty)}")
     return [nfc(name) for name in feature.names], None
 
 
@@ -242,6 +240,7 @@ class ImageDataset:
     Attributes:
         id2label: {id: name}, names as in the dataset (comma-separated synonyms kept); None without labels.
         num_classes: Number of classes; None without labels.
+        empty_classes: Ids of classes that no image is of; [] for a stream, which is not looked through.
         streaming: Whether rows can only be read in turn.
 
     Raises:
@@ -264,7 +263,7 @@ class ImageDataset:
         if not self.streaming and len(dataset) == 0:
             raise ValueError("`dataset` has no rows.")
         self.image_column = find_image_column(dataset, image_column)
-        self.label_column, self.id2label, self._ids = None, None, None
+        self.label_column, self.id2label, self._ids, self.empty_classes = None, None, None, []
         if class_conditional is not False:
             self.label_column = find_label_column(dataset, label_column)
         if class_conditional and self.label_column is None:
@@ -280,6 +279,10 @@ class ImageDataset:
         if self.label_column is not None:
             names, self._ids = read_classes(dataset, self.label_column)
             self.id2label = dict(enumerate(names))
+            if self._ids is None and not self.streaming:
+                self.empty_classes = sorted(set(self.id2label).difference(dataset.unique(self.label_column)))
+            if empty := [names[key] for key in self.empty_classes]:
+                say(f"{len(empty)} of {len(names)} classes have no picture: {shorten(empty)}")
         # Rows keep the encoded file; decoding is ours, so that a broken image can be named.
         self.dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
 

@@ -61,6 +61,8 @@ def save_description(
     description = {"kimg": kimg, "resolution": stage.resolution}
     if stage.image_resolution is not None:
         description["image_resolution"] = stage.image_resolution
+    if dataset.empty_classes:
+        description["empty_classes"] = dataset.empty_classes
     if not dataset.streaming:
         description["num_images"] = len(dataset)
         data = recipe.data

@@ -161,11 +161,13 @@ def next_commands(run_folder: Path, dataset: str, command: str, finished: bool) 
 
 
 def _classes_to_draw(pipeline: Path) -> str:
-    """Arguments of generate.py: sixteen images, or four of each of the first classes by their first names."""
+    """Arguments of generate.py: sixteen images, or four of each of the first classes that were trained on."""
     id2label = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8")).get("id2label")
     if not id2label:
         return " --seeds 0-15"
-    names = [id2label[key].split(",")[0] for key in sorted(id2label, key=int)[:4]]
+    said = pipeline / "training.json"
+    empty = json.loads(said.read_text(encoding="utf-8")).get("empty_classes", []) if said.is_file() else []
+    names = [id2label[key].split(",")[0] for key in sorted(id2label, key=int) if int(key) not in empty][:4]
     return f" --class {shlex.join(names)} --seeds 0-3"
 
 
