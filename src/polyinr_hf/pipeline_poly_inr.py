@@ -231,8 +231,8 @@ class PolyINRPipeline(DiffusionPipeline):
     def get_label_ids(self, label: str | list[str]) -> list[int]:
         """Class ids of one or several class names: a whole name as in `id2label`, or one of its synonyms.
 
-        Neither case matters, nor what parts words (spaces, hyphens, underscores), nor whether letters are composed. Digits
-        that are no name are an id.
+        Case does not matter, nor what parts words (spaces, hyphens, underscores), nor whether letters are composed.
+        Digits that are no name are an id.
 
         Raises:
             ValueError: for an unknown name, with the nearest ones, or one that several classes share, with their ids.
