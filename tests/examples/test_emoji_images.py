@@ -15,7 +15,7 @@ from polyinr_hf.evaluation.metrics import FeatureSet, frechet_distance
 
 pytestmark = pytest.mark.slow
 
-COUNT = 64
+COUNT = 24
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def test_distance_falls_as_noise_is_taken_off(emoji, features, real):
     images = to_tensor(emoji[0])
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     distances = []
-    for std in (128, 64, 32, 16, 8):
+    for std in (128, 32, 8):
         noisy = (images + std * noise).round().clamp(0, 255).to(torch.uint8)
         distances.append(frechet_distance(features(noisy), real))
-    assert all(more > 1.2 * less for more, less in zip(distances, distances[1:], strict=False)), distances
+    assert all(more > 1.5 * less for more, less in zip(distances, distances[1:], strict=False)), distances
 
 
 def test_held_out_emoji_are_nearer_than_blurred_ones(emoji, features, real):
