@@ -123,7 +123,7 @@ def test_mirror_counts_mirror_images_as_real(pipeline, rows, options):
     "arguments, message",
     [
         ({"metrics": ["fd_lite0"], "num_samples": 320}, "`num_samples` must be at least 321 for fd_lite0 .* got 320"),
-        ({"metrics": ["rfid"]}, "`weights` must have inception_random=FILE for rfid"),
+        ({"metrics": ["rfid"], "num_samples": 2049}, "`weights` must have inception_random=FILE for rfid"),
         ({"labels": "sorted"}, "`labels` must be one of .* got 'sorted'"),
         ({"metrics": ["fds"]}, "`metrics` must be some of .* got 'fds'"),
         ({"metrics": []}, "`metrics` must be some of .* got none"),

@@ -65,7 +65,7 @@ class Evaluator:
         progress: bool = True,
         num_samples: int | None = None,
     ):
-        check_metric_names(metrics, weights)
+        check_metric_names(metrics)
         if dtype not in DTYPES:
             raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
         check_count("batch_size", batch_size)

@@ -152,8 +152,13 @@ def _read_state_dict(name: str, path: str | Path, device: str = "cpu") -> dict[s
         raise ValueError(f"`weights` for {name} must be a plain state dict, got {path}: {error}") from error
 
 
-def _random_inception(path: str | Path) -> BinaryIO:
+def _random_inception(path: str | Path | None) -> BinaryIO:
     """A state dict file as torch-fidelity wants it, without a classifier, which is not looked at."""
+    if path is None:
+        raise ValueError(
+            "`weights` must have inception_random=FILE for rfid, the random Inception that StyleGAN-XL published: "
+            "figures of any other compare with no published one."
+        )
     is_pickle = Path(path).suffix == ".pkl"
     tensors = read_module_tensors(path) if is_pickle else _read_state_dict("inception_random", path)
     kept = {name: value for name, value in tensors.items() if not name.startswith(("fc.", "AuxLogits."))}

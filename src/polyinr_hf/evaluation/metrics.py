@@ -9,7 +9,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -141,18 +140,13 @@ METRICS = {
 }
 
 
-def check_metric_names(names: Iterable[str], weights: Mapping[str, str | Path] | None = None) -> None:
-    """Raises ValueError for no name, an unknown one, or rfid without the random network that others measured with."""
+def check_metric_names(names: Iterable[str]) -> None:
+    """Raises ValueError for no name, or an unknown one."""
     if not names:
         raise ValueError(f"`metrics` must be some of {', '.join(METRICS)}, got none.")
     for name in names:
         if name not in METRICS:
             raise ValueError(f"`metrics` must be some of {', '.join(METRICS)}, got {name!r}.")
-    if "rfid" in names and "inception_random" not in (weights or {}):
-        raise ValueError(
-            "`weights` must have inception_random=FILE for rfid, the random Inception that StyleGAN-XL published: "
-            f"figures of any other compare with no published one, got {sorted(weights or {})}."
-        )
 
 
 def layers_of(names: Iterable[str], reference_only: bool = False) -> dict[str, list[str]]:

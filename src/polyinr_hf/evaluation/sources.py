@@ -246,5 +246,5 @@ def class_ids(dataset: ImageDataset) -> np.ndarray:
     if dataset.label_column is None:  # all images are of one class
         return np.zeros(len(dataset), dtype=np.int64)
     values = dataset.dataset.with_format("arrow")[:][dataset.label_column].to_pylist()
-    ids = {name: key for key, name in dataset.id2label.items()}
+    ids = {name: key for key, name in (dataset.id2label or {}).items()}
     return np.array([ids[value] if isinstance(value, str) else value for value in values], dtype=np.int64)

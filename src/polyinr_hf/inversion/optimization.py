@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ RAMP = 0.1  # share of Adam's steps in which the learning rate rises (not tuned)
 PLATEAU = 1e-3  # relative decrease of the mean loss over `patience` steps below which a phase ends (not tuned)
 ADAM_BETAS = (0.9, 0.99)  # torch's 0.999 averages 1,000 steps, more than there are (not tuned)
 LBFGS_BLOCK = 10  # iterations between two callbacks and saves: each takes as long as several steps of Adam
+MAX_EVALUATIONS = 25  # at most, of one line search: torch's own for 20 iterations
 LBFGS_HISTORY = 50  # pairs of steps; each holds two copies of the parameters (not tuned)
 CHECKPOINT_SECONDS = 20.0  # between two saves: what being killed can lose
 
@@ -201,9 +203,16 @@ def _make_optimizers(search: Search, phase: Phase, saved: list[dict] | None) -> 
         others = [group for group in groups if not group.get("matrices")]
         optimizers = [torch.optim.Adam(others, betas=ADAM_BETAS), *([Muon(matrices)] if matrices else [])]
     else:
-        options = {"max_iter": 1, "max_eval": 25, "tolerance_grad": 0, "tolerance_change": 0}  # 25: torch's for 20
-        options |= {"history_size": LBFGS_HISTORY, "line_search_fn": "strong_wolfe"}
-        optimizers = [torch.optim.LBFGS(search.variables, **options)]
+        lbfgs = torch.optim.LBFGS(
+            search.variables,
+            max_iter=1,
+            max_eval=MAX_EVALUATIONS,
+            history_size=LBFGS_HISTORY,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0,
+            tolerance_change=0,
+        )
+        optimizers = [lbfgs]
     for optimizer, state_dict in zip(optimizers, saved or [], strict=False):
         optimizer.load_state_dict(state_dict)
     return optimizers
@@ -287,7 +296,7 @@ def _lbfgs_steps(
 ) -> list[float]:
     """Up to `num_steps` iterations on the mean squared error of all known pixels; the loss before each."""
     variables = search.variables
-    known = {"variables": None}  # the last point evaluated: where an iteration ends, the next begins
+    known: dict[str, Any] = {"variables": None}  # the last point evaluated: where an iteration ends, the next begins
 
     def closure() -> Tensor:
         if known["variables"] is None or not _equal(known["variables"], variables):

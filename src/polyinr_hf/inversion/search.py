@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,7 +125,7 @@ class Search:
             weight.grad = gradient
         return loss
 
-    def _locality(self, random: torch.Generator | None, precision: str) -> Sequence[Tensor]:
+    def _locality(self, random: torch.Generator | None, precision: str) -> list[Tensor]:
         """Gradients of the mean squared change of a random sample's image (the regularization of Roich et al. 2022).
 
         The sample's A is the same in both models.
@@ -141,7 +141,7 @@ class Search:
             before = synthesize(self.original, A, coordinates, precision)  # (1, N, 3)
         with torch.enable_grad():
             change = (synthesize(self.model, A, coordinates, precision) - before).square().mean()
-        return torch.autograd.grad(change, self.weights)
+        return list(torch.autograd.grad(change, self.weights))
 
     def finish(self) -> PolyINRGenerator:
         """The tuned model, trainable where the original is."""
@@ -184,8 +184,9 @@ def find_start(
 
     small = target.downscaled(START_SIDE)
     image, known, coordinates = (part.to(device) for part in (small.image, small.known, small.coordinates))
-    compares_features = network is not None and settings.perceptual_weight > 0
-    perceptual = PerceptualLoss(network, small, device) if compares_features else None
+    perceptual = None
+    if network is not None and settings.perceptual_weight > 0:
+        perceptual = PerceptualLoss(network, small, device)
     losses = []
     for part in w.split(START_BATCH):
         images = model.synthesize(model.affine(part), coordinates)  # (B, N, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from ..checks import check_count, check_number
 
@@ -11,7 +12,7 @@ COUNTS = {"num_steps": 0, "num_refine_steps": 0, "num_starts": 1, "num_pixels": 
 NONE_ALLOWED = ("num_pixels", "patience", "coarse_side")
 
 
-def _checked(name: str, value: object) -> object:
+def _checked(name: str, value: Any) -> Any:
     """A setting's value, numbers of numpy and torch as Python's; ValueError for one of a wrong kind or range."""
     if name in CHOICES:
         if value not in CHOICES[name]:
