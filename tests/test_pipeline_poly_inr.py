@@ -1,5 +1,7 @@
 import json
 import shutil
+import time
+import typing
 
 import huggingface_hub
 import numpy as np
@@ -86,6 +88,29 @@ def test_labels_are_every_synonym(pipe):
 )
 def test_get_label_ids(pipe, label, ids):
     assert pipe.get_label_ids(label) == ids
+
+
+def test_names_of_a_mac_are_found():
+    """File names there are decomposed: e and an accent, where what is typed is one letter."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for name in (composed, decomposed):
+        pipe = PolyINRPipeline(make_generator(), {0: "tench", 1: name})
+        assert pipe.get_label_ids([composed, decomposed, composed.upper()]) == [1, 1, 1]
+
+
+def test_many_names_are_found_by_one_table():
+    generator = make_generator(num_classes=400)
+    pipe = PolyINRPipeline(generator, {key: f"name {key}, synonym {key}" for key in range(400)})
+    names = [f"Name {key}" for key in range(0, 400, 4)]
+
+    def seconds(find) -> float:
+        start = time.perf_counter()
+        assert find() == list(range(0, 400, 4))
+        return time.perf_counter() - start
+
+    one_by_one = seconds(lambda: [pipe.class_ids(name)[0] for name in names])
+    assert seconds(lambda: pipe.class_ids(names)) < one_by_one / 10
+    assert pipe.class_ids(["synonym 3", 5, "7"], 2) == [3, 3, 5, 5, 7, 7]
 
 
 def test_unknown_name_suggests_the_nearest(pipe):
@@ -203,6 +228,24 @@ def test_from_pipe(pipe):
     assert PolyINRPipeline.from_pipe(pipe, generator=generator).generator is generator
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_another_pipeline_keeps_the_dtype(pipe, dtype, caplog):
+    pipe.to(dtype)
+    with caplog.at_level("WARNING"):
+        other = PolyINRPipeline.from_pipe(pipe, default_size=5)
+        other.to("cpu")
+    assert (pipe.dtype, other.dtype) == (dtype, dtype)
+    assert PolyINRPipeline.from_pipe(pipe, dtype=torch.float32).dtype == torch.float32
+    assert "float32" not in caplog.text
+
+
+def test_types_for_editors_and_type_checkers():
+    """`.images` is no attribute of a tuple, and a pipeline's generator is ours; diffusers compares another type."""
+    calls = typing.get_overloads(PolyINRPipeline.__call__.__wrapped__)
+    assert [typing.get_type_hints(call)["return"] for call in calls] == [ImagePipelineOutput, tuple]
+    assert typing.get_type_hints(PolyINRPipeline)["generator"] is PolyINRGenerator
+
+
 # -- truncation, size, extent -----------------------------------------------------------------------------------------
 def test_truncation_pulls_to_the_mean_of_the_class(pipe):
     assert_same(draw(pipe, 1, seed=0, truncation_psi=0.0), draw(pipe, 1, seed=1, truncation_psi=0.0))
@@ -308,6 +351,23 @@ def test_encode_gives_the_affine_parameters_of_a_call(pipe, unconditional):
     z = unconditional.prepare_latents(2, seeds(0, 1))
     A = unconditional.encode(num_images_per_label=2, latents=z)
     assert torch.equal(A, unconditional.encode(num_images_per_label=2, generator=seeds(0, 1)))
+
+
+def test_an_unconditional_model_draws_an_image_of_each_latent(unconditional):
+    z = unconditional.prepare_latents(3, seeds(0, 1, 2))
+    images = unconditional(num_images_per_label=3, generator=seeds(0, 1, 2), output_type="pt").images
+    assert torch.equal(unconditional(latents=z, output_type="pt").images, images)
+    assert torch.equal(unconditional.encode(latents=z), unconditional.encode(num_images_per_label=3, latents=z))
+    with pytest.raises(ValueError, match=r"`latents`.*\(2, 8\).*\(3, 8\)"):
+        unconditional(num_images_per_label=2, latents=z)
+    with pytest.raises(ValueError, match=r"`latents`.*\(1, 8\).*\(0, 8\)"):
+        unconditional(latents=z[:0])
+
+
+def test_a_psi_that_leaves_no_image_is_named(pipe):
+    for call in (pipe, pipe.encode):
+        with pytest.raises(ValueError, match=r"`truncation_psi` must .*, got 1e\+38"):
+            call(1, truncation_psi=1e38)
 
 
 # -- outputs ----------------------------------------------------------------------------------------------------------
@@ -512,6 +572,28 @@ def test_a_pickle_is_not_opened_unasked(pipe, tmp_path):
     with pytest.raises(OSError, match="no safetensors weights.*`use_safetensors=False`.*may run code"):
         PolyINRPipeline.from_pretrained(tmp_path)
     assert_same(draw(PolyINRPipeline.from_pretrained(tmp_path, use_safetensors=False), 1), draw(pipe, 1))
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "5KB"}], ids=["whole", "sharded"])
+def test_weights_of_a_variant_alone_name_it(pipe, tmp_path, shards):
+    pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16", **shards)
+    with pytest.raises(OSError, match="has weights of a variant only: pass `variant='fp16'`"):
+        PolyINRPipeline.from_pretrained(tmp_path)
+    assert PolyINRPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16).dtype == torch.float16
+
+
+def test_a_subfolder_that_is_not_there_is_named(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "there")
+    assert PolyINRPipeline.from_pretrained(tmp_path, subfolder="there").id2label == ID2LABEL
+    with pytest.raises(OSError, match=f"{tmp_path} has no `subfolder` 'elsewhere'"):
+        PolyINRPipeline.from_pretrained(tmp_path, subfolder="elsewhere")
+
+
+@pytest.mark.parametrize("token", ["", " hf_abc", "hf_abc\n", "hf_ab c", "hf_\u00e4bc"])
+def test_a_token_that_can_be_none_is_not_repeated(token):
+    with pytest.raises(ValueError, match="`token` must be") as error:
+        PolyINRPipeline.from_pretrained("ann/model", token=token)
+    assert not token or token not in str(error.value)
 
 
 def test_missing_component(pipe, tmp_path):

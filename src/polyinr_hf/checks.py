@@ -117,6 +117,13 @@ def check_new_folder(path: str | os.PathLike) -> None:
         raise ValueError(f"`output` must be a new or empty folder, {path} exists.")
 
 
+def check_token(token: object) -> None:
+    """Raises ValueError for a text that can be no token of the Hub, which it does not repeat."""
+    if isinstance(token, str) and not (token.isascii() and token.isprintable() and token.split() == [token]):
+        reason = "is empty" if not token else "has white space or other characters than ASCII's"
+        raise ValueError(f"`token` must be a token of the Hub, such as hf_..., this one {reason}.")
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 products; without them float32 is many times faster."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()

@@ -7,6 +7,7 @@ This file, adaptive_rendering.py and checks.py need torch, safetensors and diffu
 can carry them.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -684,6 +685,19 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             return check_json_object(super()._dict_from_json_file(json_file, *args, **kwargs), json_file)
         except RecursionError as error:
             raise OSError(f"{json_file} is nested too deep to be read.") from error
+
+    def to(self, *args, **kwargs) -> "PolyINRGenerator":
+        """As [`torch.nn.Module.to`]."""
+
+        def says_something(record: logging.LogRecord) -> bool:
+            return "[]" not in record.getMessage()
+
+        logger = logging.getLogger(ModelMixin.__module__)  # warns of "modules that should be kept in float32: []"
+        logger.addFilter(says_something)
+        try:
+            return super().to(*args, **kwargs)
+        finally:
+            logger.removeFilter(says_something)
 
     # -- Checks -------------------------------------------------------------------------------------------------------
     def size_or_default(self, height: int | None, width: int | None) -> tuple[int, int]:

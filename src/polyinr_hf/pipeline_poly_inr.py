@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import is_compiled_module, randn_tensor
-from huggingface_hub import errors, snapshot_download
+from huggingface_hub import errors, model_info, snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from .checks import (
     check_json_object,
     check_number,
     check_size,
+    check_token,
     finite_number,
     whole_number,
 )
@@ -64,10 +66,11 @@ class PolyINRPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "generator"
 
-    # ModelMixin: where the class itself comes with a repository, diffusers executes its file twice and would warn.
+    generator: PolyINRGenerator
+
     def __init__(
         self,
-        generator: ModelMixin,
+        generator: PolyINRGenerator,
         id2label: dict[int, str] | dict[str, str] | None = None,
         default_truncation_psi: float = 1.0,
         default_size: int | None = None,
@@ -84,6 +87,9 @@ class PolyINRPipeline(DiffusionPipeline):
         self.register_to_config(id2label=names, default_truncation_psi=psi, default_size=size)
         self.image_processor = VaeImageProcessor(do_resize=False)
 
+    # For diffusers, which compares types: where the class comes with a repository, it executes its file twice.
+    __init__.__annotations__["generator"] = ModelMixin
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "PolyINRPipeline":
         """Opens a pipeline folder or Hub repository, with the arguments of [`~diffusers.DiffusionPipeline`]'s.
@@ -97,8 +103,10 @@ class PolyINRPipeline(DiffusionPipeline):
         Raises:
             OSError: for a folder without a pipeline, a weight file that is missing or damaged, or a repository,
                 revision or Hub that cannot be reached.
-            ValueError: for a path that is neither a folder nor a Hub id, or a pipeline of another kind.
+            ValueError: for a path that is neither a folder nor a Hub id, a pipeline of another kind, or a `token` that
+                can be none.
         """
+        check_token(kwargs.get("token"))
         kwargs.setdefault("use_safetensors", True)
         path, revision = os.fspath(pretrained_model_name_or_path), kwargs.get("revision")
         subfolder = kwargs.pop("subfolder", None)
@@ -110,7 +118,9 @@ class PolyINRPipeline(DiffusionPipeline):
         except KeyError as error:  # diffusers takes the entries of model_index.json for granted
             raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error
         except Exception as error:
-            sentence = cls._pickle_hint(path, opened, error) if kwargs["use_safetensors"] else None
+            sentence = cls._variant_hint(path, opened, error, kwargs)
+            if sentence is None and kwargs["use_safetensors"]:
+                sentence = cls._pickle_hint(path, opened, error)
             if sentence is None and not Path(opened).is_dir():
                 sentence = describe_hub_error(error, path, revision, opening=True)
             if sentence is None:
@@ -122,7 +132,30 @@ class PolyINRPipeline(DiffusionPipeline):
         """A pipeline with the components and the configuration of another one, and what `kwargs` replaces of them."""
         if hasattr(pipeline, "generator"):  # diffusers takes over a component of the annotated type, but of no subclass
             kwargs.setdefault("generator", pipeline.generator)
+            if "torch_dtype" not in kwargs:  # diffusers casts to float32, and the old pipeline shares the network
+                kwargs.setdefault("dtype", kwargs["generator"].dtype)
         return super().from_pipe(pipeline, **kwargs)
+
+    @staticmethod
+    def _variant_hint(path: str, opened: str, error: Exception, kwargs: dict) -> str | None:
+        """What to do about a pipeline that has variants only; None if that is not what `error` is about."""
+        if kwargs.get("variant") or not isinstance(error, (OSError, ValueError)):
+            return None
+        try:
+            if Path(opened).is_dir():
+                files = [file.name for file in Path(opened, "generator").glob("*.safetensors*")]
+            else:
+                info = model_info(path, revision=kwargs.get("revision"), token=kwargs.get("token"))
+                files = [Path(file.rfilename).name for file in info.siblings or () if ".safetensors" in file.rfilename]
+        except Exception:  # then there is no telling
+            return None
+        stem = "diffusion_pytorch_model."
+        endings = [name.removeprefix(stem) for name in files if name.startswith(stem)]
+        endings = [ending.removeprefix("safetensors.index.") for ending in endings]
+        variants = {re.split(r"[.-]", ending)[0] for ending in endings}
+        if not variants or variants & {"safetensors", "json"}:
+            return None
+        return f"{path} has weights of a variant only: pass `variant={' or '.join(map(repr, sorted(variants)))}`."
 
     @staticmethod
     def _pickle_hint(path: str, opened: str, error: Exception) -> str | None:
@@ -141,9 +174,11 @@ class PolyINRPipeline(DiffusionPipeline):
         """The local folder that has `subfolder`; takes the arguments of a download out of `kwargs`."""
         names = ("revision", "token", "cache_dir", "force_download", "local_files_only")
         arguments = {name: kwargs.pop(name) for name in names if name in kwargs}
-        if Path(path).is_dir():
-            return path
-        return snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
+        is_local = Path(path).is_dir()
+        folder = path if is_local else snapshot_download(path, allow_patterns=f"{subfolder}/*", **arguments)
+        if not Path(folder, subfolder).is_dir():
+            raise OSError(f"{path} has no `subfolder` {subfolder!r}.")
+        return folder
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict:
@@ -237,20 +272,23 @@ class PolyINRPipeline(DiffusionPipeline):
         Raises:
             ValueError: for an unknown name, with the nearest ones, or one that several classes share, with their ids.
         """
+        names = [label] if isinstance(label, str) else label
+        if not names:
+            return []
         known: dict[str, set[int]] = {}
         whole: dict[str, set[int]] = {}
         for key, joined in self.id2label.items():
             whole.setdefault(_folded(joined), set()).add(key)
             for name in joined.split(","):
-                known.setdefault(_folded(name.strip()), set()).add(key)
+                known.setdefault(_folded(name), set()).add(key)
         known |= whole
         alike: dict[str, set[int]] = {}
         for name, keys in known.items():
             alike.setdefault(_spaced(name), set()).update(keys)
-        return [self._label_id(name, known, alike) for name in ([label] if isinstance(label, str) else label)]
+        return [self._label_id(name, known, alike) for name in names]
 
     def _label_id(self, name: str, known: dict[str, set[int]], alike: dict[str, set[int]]) -> int:
-        spelled = _folded(name.strip())
+        spelled = _folded(name)
         found = known.get(spelled) or alike.get(_spaced(spelled) or None) or set()
         if len(found) > 1:
             raise ValueError(f"`class_labels` has {name!r}, the name of classes {sorted(found)}: give the id.")
@@ -269,6 +307,30 @@ class PolyINRPipeline(DiffusionPipeline):
         if key is None or not 0 <= key < num_classes:
             raise ValueError(f"`class_labels` must be names or ids in 0..{num_classes - 1}, got {label!r}.")
         return key
+
+    @overload
+    def __call__(
+        self,
+        class_labels: int | str | list[int | str] | Tensor | None = None,
+        num_images_per_label: int = 1,
+        truncation_psi: float | None = None,
+        truncation_cutoff: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        antialias: int = 1,
+        tolerance: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        w: Tensor | None = None,
+        affine_parameters: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: Literal[True] = True,
+        pixel_grid: str = "native",
+    ) -> ImagePipelineOutput: ...
+
+    @overload
+    def __call__(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple: ...
 
     @torch.no_grad()
     def __call__(
@@ -308,7 +370,7 @@ class PolyINRPipeline(DiffusionPipeline):
                 [`~PolyINRGenerator.render`].
             generator: One `torch.Generator`, from which latents are drawn image by image, or a list of one per image.
                 The same seed gives the same image on every device and in any batch.
-            latents: z (B, z_dim), instead of drawing them.
+            latents: z (B, z_dim), instead of drawing them. An unconditional model draws an image of each.
             w: w (B, L, w_dim), such as levels of two images mixed. It is taken as it is: no labels, latents or
                 truncation then.
             affine_parameters: A (B, L, n, 3), taken as they are, too.
@@ -349,7 +411,7 @@ class PolyINRPipeline(DiffusionPipeline):
 
         with self._loaded_model() as model:
             if affine_parameters is None:
-                affine_parameters = model.affine(make_w())
+                affine_parameters = self._affine(make_w(), truncation[0])
             images = [
                 model.render(A[None], height, width, extent, antialias, tolerance=tolerance, pixel_grid=pixel_grid)
                 for A in self.progress_bar(affine_parameters.to(device))
@@ -388,8 +450,8 @@ class PolyINRPipeline(DiffusionPipeline):
         make_w = self._w_maker(
             class_labels, num_images_per_label, truncation_psi, truncation_cutoff, generator, latents, w
         )
-        with self._loaded_model() as model:
-            return make_w() if space == "w" else model.affine(make_w())
+        with self._loaded_model():
+            return make_w() if space == "w" else self._affine(make_w(), truncation_psi)
 
     def prepare_latents(
         self,
@@ -445,9 +507,19 @@ class PolyINRPipeline(DiffusionPipeline):
             self.generator.check_w(w)
             return lambda: w.to(device)
         ids = self.class_ids(class_labels, num_images_per_label)
-        latents = self.prepare_latents(num_images_per_label if ids is None else len(ids), generator, latents)
+        num_images = num_images_per_label if ids is None else len(ids)
+        if ids is None and num_images == 1 and isinstance(latents, Tensor) and latents.ndim == 2:
+            num_images = max(1, len(latents))
+        latents = self.prepare_latents(num_images, generator, latents)
         labels = None if ids is None else torch.tensor(ids, device=device)  # (B,)
         return lambda: self.generator.map(latents.to(device), labels, psi, cutoff)
+
+    def _affine(self, w: Tensor, truncation_psi: float) -> Tensor:
+        """`affine` of w (B, L, w_dim), with an error that names what was given."""
+        A = self.generator.affine(w)  # (B, L, n, 3)
+        if truncation_psi != 1 and not (A.is_meta or A.isfinite().all()):
+            raise ValueError(f"`truncation_psi` must leave the image finite, got {truncation_psi!r}.")
+        return A
 
     def class_ids(
         self, class_labels: int | str | list[int | str] | Tensor | None, num_images_per_label: int = 1
@@ -470,12 +542,11 @@ class PolyINRPipeline(DiffusionPipeline):
             class_labels = [class_labels]
         if len(class_labels) == 0:
             raise ValueError("`class_labels` is empty: give at least one name or id.")
-        ids = []
-        for label in class_labels:
-            if isinstance(label, str):
-                ids += self.get_label_ids(label)
-            else:
-                ids.append(self._check_id(whole_number(label), label))
+        named = iter(self.get_label_ids([label for label in class_labels if isinstance(label, str)]))
+        ids = [
+            next(named) if isinstance(label, str) else self._check_id(whole_number(label), label)
+            for label in class_labels
+        ]
         return [key for key in ids for _ in range(num_images_per_label)]
 
     def truncation_or_default(
@@ -498,8 +569,8 @@ class PolyINRPipeline(DiffusionPipeline):
 
 
 def _folded(name: str) -> str:
-    """A name in small, composed letters."""
-    return unicodedata.normalize("NFC", name.casefold())
+    """A class name for comparing: without case, and composed, as file names of a Mac are not."""
+    return unicodedata.normalize("NFC", name.casefold()).strip()
 
 
 def _spaced(name: str) -> str:
