@@ -41,7 +41,6 @@ SHORTER = {
     "scripts/train.py small": [
         "stages.0.kimg=0.064",
         "stages.1.kimg=0.032",
-        "run.num_sample_columns=2",
         "run.compile=false",
     ],
     "scripts/edit.py zoom": ["--frames", "4"],

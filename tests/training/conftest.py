@@ -10,17 +10,16 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
-from polyinr_hf.training.config import Recipe, load_recipe
+from polyinr_hf.training.recipe import Recipe, load_recipe
 
 NUM_IMAGES = 16
 RECIPE = {
     "data": {"num_workers": 0},
-    "model": {"channels": 16, "num_levels": 3, "w_dim": 32},
+    "model": {"channels": 16, "num_levels": 3},
     "discriminator": {
         "feature_networks": ["tf_efficientnet_lite0"],
         "feature_resolution": 64,
         "projection_width": 8,
-        "num_heads": 1,
     },
     "loss": {"blur_fade_kimg": 0.02},
     "stages": [
@@ -31,7 +30,6 @@ RECIPE = {
         "class_embeddings": "random",
         "log_every_steps": 1,
         "log_with": [],
-        "num_sample_columns": 2,
         "sample_every_kimg": 1,
         "export_every_kimg": 1,
         "checkpoint_every_kimg": 1,

@@ -4,8 +4,8 @@ import pytest
 from accelerate.state import AcceleratorState
 from torch.nn.parallel import DistributedDataParallel
 
-from polyinr_hf.training.config import Recipe, RunConfig, StageConfig
 from polyinr_hf.training.launch import LocalBuffers, describe_run, make_accelerator, with_precision
+from polyinr_hf.training.recipe import Recipe, RunConfig, StageConfig
 from polyinr_hf.training.trainer import Trainer
 
 

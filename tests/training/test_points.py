@@ -124,16 +124,15 @@ def test_points_join_the_discriminator_and_resume_bit_for_bit(make_recipe, tmp_p
 
 
 def test_micro_batches_draw_the_same_points(make_recipe, tmp_path):
-    """The generator after one step is the same however its batch is cut."""
-    weights = []
+    """The generator's gradients, which Adam's first moment without a beta is, are the same however its batch is cut."""
+    gradients = []
     for parts in (1, 2):
         stage = f"stages=[{{resolution: 32, kimg: 0.008, batch_size: 8, gradient_accumulation_steps: {parts}}}]"
-        trainer = Trainer(
-            make_recipe(stage, *POINTS, "loss.adversarial_start_kimg=1", "run.adam_eps=1"), tmp_path / str(parts)
-        )
+        trainer = Trainer(make_recipe(stage, *POINTS, "loss.adversarial_start_kimg=1"), tmp_path / str(parts))
         assert trainer.train()
-        weights.append(torch.cat([p.detach().flatten() for p in trainer.generator.parameters()]))
-    torch.testing.assert_close(*weights, rtol=0, atol=1e-7)
+        state = trainer.G_optimizer.state
+        gradients.append(torch.cat([state[p]["exp_avg"].flatten() for p in trainer.generator.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm()
 
 
 def test_pretraining_refuses_points(make_recipe, tmp_path):

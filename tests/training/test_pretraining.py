@@ -23,7 +23,7 @@ def read_log(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def pretrained(recipe_file, tmp_path_factory):
-    from polyinr_hf.training.config import load_recipe
+    from polyinr_hf.training.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("pretrained")
     pretrainer = Pretrainer(load_recipe(recipe_file, [*MATCHING, STAGE]), folder, mapping_steps=1000)

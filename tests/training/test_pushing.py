@@ -10,8 +10,8 @@ from loopback_hub import LoopbackHub, connect
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.training import exports
-from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.exports import BackgroundPusher, count_licenses, save_description
+from polyinr_hf.training.recipe import load_recipe
 from polyinr_hf.training.trainer import Trainer
 
 TOKEN = "hf_recognisableRecognisableRecognisable"
@@ -135,12 +135,9 @@ def test_export_that_was_deleted_does_not_hold_up_the_others(hub, run):
 # -- in a training run ------------------------------------------------------------------------------------------------
 def test_run_pushes_its_exports(hub, make_recipe, tmp_path):
     recipe = make_recipe(
-        "run.push_to_hub=true",
-        "run.hub_model_id=ann/inr",
-        "run.push_exports=every",
+        "run.push_to_hub=ann/inr",
         "run.export_every_kimg=0.016",
         "run.sample_every_kimg=0.016",
-        "run.push_wait_seconds=300",
     )
     assert Trainer(recipe, tmp_path / "run").train()
     assert not list((tmp_path / "run" / "push_queue").iterdir())
@@ -155,14 +152,16 @@ def test_run_pushes_its_exports(hub, make_recipe, tmp_path):
     assert {"main", *(export.name for export in exports)} == set(hub["ann/inr"].refs)
 
 
-def test_run_goes_on_while_the_hub_is_down(hub, make_recipe, tmp_path, caplog):
+def test_run_goes_on_while_the_hub_is_down(hub, make_recipe, tmp_path, caplog, monkeypatch):
     hub.fail("POST", "/", times=10**6, status=500)
-    options = ("run.push_to_hub=true", "run.hub_model_id=ann/inr", "run.push_wait_seconds=0")
-    assert Trainer(make_recipe(*options), tmp_path / "run").train()
+    recipe = make_recipe("run.push_to_hub=ann/inr")
+    with monkeypatch.context() as impatient:
+        impatient.setattr(exports, "LAST_WAIT", 0.0)
+        assert Trainer(recipe, tmp_path / "run").train()
     assert (tmp_path / "run" / "push_queue" / "kimg-000000").exists()
     assert "scripts/push_to_hub.py" in caplog.text
     hub.faults.clear()
-    trainer = Trainer(make_recipe(*options[:2], "run.push_wait_seconds=300"), tmp_path / "run", resume=True)
+    trainer = Trainer(recipe, tmp_path / "run", resume=True)
     assert trainer.train()
     assert WEIGHTS in hub["ann/inr"].files("kimg-000000")
 
@@ -170,18 +169,16 @@ def test_run_goes_on_while_the_hub_is_down(hub, make_recipe, tmp_path, caplog):
 def test_push_without_a_login_is_refused_before_any_work(hub, make_recipe, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match="`run.push_to_hub` needs a Hub token"):
-        Trainer(make_recipe("run.push_to_hub=true", "run.hub_model_id=ann/inr"), tmp_path / "run")
+        Trainer(make_recipe("run.push_to_hub=ann/inr"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["run.push_to_hub=true"], "`run.hub_model_id` must be org/name .* got None"),
-        (["run.push_to_hub=true", "run.hub_model_id=a/b/c"], "`run.hub_model_id` must be org/name .* got 'a/b/c'"),
-        (["run.push_to_hub=true", "run.hub_model_id=a b/c"], "`run.hub_model_id` must be org/name .* got 'a b/c'"),
-        (["run.push_exports=some"], "`run.push_exports` must be one of .* got 'some'"),
-        (["run.push_wait_seconds=-1"], "`run.push_wait_seconds` must be at least 0, got -1"),
+        (["run.push_to_hub=true"], "`run.push_to_hub` must be null or org/name, got 'true'"),
+        (["run.push_to_hub=a/b/c"], "`run.push_to_hub` must be org/name .* got 'a/b/c'"),
+        (["run.push_to_hub=a b/c"], "`run.push_to_hub` must be org/name .* got 'a b/c'"),
     ],
 )
 def test_push_settings_are_checked(recipe_file, overrides, message):

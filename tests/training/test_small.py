@@ -9,7 +9,7 @@ import pytest
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.evaluation.sources import class_ids
-from polyinr_hf.training.config import load_recipe
+from polyinr_hf.training.recipe import load_recipe
 from polyinr_hf.training.small import choose, small_recipe
 from polyinr_hf.training.trainer import Trainer
 
@@ -17,11 +17,9 @@ FINETUNE = Path(__file__).resolve().parents[2] / "configs" / "finetune.yaml"
 FAST = [
     "model.channels=16",
     "model.num_levels=3",
-    "discriminator.num_heads=1",
     "stages=[{resolution: 16, kimg: 0.016, batch_size: 16}]",
     "run.mixed_precision=no",
     "run.compile=false",
-    "run.num_sample_columns=2",
 ]
 
 
@@ -82,10 +80,10 @@ def test_the_recipe_small_grows_with_the_pictures_and_the_device(flat, tmp_path)
 
 def test_a_model_is_fine_tuned_without_naming_its_sizes(flat, tmp_path):
     """Of other sizes than the defaults, with other classes; a flat folder becomes a class of its name."""
-    generator = PolyINRGenerator(z_dim=8, w_dim=16, channels=24, num_levels=3, num_classes=2, sample_size=16)
+    generator = PolyINRGenerator(z_dim=8, channels=24, num_levels=3, num_classes=2, sample_size=16)
     PolyINRPipeline(generator, {0: "apple", 1: "pear"}).save_pretrained(tmp_path / "source")
     overrides = [f"data.dataset={flat}", f"run.init_from={tmp_path / 'source'}", "run.mixed_precision=no"]
-    overrides += ["stages=[{resolution: 16, kimg: 0.016, batch_size: 8}]", "run.num_sample_columns=2"]
+    overrides += ["stages=[{resolution: 16, kimg: 0.016, batch_size: 8}]"]
     trainer = Trainer(load_recipe(FINETUNE, overrides), tmp_path / "run")
     assert trainer.recipe.model.channels == 24
     assert trainer.recipe.data.class_conditional is True

@@ -6,10 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from polyinr_hf.training.config import load_recipe
+from polyinr_hf.training.recipe import load_recipe
 from polyinr_hf.training.trainer import Trainer
 
-FRESH = ("run.stage_start=fresh", "loss.blur_restarts=true", "loss.blur_fade_kimg=0.008")
+FRESH = ("run.stage_start=fresh", "loss.blur_fade_kimg=0.008")
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -23,7 +23,7 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 def test_gradients_are_those_of_one_process_with_groups_of_eight(make_recipe, tmp_path, monkeypatch):
     """Of 1, 2 and 4 simulated processes, each with its rows of one batch of 32; without groups they are not."""
     stage = "stages=[{resolution: 16, kimg: 0.032, batch_size: 32}]"
-    trainer = Trainer(make_recipe(stage, "discriminator.batch_norm_group_size=8"), tmp_path)
+    trainer = Trainer(make_recipe(stage, "discriminator.batch_norm=8"), tmp_path)
     stage, networks = trainer.recipe.stages[0], trainer.networks
     parameters = list(trainer.discriminator.trainable_parameters())
 
@@ -103,9 +103,9 @@ def test_a_run_with_a_fresh_stage_resumes_bit_for_bit(fresh, tmp_path, step):
     assert [name for name, value in weights_of(resumed).items() if not torch.equal(value, weights[name])] == []
 
 
-@pytest.mark.parametrize(("restarts", "last"), [(True, [2.0, 1.0]), (False, [0.0, 0.0])])
-def test_the_blur_fades_once_or_at_each_stage(make_recipe, tmp_path, restarts, last):
-    recipe = make_recipe("loss.blur_fade_kimg=0.008", f"loss.blur_restarts={restarts}")
+@pytest.mark.parametrize(("start", "last"), [("fresh", [2.0, 1.0]), ("carry", [0.0, 0.0])])
+def test_the_blur_fades_once_or_at_each_stage(make_recipe, tmp_path, start, last):
+    recipe = make_recipe("loss.blur_fade_kimg=0.008", f"run.stage_start={start}")
     trainer, sigmas = Trainer(recipe, tmp_path), []
     judge = trainer.discriminator.forward
 

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.training import models
 from polyinr_hf.training.class_embeddings import compute_class_embeddings
-from polyinr_hf.training.config import load_recipe
 from polyinr_hf.training.launch import find_damage
+from polyinr_hf.training.recipe import load_recipe
 from polyinr_hf.training.trainer import Trainer
 
 TIMES = ("time", "images_per_second", "step_seconds", "memory_mb", "eta_hours")
@@ -116,8 +116,8 @@ def test_the_log_says_what_happens(undisturbed):
 def test_samples_and_reals_are_grids(undisturbed):
     folder, _ = undisturbed
     files = {path.name: PIL.Image.open(path) for path in (folder / "samples").iterdir()}
-    sizes = {"kimg-00000.024.png": 48, "reals-16.png": 32, "reals-24.png": 48}
-    assert {name: image.size for name, image in files.items()} == {n: (size, size) for n, size in sizes.items()}
+    sizes = {"kimg-00000.024.png": (8 * 24, 3 * 24), "reals-16.png": (8 * 16, 2 * 16), "reals-24.png": (8 * 24, 2 * 24)}
+    assert {name: image.size for name, image in files.items()} == sizes
     assert all(np.asarray(image).std() > 0 for image in files.values())
 
 
@@ -130,7 +130,7 @@ def test_an_export_is_a_pipeline_with_its_recipe(undisturbed, make_recipe):
     for name, value in pipeline.generator.state_dict().items():
         assert torch.equal(value, weights[f"ema.{name}"]), name
     assert pipeline("Carassius auratus").images[0].size == (24, 24)
-    recipe = make_recipe("run.checkpoint_every_kimg=0.004", 'run.mixed_precision="no"')  # what the run had
+    recipe = make_recipe("run.checkpoint_every_kimg=0.004", "run.mixed_precision=no")  # what the run had
     assert load_recipe(export / "recipe.yaml") == load_recipe(folder / "recipe.yaml") == recipe
 
 
@@ -307,7 +307,7 @@ def gradients_of_a_step(recipe, folder) -> tuple[dict[str, list], Trainer]:
 @pytest.fixture(scope="module")
 def one_step():
     """Batch norm by groups of four: larger batches are then cut without changing what is normalised together."""
-    return ["stages=[{resolution: 16, kimg: 0.008, batch_size: 8}]", "discriminator.batch_norm_group_size=4"]
+    return ["stages=[{resolution: 16, kimg: 0.008, batch_size: 8}]", "discriminator.batch_norm=4"]
 
 
 @pytest.fixture(scope="module")
@@ -340,8 +340,9 @@ def test_micro_batches_and_pixel_chunks_leave_gradients_as_they_are(
 def test_batch_norm_of_real_and_generated_images_is_joint_if_asked(make_recipe, tmp_path, monkeypatch):
     """Then the reals are beside what the generator learns from, too, and are normalised with it."""
     one_step = "stages=[{resolution: 16, kimg: 0.004, batch_size: 4}]"
-    for joint in (True, False):
-        trainer, calls = Trainer(make_recipe(one_step, f"loss.joint_batch_norm={joint}"), tmp_path / str(joint)), []
+    for kind in ("joint", "separate"):
+        joint, calls = kind == "joint", []
+        trainer = Trainer(make_recipe(one_step, f"discriminator.batch_norm={kind}"), tmp_path / kind)
         forward = trainer.discriminator.forward
 
         def watch(images, *args, num_batches, forward=forward, calls=calls):
@@ -448,10 +449,10 @@ def test_the_mapping_network_learns_faster_by_its_multiplier(make_recipe, tmp_pa
 
 
 def test_w_mean_follows_each_class(make_recipe, tmp_path):
-    trainer = Trainer(make_recipe("run.w_mean_decay=0.0", "stages.1.kimg=0.0001"), tmp_path)
+    trainer = Trainer(make_recipe("stages.1.kimg=0.0001"), tmp_path)
     trainer.train()
     w_mean = trainer.generator.w_mean
-    assert w_mean.shape == (3, 32)
+    assert w_mean.shape == (3, 512)
     assert (w_mean[0] - w_mean[1]).abs().max() > 1e-3
     assert torch.equal(w_mean, trainer.ema.w_mean)
 
@@ -469,7 +470,7 @@ def test_guidance_pulls_from_its_resolution_on(make_recipe, tmp_path, monkeypatc
             return images.mean(dim=(2, 3))  # (B, 3)
 
     monkeypatch.setattr(models, "build_classifier", lambda *args: Classifier())
-    overrides = ["loss.guidance_weight=2", "loss.guidance_start_resolution=24"]
+    overrides = ["loss.guidance_weight=2", "stages.1.resolution=64"]
     Trainer(make_recipe(*overrides), tmp_path).train()
     lines = read_log(tmp_path)
     assert ["guidance_loss" in line for line in lines] == [False] * 4 + [True] * 2
@@ -488,7 +489,7 @@ def test_weights_may_be_given_for_every_network(make_recipe, tmp_path):
     overrides = [
         "discriminator.feature_networks=[resnet18]",
         "discriminator.feature_weights.tf_efficientnet_lite0=x.pth",
-        "discriminator.pretrained=false",  # resnet18 cannot be had here
+        "discriminator.feature_weights.resnet18=random",  # it cannot be had here
     ]
     with pytest.raises(FileNotFoundError, match="tf_efficientnet_lite0 is 'x.pth'"):
         Trainer(make_recipe(*overrides, "run.class_embeddings=computed"), tmp_path / "a")
@@ -499,7 +500,7 @@ def test_class_embeddings_start_both_networks(make_recipe, tmp_path):
     trainer = Trainer(make_recipe("run.class_embeddings=computed"), tmp_path)
     assert (tmp_path / "class_embeddings.safetensors").exists()
     embedding = trainer.generator.mapping.embedding.weight
-    (head,) = trainer.discriminator.branches[0].heads
+    head = trainer.discriminator.branches[0].heads[0]
     assert torch.equal(head.class_embedding.weight, embedding)
     assert embedding.requires_grad
     assert head.class_embedding.weight.requires_grad

@@ -187,7 +187,7 @@ def test_real_and_generated_windows_of_a_step_have_the_same_extents(make_recipe,
 @pytest.mark.parametrize("kind", [Trainer, Pretrainer])
 def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kind):
     options = {"mapping_steps": 3} if kind is Pretrainer else {}
-    overrides = (f"stages=[{STAGE}]", *LATENT, "run.num_sample_columns=1")
+    overrides = (f"stages=[{STAGE}]", *LATENT)
     whole = kind(make_recipe(*overrides), tmp_path / "whole", **options)
     assert whole.train()
     stopped = kind(make_recipe(*overrides), tmp_path / "stopped", **options)
@@ -215,7 +215,7 @@ def test_micro_batches_leave_gradients_on_windows_as_they_are(make_recipe, tmp_p
             f"stages=[{stage}]",
             *LATENT,
             f"stages.0.gradient_accumulation_steps={parts}",
-            "discriminator.batch_norm_group_size=4",
+            "discriminator.batch_norm=4",
         )
         trainer = Trainer(recipe, tmp_path / str(parts))
         networks, stage_config = trainer.networks, recipe.stages[0]
@@ -242,7 +242,7 @@ def test_a_folder_of_large_photographs_trains_by_the_same_keys(make_recipe, tmp_
         photo.resize((4 * photo.width, 4 * photo.height)).save(folder / f"{name}.jpg")
     stage = "{resolution: 16, image_resolution: 1024, window_scales: [0.03125, 1.0], batch_size: 4, kimg: 0.008}"
     overrides = (f"data.dataset={folder}", "data.class_conditional=false")
-    trainer = Trainer(make_recipe(f"stages=[{stage}]", *overrides, "run.num_sample_columns=1"), tmp_path / "run")
+    trainer = Trainer(make_recipe(f"stages=[{stage}]", *overrides), tmp_path / "run")
     batch = next(trainer.enter_stage(trainer.recipe.stages[0]))
     assert batch["images"].shape == (4, 3, 1024, 1024)
     (drawn,) = trainer.networks.sample(trainer.recipe.stages[0], 0, [batch])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..modeling_poly_inr import PolyINRGenerator
-from ..training.config import Recipe
 from ..training.image_generator import ImageGenerator, Windows
+from ..training.recipe import Recipe
 from ..training.reporting import peak_memory_mb
 from ..training.trainer import Trainer
 from .rendering import in_fresh_process, synthesize_plainly

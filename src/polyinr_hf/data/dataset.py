@@ -64,7 +64,7 @@ def load_image_dataset(
         split: Split name, or slice such as "train[:1000]".
         image_column, label_column, class_conditional, skip_corrupt: See `ImageDataset`.
         class_name: Of the one class that all images are of, where labels are needed and there are none; by default, of
-            pictures, the name of the innermost folder that holds them all.
+            pictures, the name of the innermost folder that holds them all; of a repository, its own.
         streaming: Read rows as they come, without downloading or preparing the dataset first.
         cache_dir, token, revision: As `datasets.load_dataset` takes them.
 
@@ -74,7 +74,7 @@ def load_image_dataset(
     """
     path = Path(name_or_path).expanduser()
     options = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
-    folder_name = path.resolve().name if path.is_dir() else None
+    folder_name = path.resolve().name if path.is_dir() else None if path.exists() else path.name
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         dataset = _load_saved(path, split)
     elif path.is_file() and path.suffix in _FILE_BUILDERS:
@@ -271,7 +271,7 @@ class ImageDataset:
                 raise ValueError(
                     "`label_column` is missing: a class-conditional model needs labels and no ClassLabel column was "
                     f"found; the columns are {describe_columns(dataset)}. Name one, or give `class_name`, the one "
-                    "class of all images (in a recipe: data.class_name=...), or data.class_conditional=false."
+                    "class of all images, or class_conditional=False (in a recipe: data.class_conditional=false)."
                 )
             self.id2label = {0: class_name}
         columns = [name for name in (self.image_column, self.label_column) if name is not None]

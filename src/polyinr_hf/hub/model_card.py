@@ -288,7 +288,7 @@ def _training_table(recipe: dict, training: dict, dataset_name: str) -> list[tup
         "feature networks of the discriminator": ", ".join(discriminator.get("feature_networks", [])),
         "augmentation": ", ".join(discriminator.get("augmentation", [])),
         "classifier guidance": loss.get("guidance_weight") or "none",
-        "blur of D's images": f"sigma {loss.get('blur_initial_sigma')} to 0, {loss.get('blur_fade_kimg', 0):g} kimg",
+        "blur of D's images": f"sigma 2.0 to 0, {loss.get('blur_fade_kimg', 0):g} kimg",
         "precision": {"no": "float32"}.get(run.get("mixed_precision"), run.get("mixed_precision")),
         "seed": run.get("seed"),
         "started from": (_hub_id(run["init_from"]) or "other weights") if run.get("init_from") else "scratch",

@@ -1,5 +1,4 @@
 # The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
-from .config import Recipe as Recipe, differences as differences, load_recipe as load_recipe, save_recipe as save_recipe
 from .plan import (
     PEAK_TFLOPS as PEAK_TFLOPS,
     check_memory as check_memory,
@@ -8,6 +7,7 @@ from .plan import (
     plan_run as plan_run,
 )
 from .pretraining import Pretrainer as Pretrainer
+from .recipe import Recipe as Recipe, differences as differences, load_recipe as load_recipe, save_recipe as save_recipe
 from .reporting import next_commands as next_commands, plot_log as plot_log
 from .small import small_recipe as small_recipe
 from .trainer import Trainer as Trainer

@@ -13,7 +13,7 @@ from ..data.dataset import ImageDataset, image_batches
 from ..feature_networks import load_feature_network
 from ..files import replace_file
 from ..images import to_float
-from .config import CLASS_EMBEDDING_NETWORK
+from .recipe import CLASS_EMBEDDING_NETWORK
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from ..data.dataset import ImageDataset, load_image_dataset
 from ..hub.push import push_folder, redact
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .config import Recipe, StageConfig
+from .recipe import Recipe, Source, StageConfig
 from .reporting import drop_lines_after
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ LICENSE_COLUMNS = ("license", "licence")  # as the Hub spells it; as data folder
 # about a hundredth with the seed of 50,000 samples.
 RISE, RISES_IN_A_ROW = 1.05, 2
 FIRST_WAIT, LONGEST_WAIT = 30.0, 900.0  # seconds before a failed push is tried again; doubled each time
+LAST_WAIT = 600.0  # seconds at the end of a run, for what has not arrived
 
 
 # --- what they say ----------------------------------------------------------------------------------------------------
@@ -66,9 +67,10 @@ def save_description(
     if not dataset.streaming:
         description["num_images"] = len(dataset)
         data = recipe.data
+        name, config, revision = Source.parse(data.dataset)
         try:
             description["licenses"] = count_licenses(
-                data.dataset, data.config, data.split, data.image_column, data.cache_dir, data.revision
+                name, config, data.split, data.image_column, data.cache_dir, revision
             )
         except Exception as error:  # the dataset is opened once more, and its host may be gone: training goes on
             logger.warning("the licenses of %s are not known to %s: %s", data.dataset, folder, redact(str(error)))
@@ -216,11 +218,11 @@ def make_pusher(recipe: Recipe, output_dir: Path, is_main_process: bool = True) 
         ValueError: if nobody is logged in to the Hub.
     """
     run = recipe.run
-    if not run.push_to_hub:
+    if run.push_to_hub is None:
         return None
     if get_token() is None:
         raise ValueError("`run.push_to_hub` needs a Hub token: run `hf auth login` or set HF_TOKEN.")
-    return BackgroundPusher(output_dir, run.hub_model_id, run.hub_private) if is_main_process else None
+    return BackgroundPusher(output_dir, run.push_to_hub) if is_main_process else None
 
 
 class BackgroundPusher:
@@ -231,13 +233,12 @@ class BackgroundPusher:
 
     Args:
         output_dir: Of the run, with exports/ in it.
-        repo_id: org/name.
-        private: Of a repository that is created.
+        repo_id: org/name, created if there is none.
     """
 
-    def __init__(self, output_dir: Path, repo_id: str, private: bool | None = None):
+    def __init__(self, output_dir: Path, repo_id: str):
         self.exports, self.queue = output_dir / "exports", output_dir / "push_queue"
-        self.repo_id, self.private = repo_id, private
+        self.repo_id = repo_id
         self.queue.mkdir(parents=True, exist_ok=True)
         self._changed = threading.Condition()
         self._finishing = self._stopping = False
@@ -254,9 +255,9 @@ class BackgroundPusher:
             (self.queue / name).touch()
             self._changed.notify_all()
 
-    def finish(self, seconds: float) -> list[str]:
+    def finish(self, seconds: float | None = None) -> list[str]:
         """Waits for what is queued, at most so long; returns and logs what is left, and how to push it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (LAST_WAIT if seconds is None else seconds)
         with self._changed:
             self._finishing = True
             self._changed.notify_all()  # a push that waits for its next attempt makes it now
@@ -301,7 +302,7 @@ class BackgroundPusher:
         try:
             if folder.is_dir():
                 # No samples are drawn: loading a model changes, for a moment, how other threads build theirs.
-                push_folder(folder, self.repo_id, private=self.private, tag=name, draw_samples=False, attempts=1)
+                push_folder(folder, self.repo_id, tag=name, draw_samples=False, attempts=1)
                 logger.info("%s is on the Hub as %s", name, self.repo_id)
             else:
                 logger.warning("%s was deleted before it reached the Hub", name)

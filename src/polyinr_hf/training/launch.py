@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checks import cpu_multiplies_bfloat16
-from .config import Recipe
+from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +137,7 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
         if not full and shutil.disk_usage(path.parent).free >= SMALLEST_SPACE:
             raise
         raise OSError(
-            f"No space is left on the disk for {path}, which was not written. Free some and go on with --resume; "
-            "`run.keep_checkpoints` says how many checkpoints are kept."
+            f"No space is left on the disk for {path}, which was not written. Free some and go on with --resume."
         ) from error
 
 
@@ -167,7 +166,7 @@ def check_shared_folder(accelerator: Accelerator, folder: Path) -> None:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, keep: int) -> Path:
+def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, keep: int = 2) -> Path:
     """Writes `accelerator`'s state and `progress` as `folder`/step-N and removes all but the newest `keep`.
 
     All processes call it. The step's number is `progress["step"]`.

@@ -19,7 +19,6 @@ from ..files import replace_folder
 from ..images import save_grid
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .config import Recipe, StageConfig, check_division, save_recipe
 from .exports import BestExport, export_name, make_pusher, save_description
 from .launch import (
     check_shared_folder,
@@ -34,7 +33,8 @@ from .launch import (
 from .matching import FeatureMatching
 from .models import resolve_source
 from .points import PointMatching
-from .reporting import TrainingBar, TrainingLog
+from .recipe import Recipe, Source, StageConfig, check_division, save_recipe
+from .reporting import TrainingBar, TrainingLog, grid_columns
 
 logger = logging.getLogger(__name__)
 
@@ -137,18 +137,18 @@ class TrainingLoop(ABC):
         for index in range(len(self.recipe.stages)):
             check_division(self.recipe, index, processes)
         with _naming_the_cache(), self.accelerator.main_process_first():
+            name, config, revision = Source.parse(data.dataset)
             return load_image_dataset(
-                data.dataset,
-                data.config,
+                name,
+                config,
                 data.split,
                 image_column=data.image_column,
                 label_column=data.label_column,
                 class_conditional=data.class_conditional,
-                class_name=data.class_name,
                 streaming=data.streaming,
                 skip_corrupt=data.skip_corrupt,
                 cache_dir=data.cache_dir,
-                revision=data.revision,
+                revision=revision,
             )
 
     def _resume(self) -> None:
@@ -209,7 +209,7 @@ class TrainingLoop(ABC):
             if self._lock is not None:
                 self._lock.release()
         if self.pusher is not None:
-            self.pusher.finish(self.recipe.run.push_wait_seconds)
+            self.pusher.finish()
         return finished
 
     def _heed_signal(self, number: int, frame: object) -> None:
@@ -344,7 +344,7 @@ class TrainingLoop(ABC):
 
     def _save_grid(self, images: Tensor | None, name: str) -> None:
         if images is not None:
-            save_grid(images, self.recipe.run.num_sample_columns, self.output_dir / "samples" / f"{name}.png")
+            save_grid(images, grid_columns(images.shape[-1]), self.output_dir / "samples" / f"{name}.png")
 
     def _evaluate(self, stage: StageConfig) -> None:
         def write(folder: Path) -> None:
@@ -358,7 +358,7 @@ class TrainingLoop(ABC):
             return
         name = export_name(self.output_dir / "exports", self.images_seen)
         self._write_export(self.output_dir / "exports" / name, stage)
-        if self.pusher and (self.recipe.run.push_exports == "every" or self.images_seen >= self.total_images):
+        if self.pusher is not None:
             self.pusher.submit(name)
 
     def _write_export(self, path: Path, stage: StageConfig) -> None:
@@ -376,7 +376,7 @@ class TrainingLoop(ABC):
         progress["class_names"] = self._class_names()
         if self.best_export is not None:
             progress["best_export"] = self.best_export.state
-        save_checkpoint(self.accelerator, self.output_dir / "checkpoints", progress, self.recipe.run.keep_checkpoints)
+        save_checkpoint(self.accelerator, self.output_dir / "checkpoints", progress)
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

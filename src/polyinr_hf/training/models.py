@@ -1,6 +1,6 @@
 """What a recipe builds: the networks of a run, on the CPU, before Accelerate prepares them."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,11 +18,11 @@ from ..feature_networks import (
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .class_embeddings import compute_class_embeddings
-from .config import CLASS_EMBEDDING_NETWORK, ModelConfig, Recipe
 from .discriminator import ProjectedDiscriminator
 from .fine_tuning import copy_weights, load_source
 from .matching import FeatureMatching
 from .points import PointMatching
+from .recipe import CLASS_EMBED_DIM, CLASS_EMBEDDING_NETWORK, ModelConfig, Recipe, Source
 
 
 def resolve_source(recipe: Recipe) -> Recipe:
@@ -40,11 +40,11 @@ def resolve_source(recipe: Recipe) -> Recipe:
         )
     if recipe.model is not None and recipe.data.class_conditional is not None:
         return recipe
-    run = recipe.run
-    config = PolyINRGenerator.load_config(run.init_from, subfolder="generator", revision=run.init_from_revision)
+    source, _, revision = Source.parse(recipe.run.init_from)
+    config = PolyINRGenerator.load_config(source, subfolder="generator", revision=revision)
     model, data = recipe.model, recipe.data
     if model is None:
-        model = ModelConfig(**{key.name: config[key.name] for key in fields(ModelConfig)})
+        model = ModelConfig.of_generator(config, source)
     if data.class_conditional is None:
         data = replace(data, class_conditional=config["num_classes"] is not None)
     return replace(recipe, model=model, data=data)
@@ -53,7 +53,9 @@ def resolve_source(recipe: Recipe) -> Recipe:
 def build_generator(recipe: Recipe, num_classes: int | None) -> PolyINRGenerator:
     """The generator with weights drawn from the recipe's seed, and the last stage's resolution as its own."""
     torch.manual_seed(recipe.run.seed)
-    return PolyINRGenerator(**vars(recipe.model), num_classes=num_classes, sample_size=recipe.stages[-1].image_size)
+    return PolyINRGenerator(
+        **recipe.model.generator_arguments(), num_classes=num_classes, sample_size=recipe.stages[-1].image_size
+    )
 
 
 def open_source(
@@ -63,7 +65,8 @@ def open_source(
     run = recipe.run
     if not run.init_from:
         return None
-    return load_source(generator, run.init_from, id2label, run.new_classes, run.init_from_revision, new_mapping)
+    source, _, revision = Source.parse(run.init_from)
+    return load_source(generator, source, id2label, run.new_classes, revision, new_mapping)
 
 
 def start_weights(
@@ -91,16 +94,22 @@ def generator_groups(generator: PolyINRGenerator, mapping_lr_multiplier: float =
 def adam_options(recipe: Recipe, device: torch.device) -> dict:
     """Arguments of Adam that all of a run's optimizers share."""
     run = recipe.run
-    return {"betas": tuple(run.adam_betas), "eps": run.adam_eps, "fused": device.type in ("cpu", "cuda")}
+    return {"betas": tuple(run.adam_betas), "eps": 1e-8, "fused": device.type in ("cpu", "cuda")}
 
 
 def build_discriminator(recipe: Recipe, num_classes: int | None, device: torch.device) -> ProjectedDiscriminator:
     """The projected discriminator for a device, still on the CPU; see [`initial_class_embeddings`] for the classes'."""
-    settings = dict(vars(recipe.discriminator))
-    # Files may be given for the guiding classifier and for the network that embeds classes, too.
-    weights = settings.pop("feature_weights")
-    weights = {name: weights[name] for name in settings["feature_networks"] if name in weights}
-    discriminator = ProjectedDiscriminator(num_classes, feature_weights=weights, seed=recipe.run.seed, **settings)
+    settings = recipe.discriminator
+    discriminator = ProjectedDiscriminator(
+        num_classes,
+        settings.feature_networks,
+        settings.feature_weights,
+        feature_resolution=settings.feature_resolution,
+        projection_width=settings.projection_width,
+        augmentation=settings.augmentation,
+        batch_norm_group_size=settings.batch_norm_group_size,
+        seed=recipe.run.seed,
+    )
     for branch in discriminator.branches:
         _arrange_for_speed(branch.feature_network, device)
         if recipe.run.compile and device.type == "cuda":  # on a CPU compiled branches are slower
@@ -113,7 +122,7 @@ def build_feature_network(recipe: Recipe, device: torch.device) -> FeatureNetwor
     settings = recipe.discriminator
     name = settings.feature_networks[0]
     weights = settings.feature_weights.get(name)
-    network = load_feature_network(name, weights, settings.pretrained, settings.feature_resolution)
+    network = load_feature_network(name, weights, feature_resolution=settings.feature_resolution)
     _arrange_for_speed(network, device)
     return network
 
@@ -149,7 +158,7 @@ def build_guidance(recipe: Recipe, num_classes: int | None) -> Classifier | None
     if recipe.loss.guidance_weight <= 0:
         return None
     name, settings = recipe.loss.guidance_classifier, recipe.discriminator
-    classifier = build_classifier(name, settings.feature_weights.get(name), settings.pretrained)
+    classifier = build_classifier(name, settings.feature_weights.get(name))
     if classifier.num_classes != num_classes:
         raise ValueError(
             f"`loss.guidance_classifier` {name} knows {classifier.num_classes} classes, the dataset has {num_classes}."
@@ -167,7 +176,7 @@ def initial_class_embeddings(
     if dataset.num_classes is None:
         return None
     if recipe.run.class_embeddings == "random":
-        return torch.randn(dataset.num_classes, recipe.model.class_embed_dim)
+        return torch.randn(dataset.num_classes, CLASS_EMBED_DIM)
     data, weights = recipe.data, recipe.discriminator.feature_weights.get(CLASS_EMBEDDING_NETWORK)
     with accelerator.main_process_first():
         return compute_class_embeddings(

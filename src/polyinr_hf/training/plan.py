@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from ..data.dataset import ImageDataset
-from .config import Recipe, StageConfig, check_division
 from .image_generator import ImageGenerator, Windows, cut_windows
 from .models import build_discriminator, build_generator, build_guidance, build_matching
+from .recipe import Recipe, StageConfig, check_division
 from .step import AdversarialStep, Batch, Draws, blur_sigma_at, sample_windows
 
 # Dense bfloat16 products, 1e12 multiplications and additions a second, from the makers' data sheets; the first whose
@@ -184,7 +184,8 @@ class _Rehearsal:
     """The networks of a recipe as fake tensors, and the trainer's step of them, counted."""
 
     def __init__(self, recipe: Recipe, num_classes: int | None, num_images: int):
-        untrained = replace(recipe.discriminator, pretrained=False, feature_weights={})
+        names = (*recipe.discriminator.feature_networks, recipe.loss.guidance_classifier)
+        untrained = replace(recipe.discriminator, feature_weights=dict.fromkeys(names, "random"))
         model = replace(recipe.model, initialization="released")  # the other one reads numbers off its weights
         self.recipe = recipe = replace(recipe, discriminator=untrained, model=model)
         self.num_images, self.num_classes = num_images, num_classes
@@ -206,7 +207,7 @@ class _Rehearsal:
         """The cost of a stage whose micro-batches are `images`."""
         step, loss, log = self.step, self.recipe.loss, self.step.accelerator
         generator, discriminator, drawing = step.generator, step.discriminator, step.G
-        sigma = blur_sigma_at(0.0, loss.blur_initial_sigma, loss.blur_fade_kimg)
+        sigma = blur_sigma_at(0.0, fade_kimg=loss.blur_fade_kimg)
         # Images are split for a CPU's cache where there are no chunks, which no other device does.
         counted = replace(stage, pixel_chunk=stage.pixel_chunk or 2**62)
         extents = sample_windows(self.recipe, stage, 0)
@@ -259,7 +260,7 @@ class _Rehearsal:
         loss, z_dim, side = self.recipe.loss, self.recipe.model.z_dim, stage.image_size
         draws = [
             Draws(torch.zeros(images, z_dim), self.step.discriminator.sample_augmentations(passes * images))
-            for passes in (2 if loss.joint_batch_norm else 1, 2)
+            for passes in (2 if self.recipe.discriminator.joint_batch_norm else 1, 2)
         ]
         labels = None if self.num_classes is None else torch.zeros(images, dtype=torch.long)
         batch = Batch(torch.zeros(images, 3, side, side), labels, *draws)

@@ -22,7 +22,6 @@ from ..images import to_float
 from ..modeling_poly_inr import MappingNetwork, PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from ..schedules import half_cosine
-from .config import Recipe, StageConfig
 from .image_generator import ImageGenerator, Windows
 from .loop import TrainingLoop
 from .matching import selector
@@ -35,6 +34,8 @@ from .models import (
     open_source,
     start_weights,
 )
+from .recipe import Recipe, StageConfig
+from .reporting import grid_columns
 from .step import apply_gradients, rows_of_process, sample_windows
 
 LR_CODES = 0.03  # w is about 0.5 in size; a code is updated once per epoch
@@ -169,19 +170,19 @@ class Pretrainer(TrainingLoop):
         """Codes of images, (B, L, w_dim)."""
         return self.codes(indices).unsqueeze(1).repeat(1, self.recipe.model.num_levels, 1)
 
-    def _shown(self) -> Tensor:
-        """Indices of the images in grids."""
-        number = min(len(self.dataset), self.recipe.run.num_sample_columns**2)
+    def _shown(self, resolution: int) -> Tensor:
+        """Indices of the images in a grid."""
+        number = min(len(self.dataset), grid_columns(resolution) ** 2)
         return torch.linspace(0, len(self.dataset) - 1, number).round().long()
 
     def real_images(self, resolution: int) -> Tensor:
         rows = DecodedRows(self.dataset, resolution)
-        return to_float(torch.stack([rows[index][0] for index in self._shown().tolist()]))
+        return to_float(torch.stack([rows[index][0] for index in self._shown(resolution).tolist()]))
 
     @torch.no_grad()
     def generated_images(self, resolution: int) -> Tensor:
         """What the codes of the images in [`~Pretrainer.real_images`] give."""
-        A = self.generator.affine(self._w(self._shown().to(self.device)))  # (B, L, n, 3)
+        A = self.generator.affine(self._w(self._shown(resolution).to(self.device)))  # (B, L, n, 3)
         return torch.cat([self.generator.render(part, resolution, resolution) for part in A.split(1)])
 
     @property

@@ -82,6 +82,11 @@ class TrainingLog:
         return line
 
 
+def grid_columns(resolution: int) -> int:
+    """Columns of a grid of images of `resolution` pixels, and its rows: 8, and no more than 2,048 pixels hold."""
+    return max(1, min(8, 2048 // resolution))
+
+
 def drop_lines_after(step: int, path: Path) -> None:
     """Removes lines of steps that a resumed run takes again, and what a killed run wrote half."""
     kept = []

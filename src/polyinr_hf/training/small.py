@@ -6,7 +6,7 @@ from accelerate import PartialState
 
 from ..checks import cpu_multiplies_bfloat16
 from ..data.dataset import ImageDataset, load_image_dataset
-from .config import DataConfig, Recipe, make_recipe
+from .recipe import DataConfig, Recipe, Source, make_recipe
 
 # Runs with a person in front of them. On two CPU cores with AVX2 a step of 32 images takes about four seconds at 32 px
 # and ten at 64, most of it the discriminator's, so these are a quarter of an hour; the GPU's are hours.
@@ -48,10 +48,10 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None) ->
             "feature_resolution": 128 if on_gpu else 64,
             "projection_width": 64 if on_gpu else 32,
             "augmentation": ["translation"],
+            "batch_norm": "joint",
         },
         "loss": {
             "blur_fade_kimg": total / 8,
-            "joint_batch_norm": True,
             "matching_weight": 10.0 if len(dataset) <= MATCHED_IMAGES else 0.0,
         },
         "stages": stages,
@@ -69,12 +69,13 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None) ->
 
 
 def _load(data: DataConfig) -> ImageDataset:
+    name, config, revision = Source.parse(data.dataset)
     return load_image_dataset(
-        data.dataset,
-        data.config,
+        name,
+        config,
         data.split,
         image_column=data.image_column,
         label_column=data.label_column,
         cache_dir=data.cache_dir,
-        revision=data.revision,
+        revision=revision,
     )

@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .config import Recipe, StageConfig
 from .discriminator import ProjectedDiscriminator
 from .image_generator import Windows, cut_windows, sample_extents
 from .matching import FeatureMatching
 from .points import PointMatching
+from .recipe import Recipe, StageConfig
 from .reporting import TrainingLog
 
+GUIDANCE_START_RESOLUTION = 64  # StyleGAN-XL's: 32 x 32 images say little to a classifier
 WINDOW_SEED, POINT_SEED = 2**40, 2**41  # apart from the seeds of latents and augmentations
 
 
@@ -152,7 +153,9 @@ class AdversarialStep:
         if self.points is not None:
             source = torch.Generator().manual_seed(POINT_SEED + seed)
             uniform = torch.rand(stage.batch_size, self.points.points_per_image, generator=source)
-        for_generator = self._sample_draws(2 * seed, stage.batch_size, 2 if self.recipe.loss.joint_batch_norm else 1)
+        for_generator = self._sample_draws(
+            2 * seed, stage.batch_size, 2 if self.recipe.discriminator.joint_batch_norm else 1
+        )
         for_discriminator = self._sample_draws(2 * seed + 1, stage.batch_size, 2)
         batches = []
         for index, real in enumerate(loaded):
@@ -205,7 +208,7 @@ class AdversarialStep:
                     distance, batch.matches = self.matching(images, batch.matches, batch.class_rows, batch.windows)
                     loss = loss + weights.matching_weight * distance
                     log.add(matching_loss=distance / parts)
-                if self.classifier is not None and stage.resolution >= weights.guidance_start_resolution:
+                if self.classifier is not None and stage.resolution >= GUIDANCE_START_RESOLUTION:
                     guidance = classifier_guidance_loss(self.classifier, images, labels)
                     loss = loss + weights.guidance_weight * guidance
                     log.add(guidance_loss=guidance / parts)
@@ -242,7 +245,7 @@ class AdversarialStep:
         kinds = len(draws.augmentations) // len(generated)
         images = torch.cat([generated.to(batch.images.dtype), batch.images][:kinds])  # (K B, 3, R, R)
         labels = None if batch.class_labels is None else batch.class_labels.repeat(kinds)
-        num_batches = 1 if self.recipe.loss.joint_batch_norm else kinds
+        num_batches = 1 if self.recipe.discriminator.joint_batch_norm else kinds
         logits = discriminator(images, labels, sigma, draws.augmentations, num_batches=num_batches)
         return [{name: values.chunk(kinds)[kind] for name, values in logits.items()} for kind in range(kinds)]
 
@@ -261,7 +264,7 @@ class AdversarialStep:
         z = torch.cat([batch.for_discriminator.z for batch in batches])
         labels = None if batches[0].class_labels is None else torch.cat([batch.class_labels for batch in batches])
         w = self.accelerator.gather(self.generator.mapping(z, labels))  # (N, w_dim)
-        update_w_mean(self.generator.w_mean, w, self._labels_of_all(batches), self.recipe.run.w_mean_decay)
+        update_w_mean(self.generator.w_mean, w, self._labels_of_all(batches))
 
     def _labels_of_all(self, batches: list[Batch]) -> Tensor | None:
         if batches[0].class_labels is None:
@@ -350,12 +353,12 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def update_w_mean(w_mean: Tensor, w: Tensor, class_labels: Tensor | None, decay: float) -> None:
+def update_w_mean(w_mean: Tensor, w: Tensor, class_labels: Tensor | None, decay: float = 0.998) -> None:
     """w_mean[c] <- decay * w_mean[c] + (1 - decay) * mean of the w (B, w_dim) of class c; (classes or 1, w_dim).
 
     The center that truncation pulls towards (Karras et al., StyleGAN, 2019, appendix B), one for each class.
 
-    A row that has never been moved is all zeros, and takes its first mean whole.
+    The default decay is the release's. A row that has never been moved is all zeros, and takes its first mean whole.
     """
     class_labels = torch.zeros(len(w), dtype=torch.long, device=w.device) if class_labels is None else class_labels
     counts = torch.zeros(len(w_mean), device=w.device).index_add_(0, class_labels, torch.ones_like(w[:, 0]))

@@ -10,7 +10,6 @@ from ..data.loader import ImageLoader, make_loader
 from ..images import sample_images
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .config import StageConfig
 from .image_generator import ImageGenerator
 from .loop import TrainingLoop
 from .models import (
@@ -25,6 +24,8 @@ from .models import (
     open_source,
     start_weights,
 )
+from .recipe import StageConfig
+from .reporting import grid_columns
 from .step import AdversarialStep, blur_sigma_at, ema_decay
 
 
@@ -119,9 +120,9 @@ class Trainer(TrainingLoop):
         kimg = self.images_seen / 1000 - loss.adversarial_start_kimg
         if kimg < 0:
             return None
-        if loss.blur_restarts:
+        if self.recipe.run.stage_start == "fresh":
             kimg = min(kimg, (self.images_seen - self.stage_begin) / 1000)
-        return blur_sigma_at(kimg, loss.blur_initial_sigma, loss.blur_fade_kimg)
+        return blur_sigma_at(kimg, fade_kimg=loss.blur_fade_kimg)
 
     def make_batches(self, stage: StageConfig, decoded: tuple | None = None) -> ImageLoader:
         data = self.recipe.data
@@ -134,8 +135,6 @@ class Trainer(TrainingLoop):
             num_processes=self.accelerator.num_processes,
             num_workers=data.num_workers,
             mirror=data.mirror,
-            cache_in_memory=data.cache_in_memory,
-            shuffle_buffer=data.shuffle_buffer,
             decoded=decoded,
             device=self.device,
             **(self.loader_state or {"images_seen": self.images_seen}),
@@ -144,8 +143,8 @@ class Trainer(TrainingLoop):
     def real_images(self, resolution: int) -> Tensor | None:
         if self.dataset.streaming:
             return None
-        number = min(self.recipe.run.num_sample_columns**2, len(self.dataset))
+        number = min(grid_columns(resolution) ** 2, len(self.dataset))
         return next(make_loader(self.dataset, resolution, number, cache_in_memory=False))["images"]
 
     def generated_images(self, resolution: int) -> Tensor:
-        return sample_images(self.ema, resolution, self.recipe.run.num_sample_columns)
+        return sample_images(self.ema, resolution, grid_columns(resolution))

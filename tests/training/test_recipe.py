@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polyinr_hf.training.config import check_division, load_recipe, save_recipe
+from polyinr_hf import PolyINRGenerator
+from polyinr_hf.training.recipe import ModelConfig, Source, check_division, load_recipe, save_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = [ROOT / "examples" / "emoji" / f"{name}.yaml" for name in ("kinds", "names", "pretraining", "windows")]
@@ -49,14 +50,13 @@ def test_the_imagenet_recipe_is_the_papers():
     assert recipe.model.channels == 1024
     assert recipe.discriminator.feature_networks == ["deit_base_distilled_patch16_224", "tf_efficientnet_lite0"]
     assert recipe.discriminator.feature_resolution == 224
-    assert recipe.discriminator.batch_norm_group_size == 8
+    assert recipe.discriminator.batch_norm_group_size == 8 and not recipe.discriminator.joint_batch_norm
     assert recipe.run.stage_start == "fresh"
-    assert recipe.loss.blur_restarts
     for processes in (1, 2, 4, 8):  # groups of eight on any of them
         for index in range(len(recipe.stages)):
             check_division(recipe, index, processes)
     assert recipe.run.adam_betas == (0.0, 0.99)
-    assert (recipe.loss.blur_initial_sigma, recipe.loss.blur_fade_kimg) == (2.0, 300.0)
+    assert recipe.loss.blur_fade_kimg == 300.0
 
 
 def test_defaults_fill_what_is_left_out(minimal):
@@ -84,6 +84,60 @@ def test_overrides(minimal):
     assert recipe.run.mixed_precision == "no"
     assert recipe.run.ema_ramp_up is None
     assert recipe.discriminator.feature_weights == {"tf_efficientnet_lite0": "a=b.pth"}
+
+
+TEXT = ["007", "0123", "12:30", "no", "1e5", "my pictures #2", "a=b", "[x", "null.d", "~", " spaced ", "\u732b"]
+
+
+@pytest.mark.parametrize("text", TEXT)
+def test_text_is_taken_as_it_is(tmp_path, minimal, text):
+    """By overrides of text, of lists and tables of text, and by a file's plain scalars; saved text is read back."""
+    network = "vit_tiny_patch16_224.augreg_in21k"  # a key with a dot
+    overrides = [f"data.dataset={text}", f"data.label_column={text}", f"discriminator.feature_weights.{network}={text}"]
+    recipe = load_recipe(minimal, [f"discriminator.feature_networks=[{network}]", *overrides])
+    assert (recipe.data.dataset, recipe.data.label_column) == (text, text)
+    assert recipe.discriminator.feature_weights == {network: text}
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+
+
+def test_yaml_keeps_no_text_from_being_text(minimal, tmp_path):
+    path = tmp_path / "written.yaml"
+    path.write_text(
+        "data: {dataset: 007, label_column: no, cache_dir: 12:30}\n"
+        "discriminator: {feature_weights: {tf_efficientnet_lite0: 0123}}\n"
+        "run: {mixed_precision: no, metrics: [1.50, no], push_to_hub: null}\n"
+        "stages: [{resolution: 32, kimg: 1}]\n"
+    )
+    recipe = load_recipe(path)
+    assert (recipe.data.dataset, recipe.data.label_column, recipe.data.cache_dir) == ("007", "no", "12:30")
+    assert recipe.discriminator.feature_weights == {"tf_efficientnet_lite0": "0123"}
+    assert (recipe.run.mixed_precision, recipe.run.metrics, recipe.run.push_to_hub) == ("no", ["1.50", "no"], None)
+    recipe = load_recipe(minimal, ["data={dataset: 007, label_column: null}", "run.metrics=[007, no]"])
+    assert (recipe.data.dataset, recipe.data.label_column, recipe.run.metrics) == ("007", None, ["007", "no"])
+    assert load_recipe(minimal, ["data.label_column=null"]).data.label_column is None
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/name@v1", ("owner/name", None, "v1")),
+        ("owner/name:large v2@refs/pr/3", ("owner/name", "large v2", "refs/pr/3")),
+        ("name:small", ("name", "small", None)),
+        ("my/own/folder@home", ("my/own/folder@home", None, None)),
+        ("/data/a:b", ("/data/a:b", None, None)),
+        ("C:\\pictures", ("C:\\pictures", None, None)),
+    ],
+)
+def test_a_hub_id_may_name_configuration_and_revision(text, source):
+    assert Source.parse(text) == source
+
+
+def test_a_folder_of_that_name_is_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday@home").mkdir()
+    assert Source.parse("holiday@home") == ("holiday@home", None, None)
 
 
 def test_an_override_replaces_a_whole_list(minimal):
@@ -155,7 +209,11 @@ def test_a_bad_override_is_named(minimal, override):
         (["stages.0.kimg=-1"], "`stages.0.kimg` must be above 0, got -1"),
         (["stages.0.lr_generator=0"], "`stages.0.lr_generator` must be above 0, got 0"),
         (["stages.0.pixel_chunk=0"], "`stages.0.pixel_chunk` must be null or at least 1, got 0"),
-        (["discriminator.batch_norm_group_size=5"], "`discriminator.batch_norm_group_size` .* 64 images .* got 5"),
+        (["discriminator.batch_norm=5"], "`discriminator.batch_norm` .* 64 images .* got 5"),
+        (
+            ["discriminator.batch_norm=0"],
+            "`discriminator.batch_norm` must be separate, joint or a number of images, got '0'",
+        ),
         (["run.mapping_lr_multiplier=0"], "`run.mapping_lr_multiplier` must be above 0, got 0"),
         (["loss.matching_weight=-1"], "`loss.matching_weight` must be at least 0, got -1"),
         (["loss.points_weight=-1"], "`loss.points_weight` must be at least 0, got -1"),
@@ -177,29 +235,73 @@ def test_a_bad_override_is_named(minimal, override):
             ["run.evaluate_every_kimg=1", "data.streaming=true", "run.class_embeddings=random"],
             "`run.evaluate_every_kimg` must be null with `data.streaming`.* got 1",
         ),
-        (
-            ["loss.joint_batch_norm=true", "discriminator.batch_norm_group_size=4"],
-            "`loss.joint_batch_norm` .* 4, .*True",
-        ),
         (["discriminator.augmentation=[colour]"], "`discriminator.augmentation` .*colour"),
         (["discriminator.feature_weights={resnet50: x.pth}"], r"`discriminator.feature_weights` .*got \['resnet50'\]"),
         (["run.mixed_precision=fp8"], "`run.mixed_precision` .*'fp8'"),
         (["run.class_embeddings=none"], "`run.class_embeddings` .*'none'"),
         (["model.initialization=zero"], "`model.initialization` .*'zero'"),
-        (["model.modulation_activation=relu"], "`model.modulation_activation` .*'relu'"),
-        (["model.class_embed_dim=64"], "`model.class_embed_dim` must be 320.* got 64"),
+        (["model.equation=relu"], r"`model.equation` must be one of \('released', 'paper'\), got 'relu'"),
+        (["data.dataset="], "`data.dataset` must be a folder or a Hub id, got ''"),
         (["data.streaming=true"], "`run.class_embeddings` must be 'random' with `data.streaming`.* got 'computed'"),
-        (
-            ["data.streaming=true", "run.class_embeddings=random", "data.cache_in_memory=true"],
-            "`data.cache_in_memory` must be false or null .* got True",
-        ),
         (["data.num_workers=-1"], "`data.num_workers` .* got -1"),
         (["run.seed=-1"], "`run.seed` .* got -1"),
-        (["run.keep_checkpoints=0"], "`run.keep_checkpoints` .* got 0"),
-        (["run.num_sample_columns=0"], "`run.num_sample_columns` .* got 0"),
         (["run.checkpoint_every_kimg=0"], "`run.checkpoint_every_kimg` .* got 0"),
     ],
 )
 def test_settings_that_cannot_train_are_refused(minimal, overrides, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(minimal, overrides)
+
+
+# --- the generator ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("equation", ["released", "paper"])
+def test_a_generator_is_described_as_it_was_built(equation):
+    section = ModelConfig(channels=8, num_levels=2, equation=equation)
+    generator = PolyINRGenerator(**section.generator_arguments(), num_classes=None, sample_size=8)
+    assert generator.config.compose_coordinates == (equation == "released")
+    assert generator.config.modulation_activation == ("leaky_relu" if equation == "released" else "none")
+    assert ModelConfig.of_generator(generator.config, "here") == section
+
+
+def test_a_generator_that_no_recipe_describes_is_refused():
+    config = PolyINRGenerator(channels=8, num_levels=2, w_dim=16, num_classes=None).config
+    with pytest.raises(ValueError, match="`run.init_from` must be a generator with w_dim=512, here has 16"):
+        ModelConfig.of_generator(config, "here")
+    config = PolyINRGenerator(channels=8, num_levels=2, modulation_activation="none", num_classes=None).config
+    with pytest.raises(ValueError, match="`run.init_from` must be a generator with modulation_activation='leaky_relu'"):
+        ModelConfig.of_generator(config, "here")
+
+
+# --- earlier versions -------------------------------------------------------------------------------------------------
+OLD = {
+    "data": {"dataset": "images", "config": None, "shuffle_buffer": 5, "cache_in_memory": False},
+    "model": {"w_dim": 512, "class_embed_dim": 320, "modulation_activation": "leaky_relu"},
+    "run": {"adam_eps": 1e-8, "keep_checkpoints": 5, "num_sample_columns": 12, "hub_model_id": "a/b"},
+}
+
+
+@pytest.mark.parametrize(("pushed", "repository"), [(True, "a/b"), (False, None)])
+def test_a_recipe_of_an_earlier_version_is_read(tmp_path, caplog, pushed, repository):
+    recipe = load_recipe(write(tmp_path, MINIMAL | OLD | {"run": OLD["run"] | {"push_to_hub": pushed}}))
+    assert recipe.run.push_to_hub == repository
+    (line,) = caplog.messages
+    assert "keys of an earlier version, which do nothing now: data.config, data.shuffle_buffer" in line
+    assert "run.keep_checkpoints" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "instead"),
+    [
+        ("loss", "joint_batch_norm", True, "write discriminator.batch_norm=joint"),
+        ("discriminator", "batch_norm_group_size", 8, "write discriminator.batch_norm with that number"),
+        ("data", "revision", "v1", "write data.dataset=owner/name@revision"),
+        ("model", "compose_coordinates", False, "write model.equation=paper"),
+        ("run", "adam_eps", 1.0, "it is 1e-8"),
+    ],
+)
+def test_what_an_earlier_version_would_lose_is_refused(tmp_path, minimal, section, key, value, instead):
+    with pytest.raises(ValueError, match=f"'{section}.{key}={value}', a key of an earlier version: {instead}"):
+        load_recipe(minimal, [f"{section}.{key}={value}"])
+    path = write(tmp_path, MINIMAL | {section: MINIMAL.get(section, {}) | {key: value}})
+    with pytest.raises(ValueError, match=f"`{section}.{key}` must be left out, got {value!r} .*: {instead}"):
+        load_recipe(path)
