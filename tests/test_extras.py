@@ -28,7 +28,7 @@ EXTRAS = {
     "onnx": {"onnx", "onnxruntime", "onnxscript"},
 }
 EVERY_EXTRA = set().union(*EXTRAS.values())
-FACES = ("editing", "inversion", "data", "hub", "evaluation", "training", "benchmarks")
+FACES = ("editing", "inversion", "data", "hub", "evaluation", "training")
 HIDING = """
 import sys
 from importlib.machinery import PathFinder
@@ -46,7 +46,11 @@ SENTENCE = r'\S+ needs the package \w+, which is not installed: pip install "pol
 def run_without(hidden: set[str], code: str) -> subprocess.CompletedProcess:
     """Runs `code` in a process in which the modules of `hidden` cannot be imported."""
     source = HIDING.format(hidden=sorted(hidden)) + code
-    environment = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'scripts'}", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    environment = {
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'scripts'}:{ROOT / 'benchmarks'}",
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/nonexistent",
+    }
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -69,7 +73,7 @@ print(json.dumps(outcomes))
     result = run_without(EVERY_EXTRA, code)
     assert result.returncode == 0, result.stderr
     outcomes = json.loads(result.stdout)
-    for name in ("editing.walk", "editing.save_film", "hub.push_folder", "benchmarks.measure_rendering"):
+    for name in ("editing.walk", "editing.save_film", "hub.push_folder"):
         assert outcomes[name] == "opens", outcomes[name]
     for name in ("training.Trainer", "evaluation.evaluate", "inversion.invert", "data.load_image_dataset"):
         assert outcomes[name] != "opens"
@@ -123,8 +127,9 @@ except ImportError as error:
 
 @pytest.mark.slow
 def test_help_of_every_script_opens_after_a_core_install():
-    shared = ("arguments.py", "fitting.py", "load_space.py")  # no commands but the last, which is all client
-    scripts = [str(path) for path in sorted((ROOT / "scripts").glob("*.py")) if path.name not in shared]
+    shared = ("arguments.py", "fitting.py", "load_space.py", "measuring.py")  # no commands but load_space, all client
+    paths = [*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")]
+    scripts = [str(path) for path in sorted(paths) if path.name not in shared]
     assert len(scripts) > 10
     code = f"""
 import contextlib, io, runpy
@@ -149,13 +154,11 @@ for script in {scripts!r}:
 def test_a_function_that_needs_an_extra_names_it():
     """Where a module opens in a core install and one of its functions needs more."""
     code = """
-from polyinr_hf import benchmarks, training
-calls = [(benchmarks.plot_costs, ([], "x.png")), (training.plot_log, (".", "x.png"))]
-for function, arguments in calls:
-    try:
-        function(*arguments)
-    except ImportError as error:
-        print(error)
+from polyinr_hf import training
+try:
+    training.plot_log(".", "x.png")
+except ImportError as error:
+    print(error)
 """
     result = run_without(EVERY_EXTRA, code)
     assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
 """The benchmark of adaptive rendering, in this process and on a small pipeline."""
 
+import json
 import math
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+import adaptive
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.benchmarks import adaptive
 
 SIZE = 72
 
@@ -63,7 +64,17 @@ def test_table_and_json(folder, A):
     lines = adaptive.format_adaptive_table(rows).splitlines()
     assert len(lines) == 3
     assert {line.count("|") for line in lines} == {13}
-    assert adaptive.adaptive_as_json(rows)["results"][0]["dtype"] == "bfloat16"
+
+
+def test_the_command_writes_rows_pictures_and_plots(folder, tmp_path, capsys):
+    arguments = ["--pipeline", str(folder), "--sizes", "40", "48", "--tolerance", "0.2", "--num_images", "2"]
+    files = {"--json": tmp_path / "a.json", "--picture": tmp_path / "a.png", "--plot": tmp_path / "b.png"}
+    adaptive.main([*arguments, *(str(word) for pair in files.items() for word in pair)])
+    rows = json.loads((tmp_path / "a.json").read_text())["results"]
+    assert [(row["size"], row["num_images"], row["tolerance"]) for row in rows] == [(40, 2, 0.2), (48, 2, 0.2)]
+    assert capsys.readouterr().out.count("\n") == 4
+    assert Image.open(tmp_path / "a.png").size == (3 * 40, 2 * 40 + 18)
+    assert (tmp_path / "b.png").is_file()
 
 
 def test_pictures(folder, pipe, A, tmp_path):

@@ -1,10 +1,11 @@
+import json
 import os
 
 import pytest
 import torch
 
+import rendering as benchmarks
 from polyinr_hf import PolyINRGenerator
-from polyinr_hf.benchmarks import rendering as benchmarks
 
 
 @pytest.mark.parametrize("initialization", ["signal_preserving", "released"])
@@ -40,3 +41,33 @@ def test_the_limit_is_scaled_beyond_what_is_measured(monkeypatch):
 def test_bad_input(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}` must be a whole number from 1, got 0"):
         next(benchmarks.measure_rendering(**arguments))
+
+
+def test_the_command_writes_a_row_for_each_size_and_dtype(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks, "in_fresh_process", lambda function, *args: function(*args))
+    arguments = ["--sizes", "8", "16", "--channels", "8", "--plain_max_size", "8"]
+    benchmarks.main([*arguments, "--json", str(tmp_path / "render.json")])
+    rows = json.loads((tmp_path / "render.json").read_text())["results"]
+    assert [(row["size"], row["dtype"]) for row in rows] == [
+        (size, dtype) for size in (8, 16) for dtype in ("float32", "bfloat16")
+    ]
+    for row in rows:
+        assert list(row) == ["size", "dtype", "plain_seconds", "seconds", "limit_seconds", "psnr", "peak_mb"]
+        assert (row["plain_seconds"] is None) == (row["size"] == 16)
+        assert (row["psnr"] is None) == (row["dtype"] == "float32")
+        assert row["seconds"] > 0
+        assert row["limit_seconds"] > 0
+        assert row["peak_mb"] > 10
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("option", ["--tolerance 0.1", "--picture a.png", "--dtype bfloat16", "--parameters a.pt"])
+def test_what_has_an_effect_on_adaptive_rendering_alone_is_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        benchmarks.main(option.split())
+    assert f"unrecognized arguments: {option}" in capsys.readouterr().err
+
+
+def test_what_a_person_can_put_right_ends_the_command_in_one_line():
+    with pytest.raises(SystemExit, match="^error: `sizes` must be a whole number from 1, got 0.$"):
+        benchmarks.main(["--sizes", "0"])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRGenerator
-from polyinr_hf.benchmarks.training import PlainImageGenerator
 from polyinr_hf.training.image_generator import ImageGenerator, Windows
+from training import PlainImageGenerator
 
 
 def test_the_naive_way_draws_the_same_images_and_is_called_as_ours():

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-SHARED = [SCRIPTS / "arguments.py", SCRIPTS / "fitting.py"]  # imported by scripts, not run
-RUNNABLE = sorted(set(SCRIPTS.glob("*.py")) - {*SHARED})
+SHARED = [
+    SCRIPTS / "arguments.py",
+    SCRIPTS / "fitting.py",
+    SCRIPTS.parent / "benchmarks" / "measuring.py",
+]  # imported, not run
+RUNNABLE = sorted({*SCRIPTS.glob("*.py"), *SCRIPTS.parent.glob("benchmarks/*.py")} - {*SHARED})
 
 
 class Stop(Exception):

@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.benchmarks import adaptive, rendering as benchmarks
 from polyinr_hf.editing import w_centroids
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -348,38 +347,23 @@ def test_demo_uses_the_checkpoint_in_the_box(folders, monkeypatch, capsys):
 
 
 # -- benchmark.py -----------------------------------------------------------------------------------------------------
-def test_benchmark_render(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmarks, "in_fresh_process", lambda function, *args: function(*args))
-    arguments = ["--sizes", 8, 16, "--channels", 8, "--plain_max_size", 8]
-    run("benchmark", "render", *arguments, "--json", tmp_path / "render.json")
-    rows = json.loads((tmp_path / "render.json").read_text())["results"]
-    assert [(row["size"], row["dtype"]) for row in rows] == [
-        (size, dtype) for size in (8, 16) for dtype in ("float32", "bfloat16")
-    ]
-    for row in rows:
-        assert list(row) == ["size", "dtype", "plain_seconds", "seconds", "limit_seconds", "psnr", "peak_mb"]
-        assert (row["plain_seconds"] is None) == (row["size"] == 16)
-        assert (row["psnr"] is None) == (row["dtype"] == "float32")
-        assert row["seconds"] > 0
-        assert row["limit_seconds"] > 0
-        assert row["peak_mb"] > 10
-    assert len(capsys.readouterr().out.splitlines()) == 5
-
-
-def test_benchmark_render_of_a_pipeline(folders, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(adaptive, "in_fresh_process", lambda function, *args: function(*args))
-    arguments = ["--pipeline", folders["conditional"], "--sizes", 40, 48, "--tolerance", 0.2, "--num_images", 2]
-    files = ["--json", tmp_path / "adaptive.json", "--picture", tmp_path / "a.png", "--plot", tmp_path / "b.png"]
-    run("benchmark", "render", *arguments, *files)
-    rows = json.loads((tmp_path / "adaptive.json").read_text())["results"]
-    assert [(row["size"], row["num_images"], row["tolerance"]) for row in rows] == [(40, 2, 0.2), (48, 2, 0.2)]
-    assert capsys.readouterr().out.count("\n") == 4
-    assert Image.open(tmp_path / "a.png").size == (3 * 40, 2 * 40 + 18)
-    assert (tmp_path / "b.png").is_file()
-
-
-def test_benchmark_refuses_bad_sizes():
-    assert "`sizes` must be a whole number from 1, got 0" in error_of("benchmark", "render", "--sizes", "0")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("render --sizes 8", "benchmarks/rendering.py --sizes 8"),
+        (
+            "render --sizes 8 --pipeline x --dtype bfloat16",
+            "benchmarks/adaptive.py --sizes 8 --pipeline x --dtype bfloat16",
+        ),
+        ("render --pipeline=x", "benchmarks/adaptive.py --pipeline=x"),
+        ("train --set data.dataset=x", "benchmarks/training.py --set data.dataset=x"),
+        ("plan --processes 8", "scripts/plan.py --processes 8"),
+    ],
+)
+def test_the_benchmarks_under_one_name(words, expected):
+    path, *options = load_script("benchmark").command_of(words.split())
+    assert f"{Path(path).relative_to(SCRIPTS.parent).as_posix()} {' '.join(options)}" == expected
+    assert Path(path).is_file()
 
 
 # -- measure_inversion.py ---------------------------------------------------------------------------------------------

@@ -1,15 +1,12 @@
 """What a recipe costs, counted without computing it, beside what can be counted by hand and what a run really does."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+import plan as plan_command
 from polyinr_hf.training.plan import StageCost, check_memory, format_plan, plan_recipe
 from polyinr_hf.training.trainer import Trainer
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 STAGE = "stages=[{resolution: 16, kimg: 10, batch_size: 8}]"
 
 
@@ -162,15 +159,12 @@ def test_days_are_products_over_the_devices_speed(make_recipe):
 
 def test_the_plan_command_refuses_what_does_not_fit(recipe_file, capsys):
     """On a device that is not here, whose memory is said."""
-    spec = importlib.util.spec_from_file_location("scripts_benchmark", SCRIPTS / "benchmark.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
     stages = "stages=[{resolution: 128, kimg: 10, batch_size: 8}]"
-    command = ["plan", "--recipe", str(recipe_file), "--device", "A100", "--num_classes", "3", "--set", stages]
+    command = ["--recipe", str(recipe_file), "--device", "A100", "--num_classes", "3", "--set", stages]
     command += ["model.channels=64"]
-    benchmark.main(command)
+    plan_command.main(command)
     assert "on 1 x 312 TFLOP/s" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"`stages\.0\.gradient_accumulation_steps=\d` should fit"):
-        benchmark.main([*command, "--memory_gb", "0.5"])
+        plan_command.main([*command, "--memory_gb", "0.5"])
     with pytest.raises(SystemExit, match="`--device` must be one of H200, H100, .*, got 'abacus'"):
-        benchmark.main([*command, "--device", "abacus"])
+        plan_command.main([*command, "--device", "abacus"])

@@ -1,5 +1,16 @@
-"""What adaptive rendering saves and what it costs in quality, exact and adaptive image by image in one run."""
+"""What adaptive rendering saves and what it costs in quality, exact and adaptive image by image in one run.
 
+    python benchmarks/adaptive.py --pipeline pretrained/poly-inr-emoji --tolerance 0.1 0.2 --sizes 256 512
+
+Random images of a trained pipeline, classes evenly among them, on the CPU. Columns: median seconds of an image drawn
+exactly and with the tolerance; how many times faster; points that the network was run at, as a share of the pixels;
+mean and lowest PSNR against the exact image, and the largest error of any pixel; peak memory of a process that draws
+one image. --plot draws seconds against size, --picture where the network runs. `--parameters` takes images from files
+of affine parameters (edit.py writes them), such as inverted photographs, instead.
+"""
+
+import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,16 +21,16 @@ from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 
-from .._lazy import naming_extra
-from ..adaptive_rendering import Lattice, first_pitch, refine
-from ..checks import check_count, check_number
-from ..files import replace_file
-from ..images import caption
-from ..modeling_poly_inr import PolyINRGenerator, coordinate_axes
-from ..pipeline_poly_inr import PolyINRPipeline
-from ..reconstruction import psnr
-from ..training.reporting import peak_memory_mb
-from .rendering import DTYPES, best_of, in_fresh_process, set_threads
+from measuring import DTYPES, best_of, in_fresh_process, make_parser, run_command, set_threads
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf._lazy import naming_extra
+from polyinr_hf.adaptive_rendering import Lattice, first_pitch, refine
+from polyinr_hf.checks import check_count, check_number
+from polyinr_hf.files import replace_file
+from polyinr_hf.images import caption
+from polyinr_hf.modeling_poly_inr import coordinate_axes
+from polyinr_hf.reconstruction import psnr
+from polyinr_hf.training.reporting import peak_memory_mb
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -57,7 +68,7 @@ def measure_adaptive_rendering(
         pipeline: Folder or Hub id.
         A: Affine parameters (B, L, n, 3) of the images.
         num_images: How many of them, spread evenly over A, are drawn at each size.
-        dtype: "float32" or "bfloat16", of exact and adaptive images alike.
+        dtype: "float32", "bfloat16" or "float16", of exact and adaptive images alike.
 
     Yields:
         `exact_seconds`, `seconds`: median of the images, drawn once each way, in turn.
@@ -101,11 +112,6 @@ def format_adaptive_table(results: list[AdaptiveResult]) -> str:
             f" | {row.largest_error:.0f} | {row.exact_peak_mb:.0f} | {row.peak_mb:.0f} |"
         )
     return "\n".join(lines)
-
-
-def adaptive_as_json(results: list[AdaptiveResult]) -> dict:
-    """`{"results": [...]}`, a dictionary for each row."""
-    return {"results": [asdict(row) for row in results]}
 
 
 def plot_costs(results: list[AdaptiveResult], path: str | Path) -> None:
@@ -204,3 +210,63 @@ def _measure_images(pipeline, A: Tensor, size: int, tolerances, dtype: str, thre
             row.append((exact_seconds, seconds, points / size**2, psnr(image, exact)[0], error))
         results.append(row)
     return results, peak_mb
+
+
+def encode_evenly(pipe: PolyINRPipeline, count: int) -> Tensor:
+    """Affine parameters of `count` images, seeds 0, 1, ..., classes spread evenly over the model's."""
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    num_classes = pipe.generator.config.num_classes
+    if num_classes is None:
+        return pipe.encode(num_images_per_label=count, generator=generators)
+    return pipe.encode([i * num_classes // count for i in range(count)], generator=generators)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048], help="heights in pixels")
+    parser.add_argument("--tolerance", type=float, nargs="+", default=[0.1, 0.2], help="tolerances (default: 0.1 0.2)")
+    parser.add_argument(
+        "--num_images", type=int, nargs="+", default=[32], help="images for each size, or for all (default: 32)"
+    )
+    parser.add_argument(
+        "--parameters", nargs="+", metavar="FILE", help="files of affine parameters to draw instead of samples"
+    )
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="(default: float32)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--picture", type=Path, help="PNG to write: where the network runs at the first size")
+    parser.add_argument("--plot", type=Path, help="PNG to write: seconds against size")
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    pipe = PolyINRPipeline.from_pretrained(args.pipeline)
+    if args.parameters:
+        from polyinr_hf.inversion import load_affine_parameters
+
+        A = torch.cat([load_affine_parameters(path) for path in args.parameters])
+    else:
+        A = encode_evenly(pipe, max(args.num_images))
+    counts = args.num_images * len(args.sizes) if len(args.num_images) == 1 else args.num_images
+    counts = [min(count, len(A)) for count in counts]
+    results = []
+    options = {"dtype": args.dtype, "threads": args.threads}
+    for row in measure_adaptive_rendering(args.pipeline, A, args.sizes, args.tolerance, counts, **options):
+        print(f"measured {row.size} x {row.size}, {row.tolerance:g}: {row.seconds:.2f} s", file=sys.stderr)
+        results.append(row)
+    print(format_adaptive_table(results))
+    if args.picture:
+        picture = draw_where_run(pipe.generator, A[:: max(1, len(A) // 3)][:3], args.sizes[0], args.tolerance[0])
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(args.picture)
+    if args.plot:
+        plot_costs(results, args.plot)
+    return {"results": [asdict(row) for row in results]}
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command(measure, parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,27 @@
-"""What a training step costs, naively implemented and as it is, in one run; the memory that chunks of pixels save."""
+"""What a training step costs, naively implemented and as it is, in one run; the memory that chunks of pixels save.
 
+    python benchmarks/training.py --recipe examples/emoji/kinds.yaml --set data.dataset=data/emoji-64 --json train.json
+
+The first stage of a recipe on its data: seconds of the whole step and of the generator's forward and backward, naively
+(float32, eager, nothing folded) and as the recipe says, and the peak memory of the generator's backward with and
+without chunks of pixels.
+"""
+
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..modeling_poly_inr import PolyINRGenerator
-from ..training.image_generator import ImageGenerator, Windows
-from ..training.recipe import Recipe
-from ..training.reporting import peak_memory_mb
-from ..training.trainer import Trainer
-from .rendering import in_fresh_process, synthesize_plainly
+from measuring import in_fresh_process, make_parser, run_command
+from polyinr_hf import PolyINRGenerator, training
+from polyinr_hf.training.image_generator import ImageGenerator, Windows
+from polyinr_hf.training.reporting import peak_memory_mb
+from rendering import synthesize_plainly
 
 WARM_UP_STEPS, MEASURED_STEPS = 2, 5
 
@@ -38,7 +45,9 @@ class PlainImageGenerator(ImageGenerator):
         return synthesize_plainly(self.generator, w, resolution, resolution)  # (B, 3, R, R)
 
 
-def measure_training(recipe: Recipe, memory_sizes: list[int], memory_batch_size: int, pixel_chunk: int) -> dict:
+def measure_training(
+    recipe: "training.Recipe", memory_sizes: list[int], memory_batch_size: int, pixel_chunk: int
+) -> dict:
     """Measures the first stage of a recipe on its own data, and a generator's backward alone.
 
     Returns:
@@ -54,7 +63,7 @@ def measure_training(recipe: Recipe, memory_sizes: list[int], memory_batch_size:
     results |= {"plain_generator_seconds": plain_generator, "generator_seconds": generator, "peak_mb": {}}
     for size in memory_sizes:
         results["peak_mb"][size] = [
-            in_fresh_process(_measure_memory, asdict(recipe)["model"], size, memory_batch_size, chunk)
+            in_fresh_process(_measure_memory, recipe.model.generator_arguments(), size, memory_batch_size, chunk)
             for chunk in (None, pixel_chunk)
         ]
     return results
@@ -72,12 +81,12 @@ def format_training(results: dict) -> str:
     return "\n".join(lines)
 
 
-def _measure_step(recipe: Recipe, plainly: bool) -> tuple[float, float]:
+def _measure_step(recipe: "training.Recipe", plainly: bool) -> tuple[float, float]:
     """Seconds of a whole step, and of the generator's forward and backward."""
     stage = recipe.stages[0]
     recipe = replace(deepcopy(recipe), run=replace(recipe.run, log_with=[], class_embeddings="random"))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(recipe, folder)
+        trainer = training.Trainer(recipe, folder)
         if plainly:
             trainer.networks.G = PlainImageGenerator(trainer.generator)
             for branch in trainer.discriminator.branches:
@@ -110,3 +119,44 @@ def _mean_seconds(run: Callable[[], None]) -> float:
     for _ in range(MEASURED_STEPS):
         run()
     return (time.perf_counter() - start) / MEASURED_STEPS
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--recipe", default="examples/emoji/kinds.yaml", help="YAML file (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values of the recipe to change, such as data.dataset=my/folder",
+    )
+    parser.add_argument(
+        "--memory_sizes",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256],
+        help="sides in pixels of the images of the memory test",
+    )
+    parser.add_argument(
+        "--memory_batch_size", type=int, default=2, help="number of images in the memory test (default: 2)"
+    )
+    parser.add_argument(
+        "--pixel_chunk", type=int, default=4096, help="pixels of a chunk in the memory test (default: 4096)"
+    )
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    recipe = training.load_recipe(args.recipe, args.set)
+    results = measure_training(recipe, args.memory_sizes, args.memory_batch_size, args.pixel_chunk)
+    print(format_training(results))
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command(measure, parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

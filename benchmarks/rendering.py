@@ -1,24 +1,32 @@
-"""What rendering costs: the naive implementation, `render`, and the matrix products alone, side by side on one machine.
+"""What rendering costs on this machine: the naive implementation, `render`, and the matrix products alone, in one run.
 
-Everything is measured in a process of its own, with the same seeded weights, so that peak memory is that of one job.
+    python benchmarks/rendering.py --sizes 256 512 --json render.json
+
+An untrained model of the ImageNet size draws square images, batch 1, on the CPU. Columns: seconds of the naive
+implementation (every level on the whole pixel grid, nothing folded) in float32, of this package, and of the matrix
+products alone in the same dtype, which is the limit; the speed-up over the naive implementation; the fraction of the
+limit that is reached; PSNR of bfloat16 against float32; peak memory of a process that renders the image. A 256 x 256
+image takes seconds; four times that per doubling. Everything is measured in a process of its own, with the same seeded
+weights. What adaptive rendering saves of it: benchmarks/adaptive.py.
 """
 
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import argparse
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_count
-from ..modeling_poly_inr import FEATURE_LIMIT, NEGATIVE_SLOPE, PolyINRGenerator, pixel_coordinates
-from ..reconstruction import psnr
-from ..training.reporting import peak_memory_mb
+from measuring import DTYPES, best_of, in_fresh_process, make_parser, run_command, set_threads
+from polyinr_hf import PolyINRGenerator
+from polyinr_hf.checks import check_count
+from polyinr_hf.modeling_poly_inr import FEATURE_LIMIT, NEGATIVE_SLOPE, pixel_coordinates
+from polyinr_hf.reconstruction import psnr
+from polyinr_hf.training.reporting import peak_memory_mb
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MEASURED = ("float32", "bfloat16")  # dtypes
 LIMIT_CHUNKS = (512, 1024, 2048, 4096)  # pixels at once that the limit is searched over
 LIMIT_PIXELS = 256 * 256  # products grow linearly with pixels: measured up to here, scaled beyond
 
@@ -107,7 +115,7 @@ def measure_rendering(
         plain_seconds = None
         if size <= plain_max_size:
             plain, plain_seconds = in_fresh_process(_measure_plain, size, channels, threads)
-        for dtype in DTYPES:
+        for dtype in MEASURED:
             limit_seconds = in_fresh_process(_measure_limit, size, channels, dtype, threads)
             image, seconds, peak_mb = in_fresh_process(_measure_render, size, channels, dtype, threads)
             if dtype == "float32":
@@ -130,17 +138,6 @@ def format_table(results: list[RenderResult]) -> str:
             f" {row.limit_seconds / row.seconds:9.2f} {psnr:>8s} {row.peak_mb:8.0f}"
         )
     return "\n".join(lines)
-
-
-def as_json(results: list[RenderResult]) -> dict:
-    """`{"results": [...]}`, a dictionary for each row."""
-    return {"results": [asdict(row) for row in results]}
-
-
-def in_fresh_process(function: Callable, *args):
-    """Result of a module-level function called in a new process, whose peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        return executor.submit(function, *args).result()
 
 
 def _seeded_model(channels: int, threads: int | None) -> tuple[PolyINRGenerator, Tensor]:
@@ -173,22 +170,38 @@ def _measure_limit(size: int, channels: int, dtype: str, threads: int | None) ->
     return matmul_limit(size * size, channels, DTYPES[dtype])
 
 
-def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def best_of(run: Callable[[], Tensor | None], repeats: int = 2) -> tuple[Tensor | None, float]:
-    """What `run` returns, and the seconds of its fastest call."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
-
-
 def _check_same(image: Tensor, reference: Tensor) -> None:
     difference = ((image - reference).abs().max() / reference.abs().max()).item()
     if not difference <= 1e-5:
         raise RuntimeError(f"The naive implementation and `render` draw different images, {difference:.1e} apart.")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048], help="heights in pixels")
+    parser.add_argument("--channels", type=int, default=1024, help="channels of the model (default: 1024)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--plain_max_size",
+        type=int,
+        default=256,
+        help="largest size drawn by the naive implementation too, whose memory grows with the image (default: 256)",
+    )
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    results = []
+    for row in measure_rendering(args.sizes, args.channels, args.threads, args.plain_max_size):
+        print(f"measured {row.size} x {row.size} {row.dtype}: {row.seconds:.2f} s", file=sys.stderr)
+        results.append(row)
+    print(format_table(results))
+    return {"results": [asdict(row) for row in results]}
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command(measure, parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
