@@ -64,7 +64,7 @@ STAGES = {
         "loss.matching_by=latent",
         "loss.points_weight=1",
         "loss.points_per_image=16",
-        "loss.joint_batch_norm=true",
+        "discriminator.batch_norm=joint",
     ),
     "windows": (
         "stages.0.image_resolution=64",
