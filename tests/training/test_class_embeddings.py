@@ -1,7 +1,10 @@
 """Class embeddings from the training set: their definition, and that a stopped pass goes on."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from polyinr_hf.data.dataset import image_batches, load_image_dataset
 from polyinr_hf.feature_networks import load_feature_network
@@ -92,6 +95,29 @@ def test_sums_of_another_dataset_are_refused(dataset, embeddings, labelled_image
     other.dataset = other.dataset.select(range(8))
     with pytest.raises(ValueError, match=r"sums\.safetensors is of 16 images, the dataset has 8"):
         compute_class_embeddings(other, embeddings[1])
+
+
+def test_as_many_other_classes_or_images_are_told_apart(embeddings, labelled_images):
+    other = load_image_dataset(labelled_images)
+    other.id2label = {0: "tench", 1: "goldfish", 2: "stork"}
+    with pytest.raises(ValueError, match=r"sums\.safetensors is of classes of other names"):
+        compute_class_embeddings(other, embeddings[1])
+    other = load_image_dataset(labelled_images)
+    other.dataset = other.dataset.select([0, *range(2, 16), 1])
+    with pytest.raises(ValueError, match=r"sums\.safetensors is of other images"):
+        compute_class_embeddings(other, embeddings[1])
+
+
+def test_the_same_images_elsewhere_are_the_same(embeddings, labelled_images, tmp_path):
+    shutil.copytree(labelled_images, tmp_path / "moved")
+    assert torch.equal(compute_class_embeddings(load_image_dataset(tmp_path / "moved"), embeddings[1]), embeddings[0])
+
+
+def test_sums_of_an_earlier_version_are_read(dataset, embeddings, tmp_path):
+    """Which says less of what they are of."""
+    sums = load_file(embeddings[1])
+    save_file(sums, tmp_path / "sums.safetensors", {"images_done": "16", "num_images": "16"})
+    assert torch.equal(compute_class_embeddings(dataset, tmp_path / "sums.safetensors"), embeddings[0])
 
 
 def test_no_classes_nothing_to_embed(unlabelled_images, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.training.fine_tuning import copy_weights, load_source
+from polyinr_hf.training.fine_tuning import copy_weights, load_source, match_classes
 
 NAMES = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 2: "stork"}
 ROWS = ("mapping.embedding.weight", "w_mean")
@@ -51,6 +51,36 @@ def test_new_classes_take_the_rows_of_their_names(trained, source):
         assert torch.equal(state[name], torch.stack([own[name][0], theirs[name][2], theirs[name][1], theirs[name][0]]))
     for name in state.keys() - set(ROWS):
         assert torch.equal(state[name], theirs[name]), name
+
+
+APPLES = {0: "apple, red", 1: "apple, green", 2: "crane", 3: "lathe, crane", 4: "caf\u00e9"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "matches"),
+    [
+        ({0: "apple, red", 1: "apple, green"}, {0: 0, 1: 1}),
+        ({0: "apple, green", 1: "apple, red"}, {0: 1, 1: 0}),
+        ({0: "apple", 1: "green"}, {1: 1}),  # apple: two of theirs
+        ({0: "red, fire", 1: "red, wine", 2: "Green"}, {2: 1}),  # red: two of ours
+        ({0: "crane"}, {0: 2}),  # a whole name before a synonym
+        ({0: "crane", 1: "crane"}, {}),
+        ({0: "crane, bird", 1: "lathe"}, {1: 3}),
+        ({0: "cafe\u0301"}, {0: 4}),
+        ({}, {}),
+    ],
+)
+def test_classes_are_matched_by_whole_names_first_and_by_no_name_of_several(ours, matches):
+    assert match_classes(ours, APPLES) == matches
+
+
+def test_the_crane_of_imagenet_does_not_begin_as_the_machine(tmp_path):
+    trained = make_generator(seed=0, num_classes=2)
+    PolyINRPipeline(trained, {0: "crane", 1: "crane"}).save_pretrained(tmp_path)
+    own = make_generator(num_classes=1).state_dict()
+    state = start(make_generator(num_classes=1), str(tmp_path), {0: "crane"}, new_classes=True)
+    for name in ROWS:
+        assert torch.equal(state[name], own[name]), name
 
 
 def test_classes_in_another_order_are_other_classes(trained, source):

@@ -1,5 +1,7 @@
 """Class embeddings to start from: the mean EfficientNet-lite0 feature of each class's images."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 RESOLUTION = 224  # pixels, what the network was trained at
 SAVE_EVERY_BATCHES = 200
+IMAGES_COMPARED = 16  # spread over the dataset: what a file of sums is recognized by
 
 
 @torch.inference_mode()
@@ -37,13 +40,14 @@ def compute_class_embeddings(
     read back. A class without images gets the mean of the others.
 
     Raises:
-        ValueError: if the dataset has no classes, or `path` holds sums of another dataset.
+        ValueError: if the dataset has no classes, or `path` holds sums of other classes or images.
         FileNotFoundError: if the weights of EfficientNet-lite0 cannot be had.
     """
     if not dataset.num_classes:
         raise ValueError("`dataset` has no classes to embed.")
     path = Path(path)
-    sums, counts, images_done = _load_sums(path, dataset.num_classes, len(dataset))
+    subject = _describe(dataset)
+    sums, counts, images_done = _load_sums(path, dataset.num_classes, subject)
     if images_done < len(dataset):
         network = load_feature_network(CLASS_EMBEDDING_NETWORK, weights).to(device)
         batches = image_batches(dataset, RESOLUTION, batch_size, num_workers=num_workers, start=images_done)
@@ -55,8 +59,8 @@ def compute_class_embeddings(
             images_done += len(images)
             progress.update(len(images))
             if number % SAVE_EVERY_BATCHES == 0:
-                _save_sums(path, sums, counts, images_done, len(dataset))
-        _save_sums(path, sums, counts, images_done, len(dataset))
+                _save_sums(path, sums, counts, images_done, subject)
+        _save_sums(path, sums, counts, images_done, subject)
     empty = counts == 0
     if empty.any():
         logger.warning("%d of %d classes have no images", int(empty.sum()), len(counts))
@@ -65,7 +69,17 @@ def compute_class_embeddings(
     return means.float()
 
 
-def _load_sums(path: Path, num_classes: int, num_images: int) -> tuple[Tensor, Tensor, int]:
+def _describe(dataset: ImageDataset) -> dict[str, str]:
+    """What the sums are of, wherever the dataset lies: its size, its classes, and a few of its images with theirs."""
+    number, digest = len(dataset), hashlib.sha256()
+    for index in range(0, number, max(1, number // IMAGES_COMPARED)):
+        image, label, _ = dataset.decode_row(index, 32)
+        digest.update(image.numpy().tobytes() + str(label).encode())
+    names = [dataset.id2label[row] for row in sorted(dataset.id2label)]
+    return {"num_images": str(number), "classes": json.dumps(names, ensure_ascii=False), "images": digest.hexdigest()}
+
+
+def _load_sums(path: Path, num_classes: int, subject: dict[str, str]) -> tuple[Tensor, Tensor, int]:
     """Sums (num_classes, 320) and counts (num_classes,), float64, and the number of images summed so far."""
     if not path.exists():
         zeros = torch.zeros(num_classes, 320, dtype=torch.float64)
@@ -74,12 +88,18 @@ def _load_sums(path: Path, num_classes: int, num_images: int) -> tuple[Tensor, T
         sums, counts, metadata = file.get_tensor("sums"), file.get_tensor("counts"), file.metadata()
     if len(sums) != num_classes:
         raise ValueError(f"{path} is of {len(sums)} classes, the dataset has {num_classes}: remove it.")
-    if int(metadata.get("num_images", num_images)) != num_images:
-        raise ValueError(f"{path} is of {metadata['num_images']} images, the dataset has {num_images}: remove it.")
+    theirs = subject | metadata  # earlier versions wrote less
+    if theirs["num_images"] != subject["num_images"]:
+        raise ValueError(
+            f"{path} is of {theirs['num_images']} images, the dataset has {subject['num_images']}: remove it."
+        )
+    if theirs["classes"] != subject["classes"]:
+        raise ValueError(f"{path} is of classes of other names than the dataset's: remove it.")
+    if theirs["images"] != subject["images"]:
+        raise ValueError(f"{path} is of other images than the dataset's: remove it.")
     return sums, counts, int(metadata["images_done"])
 
 
-def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int, num_images: int) -> None:
-    metadata = {"images_done": str(images_done), "num_images": str(num_images)}
+def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int, subject: dict[str, str]) -> None:
     with replace_file(path) as partial:
-        save_file({"sums": sums, "counts": counts}, partial, metadata)
+        save_file({"sums": sums, "counts": counts}, partial, subject | {"images_done": str(images_done)})

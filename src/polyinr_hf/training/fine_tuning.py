@@ -1,7 +1,9 @@
 """Starting from trained weights: of any resolution, of another class list, of fewer latent numbers."""
 
 import math
+import unicodedata
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -59,8 +61,9 @@ def load_source(
 def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2label: dict[int, str] | None) -> None:
     """Copies the weights of a pipeline from `load_source` into `generator`.
 
-    If the class lists differ, a class takes the embedding and mean w of the class of that name, and keeps its own if
-    there is none. A mapping network of another number of layers keeps its own, all but the class embeddings.
+    If the class lists differ, a class takes the embedding and mean w of the class of that name (see [`match_classes`]),
+    and keeps its own if there is none. A mapping network of another number of layers keeps its own, all but the class
+    embeddings.
     """
     state = pipeline.generator.state_dict()
     if pipeline.generator.config.num_mapping_layers != generator.config.num_mapping_layers:
@@ -70,17 +73,38 @@ def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2labe
         return
     if not _has_same_classes(generator, pipeline, id2label):
         mine = generator.state_dict()
-        known = {name.strip(): row for row, names in pipeline.id2label.items() for name in names.split(",")}
-        for row, names in (id2label or {}).items():
-            match = next((known[name.strip()] for name in names.split(",") if name.strip() in known), None)
+        for row, match in match_classes(id2label or {}, pipeline.id2label).items():
             for key in ("mapping.embedding.weight", "w_mean"):
-                if match is not None:
-                    mine[key][row] = state[key][match]
+                mine[key][row] = state[key][match]
         for key in ("mapping.embedding.weight", "w_mean"):
             state[key] = mine[key]
     if pipeline.generator.config.z_dim < generator.config.z_dim:
         _widen_latents(state, generator)
     generator.load_state_dict(state)
+
+
+def match_classes(ours: dict[int, str], theirs: dict[int, str]) -> dict[int, int]:
+    """Classes of `ours` that are in `theirs`, by id: those of the same whole name, then those that share a synonym.
+
+    A name that either list gives to several classes says nothing: ImageNet's "crane" is a bird and a machine. Case and
+    the way in which accents are written do not matter.
+    """
+    found = {}
+    for split in (lambda names: [names], lambda names: names.split(",")):
+        rows_of_ours, rows_of_theirs = _rows_by_name(ours, split), _rows_by_name(theirs, split)
+        for name, rows in rows_of_ours.items():
+            others = rows_of_theirs.get(name, set())
+            if len(rows) == len(others) == 1:
+                found.setdefault(*rows, *others)
+    return found
+
+
+def _rows_by_name(id2label: dict[int, str], split: Callable[[str], list[str]]) -> dict[str, set[int]]:
+    rows: dict[str, set[int]] = {}
+    for row, names in id2label.items():
+        for name in split(names):
+            rows.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), set()).add(row)
+    return rows
 
 
 def _widen_latents(state: dict[str, Tensor], generator: PolyINRGenerator) -> None:
