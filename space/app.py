@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import gradio as gr
-import torch
-from actions import Studio
-from huggingface_hub import ModelCard
-from page import Page
-from settings import MAX_UPLOAD_BYTES, QUEUE_LENGTH
+try:
+    import gradio as gr
+    import torch
+    from actions import Studio
+    from huggingface_hub import ModelCard
+    from page import Page
+    from settings import MAX_UPLOAD_BYTES, QUEUE_LENGTH
 
-from polyinr_hf import PolyINRPipeline
+    from polyinr_hf import PolyINRPipeline
+    from polyinr_hf.inversion import tune as _  # noqa: F401  of a photograph, which the page offers
+except ImportError as error:
+    raise SystemExit(f'error: {error}. In the repository: pip install -e ".[space,eval]"') from error
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = Path("pretrained", "poly-inr-emoji")  # beside this file in a Space, beside its folder in the repository
@@ -31,7 +35,7 @@ def find_model() -> str | Path:
         folders = [HERE / BUNDLED, HERE.parent / BUNDLED]
         model = next((folder for folder in folders if folder.is_dir()), None)
         if model is None:
-            raise SystemExit(f"error: there is no {BUNDLED}: set POLYINR_MODEL to a pipeline folder or a Hub id")
+            raise SystemExit(f"error: there is no {BUNDLED}: set POLYINR_MODEL to a pipeline folder or a Hub id.")
     return model
 
 

@@ -2,9 +2,9 @@
 // last prediction was off, and in the end every pixel that is left. A point that was not run has a prediction: the
 // separable four-point cubic of the coarser lattice.
 //
-// A picture hands out pixels by `take`, is given their colours by `give`, and shows itself by `snapshot`.
+// A picture hands out pixels by `take`, is given their colors by `give`, and shows itself by `snapshot`.
 
-const TOLERANCE = 0.03; // of colours, which have a range of 2: four steps of 255
+const TOLERANCE = 0.03; // of colors, which have a range of 2: four steps of 255
 const FIRST_LATTICE = 16; // points of the first lattice along the picture, at least
 
 /** Coordinates (Float32Array, row and column in turn) of pixels, given as `row * side + column`. */
@@ -19,14 +19,14 @@ export function coordinatesOf(pixels, side, size, [top, left, bottom, right]) {
   return coordinates;
 }
 
-/** RGBA bytes of every `pitch`-th pixel's colour, which is in [-1, 1]. `colours` has `side` pixels in a row. */
-function toBytes(colours, side, count, pitch = 1) {
+/** RGBA bytes of every `pitch`-th pixel's color, which is in [-1, 1]. `colors` has `side` pixels in a row. */
+function toBytes(colors, side, count, pitch = 1) {
   const bytes = new Uint8ClampedArray(4 * count * count);
   let target = 0;
   for (let row = 0; row < count; row++) {
     let source = 3 * row * pitch * side;
     for (let column = 0; column < count; column++, source += 3 * pitch) {
-      for (let channel = 0; channel < 3; channel++) bytes[target++] = (colours[source + channel] + 1) * 127.5;
+      for (let channel = 0; channel < 3; channel++) bytes[target++] = (colors[source + channel] + 1) * 127.5;
       bytes[target++] = 255;
     }
   }
@@ -41,7 +41,7 @@ export class ProgressivePicture {
     this.pitch = 2 ** Math.max(0, Math.floor(Math.log2((size - 1) / FIRST_LATTICE)));
     this.side = Math.ceil((size - 1) / this.pitch) * this.pitch + 1; // the lattice may reach past the picture
     this.detail = Math.max(1, Math.min(detail, this.pitch / 2)); // the second lattice is run in full, to compare
-    this.colours = new Float32Array(3 * this.side ** 2);
+    this.colors = new Float32Array(3 * this.side ** 2);
     this.wasRun = new Uint8Array(this.side ** 2);
     this.off = new Uint8Array(this.side ** 2); // the pitch, as a power of two, at which the prediction was off
     this.stage = "empty"; // then "coarse", "sharp" and "exact"
@@ -54,14 +54,14 @@ export class ProgressivePicture {
     return this.pending.subarray(this.position, this.position + count);
   }
 
-  /** Takes in the colours (3 for each pixel) of what `take` handed out. */
+  /** Takes in the colors (3 for each pixel) of what `take` handed out. */
   give(pixels, rgb) {
     const mark = Math.log2(this.pitch) + 1;
     pixels.forEach((pixel, i) => {
       let error = 0;
       for (let channel = 0; channel < 3; channel++) {
-        error = Math.max(error, Math.abs(this.colours[3 * pixel + channel] - rgb[3 * i + channel]));
-        this.colours[3 * pixel + channel] = rgb[3 * i + channel];
+        error = Math.max(error, Math.abs(this.colors[3 * pixel + channel] - rgb[3 * i + channel]));
+        this.colors[3 * pixel + channel] = rgb[3 * i + channel];
       }
       this.wasRun[pixel] = 1;
       if (error > TOLERANCE) this.off[pixel] = mark;
@@ -71,12 +71,12 @@ export class ProgressivePicture {
     while (this.position === this.pending.length && this.stage !== "exact") this.#advance();
   }
 
-  /** The colours so far: `{ count, span, pixels }`, RGBA of `count` x `count` points that span `span` pixels' pitches. */
+  /** The colors so far: `{ count, span, pixels }`, RGBA of `count` x `count` points that span `span` pixels' pitches. */
   snapshot() {
     const inside = this.stage === "sharp" || this.stage === "exact";
     const count = inside ? this.size : (this.side - 1) / this.pitch + 1;
     const pitch = inside ? 1 : this.pitch;
-    return { count, span: (count - 1) * pitch, pixels: toBytes(this.colours, this.side, count, pitch) };
+    return { count, span: (count - 1) * pitch, pixels: toBytes(this.colors, this.side, count, pitch) };
   }
 
   #start(pixels) {
@@ -144,13 +144,13 @@ export class ProgressivePicture {
 
   /** Predicts a pixel from those 1 and 3 `step`s away; `at`, its row or column, says which of them there are. */
   #interpolate(pixel, at, step) {
-    const { colours, pitch, side } = this;
+    const { colors, pitch, side } = this;
     const hasFour = at >= 3 * pitch && at + 3 * pitch < side;
     for (let channel = 0; channel < 3; channel++) {
       const place = 3 * pixel + channel;
-      const near = colours[place - 3 * step] + colours[place + 3 * step];
-      const far = hasFour ? colours[place - 9 * step] + colours[place + 9 * step] : near;
-      colours[place] = (9 * near - far) / 16;
+      const near = colors[place - 3 * step] + colors[place + 3 * step];
+      const far = hasFour ? colors[place - 9 * step] + colors[place + 9 * step] : near;
+      colors[place] = (9 * near - far) / 16;
     }
   }
 }
@@ -159,7 +159,7 @@ export class ProgressivePicture {
 export class ExactPicture {
   constructor(size) {
     this.size = this.side = size;
-    this.colours = new Float32Array(3 * size ** 2);
+    this.colors = new Float32Array(3 * size ** 2);
     this.numRun = 0;
   }
 
@@ -173,11 +173,11 @@ export class ExactPicture {
   }
 
   give(pixels, rgb) {
-    this.colours.set(rgb, 3 * pixels[0]);
+    this.colors.set(rgb, 3 * pixels[0]);
     this.numRun += pixels.length;
   }
 
   snapshot() {
-    return { count: this.size, span: this.size - 1, pixels: toBytes(this.colours, this.size, this.size) };
+    return { count: this.size, span: this.size - 1, pixels: toBytes(this.colors, this.size, this.size) };
   }
 }

@@ -29,6 +29,7 @@ function say(text, isError = false) {
   clearTimeout(messageTimer);
   const message = find("message");
   message.textContent = text;
+  message.classList.remove("unstarted");
   message.hidden = text === "";
   message.role = isError ? "alert" : "status";
   message.classList.toggle("error", isError);
@@ -148,7 +149,7 @@ function fit() {
 
 function restore() {
   const { state: held, rejected } = readLink(location.hash, metadata, classes);
-  if (rejected.length > 0) sayBriefly(`This model has no such ${rejected.join(", ")}: shown as usual.`);
+  if (rejected.length > 0) sayBriefly(`There is no ${rejected.join(", no ")} here: shown as usual.`);
   update(held);
 }
 
@@ -206,7 +207,7 @@ function showAbout() {
   const { config, license, license_name: name } = metadata;
   const parts = [`${config.num_levels} levels, ${config.channels} channels`];
   if (config.num_classes) parts.push(`${config.num_classes.toLocaleString("en")} classes`);
-  if (license) parts.push(`licence of the weights: ${license === "other" && name ? name : license}`);
+  if (license) parts.push(`license of the weights: ${license === "other" && name ? name : license}`);
   find("about").textContent = `${parts.join("; ")}. Poly-INR: Singh, Shukla and Turaga, CVPR 2023.`;
 }
 
@@ -229,5 +230,6 @@ const answers = {
   saved: ({ id, blob }) => isSaving && id === saveId && download(blob),
   error: ({ message }) => fail(message),
 };
+say("Loading");
 worker.onmessage = ({ data }) => answers[data.type](data);
 worker.onerror = (event) => fail(`The page could not start its worker${event.message ? `: ${event.message}` : "."}`);

@@ -70,7 +70,7 @@ class Network {
     return (await this.mapping.run(inputs)).affine_parameters.data;
   }
 
-  /** Colours (3 for each point) at coordinates (2 for each point). */
+  /** Colors (3 for each point) at coordinates (2 for each point). */
   async synthesize(affineParameters, coordinates) {
     const { num_levels, channels } = this.metadata.config;
     const results = await this.synthesis.run({
@@ -78,7 +78,7 @@ class Network {
       coordinates: new this.ort.Tensor("float32", coordinates, [coordinates.length / 2, 2]),
     });
     const rgb = results.rgb.data;
-    if (!rgb.every(Number.isFinite)) throw new Error("The network gave colours that are no numbers.");
+    if (!rgb.every(Number.isFinite)) throw new Error("The network gave colors that are no numbers.");
     return rgb;
   }
 }
@@ -104,6 +104,17 @@ async function start(runtime, provider, metadata, graphs) {
   return network;
 }
 
+/** A sentence on the first of the runtime's files that cannot be had; undefined if they all can. */
+async function lackingFile() {
+  for (const name of ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"]) {
+    const response = await fetch(new URL(name, RUNTIME), { method: "HEAD" }).catch(() => null);
+    if (!response?.ok) {
+      const reason = response ? `the server answered ${response.status}` : "the connection failed";
+      return `runtime/${name} could not be fetched: ${reason}.`;
+    }
+  }
+}
+
 /** The network, ready to run. `onProgress` is called with the bytes fetched so far. */
 export async function openNetwork(onProgress) {
   if (typeof WebAssembly === "undefined") throw new Error("This browser has no WebAssembly, which the network needs.");
@@ -120,5 +131,9 @@ export async function openNetwork(onProgress) {
       console.warn(`WebGPU is there but could not be used: ${error.message}`);
     }
   }
-  return start("ort.wasm.min.mjs", "wasm", metadata, graphs);
+  try {
+    return await start("ort.wasm.min.mjs", "wasm", metadata, graphs);
+  } catch (error) {
+    throw new Error((await lackingFile()) ?? error.message); // onnxruntime names no file
+  }
 }

@@ -1,6 +1,6 @@
 // The canvas: the last pictures, moved at once to where the view is now.
 
-/** Where a picture lies on a canvas of `size` pixels that shows `view` (both extents between pixel centres). */
+/** Where a picture lies on a canvas of `size` pixels that shows `view` (both extents between pixel centers). */
 export function placeOf(picture, view, size) {
   const pixel = (view[2] - view[0]) / (size - 1); // of the canvas, in coordinates
   const point = (picture.extent[2] - picture.extent[0]) / (picture.count - 1); // of the picture

@@ -4,6 +4,7 @@ import { MAX_ZOOM, MIN_ZOOM, WHOLE } from "./view.js";
 
 export const MAX_SEED = 2 ** 32 - 1;
 export const MAX_PSI = 1.2;
+const MAX_QUOTED = 40; // letters of what a link asks for
 
 /** What a model knows of its classes: a name for each id, and a search. Without classes, nothing. */
 export class Classes {
@@ -98,14 +99,15 @@ export function writeLink(state, metadata, classes) {
   return `#${held.toString().replaceAll("%2C", ",")}`;
 }
 
-/** The state that a link's hash holds, and the names of what it holds that is not legal, which stays as by default. */
+/** The state that a link's hash holds, and what it holds that is not legal, in words, which stays as by default. */
 export function readLink(hash, metadata, classes) {
   const state = defaults(metadata);
   const known = fields(metadata, classes);
   const rejected = [];
   for (const [name, text] of new URLSearchParams(hash.replace(/^#/, ""))) {
     const value = known[name]?.[1].read(text);
-    if (value === undefined) rejected.push(name);
+    const shown = text.length > MAX_QUOTED ? `${text.slice(0, MAX_QUOTED)}…` : text;
+    if (value === undefined) rejected.push(`${name.replace("_label", "").replaceAll("_", " ")} “${shown}”`);
     else state[known[name][0]] = value;
   }
   return { state, rejected };

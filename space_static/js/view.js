@@ -1,4 +1,4 @@
-// The part of the plane that is shown: a square with its centre at (row, column) and a side of 2^-zoom images.
+// The part of the plane that is shown: a square with its center at (row, column) and a side of 2^-zoom images.
 
 export const MIN_ZOOM = -2;
 export const MAX_ZOOM = 12; // beyond it float32 coordinates no longer tell pixels apart
@@ -6,7 +6,7 @@ export const WHOLE = { row: 0.5, column: 0.5, zoom: 0 };
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** (top, left, bottom, right) of the centres of the first and last pixels. */
+/** (top, left, bottom, right) of the centers of the first and last pixels. */
 export function extentOf({ row, column, zoom }) {
   const half = 2 ** -zoom / 2;
   return [row - half, column - half, row + half, column + half];

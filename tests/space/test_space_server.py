@@ -213,6 +213,22 @@ def test_a_copy_of_the_folder_runs_on_its_own(tiny_model, tmp_path):
         process.wait(20)
 
 
+@pytest.mark.parametrize("missing", ["gradio", "timm"])
+def test_without_its_extra_it_says_what_to_install(missing):
+    code = f"import sys, runpy; sys.modules[{missing!r}] = None; runpy.run_path('app.py', run_name='__main__')"
+    path = os.pathsep.join([str(ROOT / "space"), str(ROOT / "src")])
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "space",
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+    assert missing in run.stderr and 'pip install -e ".[space,eval]"' in run.stderr
+
+
 def test_without_a_model_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("POLYINR_MODEL", raising=False)
     monkeypatch.setattr(app, "HERE", tmp_path / "space")

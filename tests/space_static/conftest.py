@@ -91,7 +91,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pipe() -> PolyINRPipeline:
-    """An untrained pipeline of a few classes: it draws smooth patches of colour, quickly."""
+    """An untrained pipeline of a few classes: it draws smooth patches of color, quickly."""
     torch.manual_seed(0)
     model = PolyINRGenerator(
         z_dim=16, w_dim=32, channels=32, num_levels=4, num_classes=70, class_embed_dim=16, sample_size=32

@@ -11,14 +11,14 @@ import { extentOf, pan, WHOLE, zoomAt } from "../../space_static/js/view.js";
 
 const WINDOW = [-0.25, 0.5, 0.75, 1.5];
 
-/** Draws `picture` of colour(row, column), and gives the share of it that was run at each stage. */
-function run(picture, colour, onStep = () => {}) {
+/** Draws `picture` of color(row, column), and gives the share of it that was run at each stage. */
+function run(picture, color, onStep = () => {}) {
   const shares = {};
   while (picture.stage !== "exact") {
     const pixels = picture.take(100);
     assert.ok(pixels.length > 0 && pixels.length <= 100);
     const coordinates = coordinatesOf(pixels, picture.side, picture.size, WINDOW);
-    picture.give(pixels, Float32Array.from(pixels, (_, i) => colour(coordinates[2 * i], coordinates[2 * i + 1])).reduce(
+    picture.give(pixels, Float32Array.from(pixels, (_, i) => color(coordinates[2 * i], coordinates[2 * i + 1])).reduce(
       (rgb, value, i) => (rgb.set([value, -value, value / 2], 3 * i), rgb),
       new Float32Array(3 * pixels.length),
     ));
@@ -28,13 +28,13 @@ function run(picture, colour, onStep = () => {}) {
   return shares;
 }
 
-/** The bytes of colour(row, column) at each pixel. */
-function expected(size, colour) {
+/** The bytes of color(row, column) at each pixel. */
+function expected(size, color) {
   const pixels = Int32Array.from({ length: size ** 2 }, (_, i) => i);
   const coordinates = coordinatesOf(pixels, size, size, WINDOW);
   const bytes = new Uint8ClampedArray(4 * size ** 2);
   for (const i of pixels) {
-    const value = Math.fround(colour(coordinates[2 * i], coordinates[2 * i + 1]));
+    const value = Math.fround(color(coordinates[2 * i], coordinates[2 * i + 1]));
     [value, -value, value / 2].forEach((part, channel) => (bytes[4 * i + channel] = (Math.fround(part) + 1) * 127.5));
     bytes[4 * i + 3] = 255;
   }
@@ -45,12 +45,12 @@ const cubic = (u, v) => 0.5 * u ** 3 - u * v + 0.3 * v ** 2;
 const line = (u, v) => (Math.abs(0.6 * u + 0.8 * v - 0.7) < 0.003 ? 1 : -0.5); // thinner than a pixel, aslant
 const edge = (u, v) => Math.tanh(300 * (u ** 2 + v ** 2 - 1));
 
-for (const [name, colour] of Object.entries({ cubic, line, edge })) {
+for (const [name, color] of Object.entries({ cubic, line, edge })) {
   for (const size of [5, 64, 100, 257]) {
     test(`a ${name} of ${size} pixels ends with every pixel exact, however it got there`, () => {
       for (const picture of [new ProgressivePicture(size, 4), new ExactPicture(size)]) {
-        run(picture, colour);
-        assert.deepEqual(picture.snapshot(), { count: size, span: size - 1, pixels: expected(size, colour) });
+        run(picture, color);
+        assert.deepEqual(picture.snapshot(), { count: size, span: size - 1, pixels: expected(size, color) });
         assert.equal(picture.take(100).length, 0);
       }
     });
@@ -73,7 +73,7 @@ test("a sharp picture is near the exact one, edges included", () => {
   assert.ok(worst[0] <= 8, `off by ${worst[0]} of 255`);
 });
 
-test("lattices are in place: a snapshot's points are the colours there", () => {
+test("lattices are in place: a snapshot's points are the colors there", () => {
   let last = 0;
   run(new ProgressivePicture(100, 8), (u) => u, (picture) => {
     if (picture.stage !== "coarse") return;
@@ -118,7 +118,7 @@ test("a zoom leaves the point under the hand in place, a pan moves by shares of 
 
 test("a picture lies where its points are", () => {
   assert.deepEqual(placeOf({ extent: [0, 0, 1, 1], count: 64 }, [0, 0, 1, 1], 64), { x: 0, y: 0, side: 64 });
-  // Of 17 points over the same extent, the first's centre is the first pixel's.
+  // Of 17 points over the same extent, the first's center is the first pixel's.
   const { x, y, side } = placeOf({ extent: [0, 0, 1, 1], count: 17 }, [0, 0, 1, 1], 65);
   assert.deepEqual([x + side / 17 / 2, y, side], [0.5, x, 68]);
 });
@@ -137,9 +137,12 @@ test("a link holds the state, and what is illegal in it is named", () => {
   assert.deepEqual(readLink(link, METADATA, classes), { state: { ...state, row: 0.12345679 }, rejected: [] });
   assert.deepEqual(readLink("", METADATA, classes), { state: usual, rejected: [] });
   assert.deepEqual(readLink("#levels=", METADATA, classes).state.levels, []);
-  const bad = "#class_label=dog&seed=-1&position=2&levels=3&zoom=&row=NaN&colour=red&truncation_psi=0.5";
+  const bad = "#class_label=dog&seed=-1&position=2&levels=3&zoom=&row=NaN&color=red&truncation_psi=0.5";
   const { state: held, rejected } = readLink(bad, METADATA, classes);
-  assert.deepEqual(rejected, ["class_label", "seed", "position", "levels", "zoom", "row", "colour"]);
+  const words = ["class “dog”", "seed “-1”", "position “2”", "levels “3”", "zoom “”", "row “NaN”", "color “red”"];
+  assert.deepEqual(rejected, words);
+  const long = readLink(`#class_label=${"dog".repeat(9999)}`, METADATA, classes).rejected[0];
+  assert.equal(long, `class “${"dog".repeat(13)}d…”`);
   assert.deepEqual(held, { ...usual, psi: 0.5 });
 });
 
@@ -147,7 +150,7 @@ test("an unconditional model's link has no classes", () => {
   const metadata = { config: { num_classes: null, num_levels: 3 }, class_names: {} };
   const link = writeLink(defaults(metadata), metadata, new Classes(metadata));
   assert.equal(link, "#seed=0");
-  assert.deepEqual(readLink("#class_label=0", metadata, new Classes(metadata)).rejected, ["class_label"]);
+  assert.deepEqual(readLink("#class_label=0", metadata, new Classes(metadata)).rejected, ["class “0”"]);
 });
 
 test("classes are found by any of their names, in any case, or by number", () => {

@@ -12,6 +12,7 @@ import torch
 from conftest import PAGE, serve
 from huggingface_hub import SpaceCard
 from PIL import Image
+from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
@@ -125,7 +126,7 @@ def test_the_first_picture_is_the_pipelines(visitor):
     visitor.assert_shows(visitor.affine_parameters("kind 52", 0))
     assert visitor.find("#where").text.startswith("WebAssembly, ")
     assert "points a second; all of " in visitor.find("#where").text
-    assert visitor.find("#about").text.startswith("4 levels, 32 channels; 70 classes; licence of the weights: mit")
+    assert visitor.find("#about").text.startswith("4 levels, 32 channels; 70 classes; license of the weights: mit")
     assert visitor.canvas.get_attribute("aria-label") == "kind 52, seed 0, 1.0 times enlarged"
 
 
@@ -196,8 +197,8 @@ def test_keys_and_buttons_move_the_view(visitor):
     visitor.open()
     visitor.act(lambda: visitor.canvas.send_keys("+" + Keys.ARROW_RIGHT + Keys.ARROW_UP))
     side = 2**-0.5
-    centre = (0.5 - 0.1 * side, 0.5 + 0.1 * side)
-    expected = (centre[0] - side / 2, centre[1] - side / 2, centre[0] + side / 2, centre[1] + side / 2)
+    center = (0.5 - 0.1 * side, 0.5 + 0.1 * side)
+    expected = (center[0] - side / 2, center[1] - side / 2, center[0] + side / 2, center[1] + side / 2)
     assert visitor.extent() == pytest.approx(expected)
     visitor.act(lambda: visitor.find("#zoom-out").click())
     assert visitor.extent()[2] - visitor.extent()[0] == pytest.approx(2**0.5)
@@ -282,7 +283,7 @@ def test_a_link_restores_everything(visitor):
 
 def test_a_link_to_what_is_not_there_says_so(visitor):
     visitor.open("#class_label=zebra&seed=2")
-    visitor.wait(lambda: "This model has no such class_label" in visitor.find("#message").text, "message")
+    visitor.wait(lambda: "There is no class “zebra” here" in visitor.find("#message").text, "message")
     visitor.assert_shows(visitor.affine_parameters("kind 52", 2))
 
 
@@ -338,6 +339,48 @@ def test_the_hand_is_never_blocked(visitor):
     assert gap < 500  # milliseconds; on a busy machine too, and far from the second that a picture takes
     visitor.wait_for("exact")
     visitor.assert_shows(visitor.affine_parameters("kind 52", 0))
+
+
+@pytest.mark.parametrize("name", ["ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs", "ort.wasm.min.mjs"])
+def test_a_runtime_that_is_not_there_is_named(name, chromium, space, tmp_path, pipe):
+    for path in space.iterdir():
+        if path.name != "runtime":
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "runtime").mkdir()
+    for path in (space / "runtime").iterdir():
+        if path.name != name:
+            (tmp_path / "runtime" / path.name).symlink_to(path)
+    with serve(tmp_path) as address:
+        visitor = Visitor(chromium, address, pipe)
+        visitor.open(stage="failed")
+        assert visitor.find("#message").text == f"runtime/{name} could not be fetched: the server answered 404."
+
+
+@pytest.mark.parametrize("how", ["file", "sandbox", "scripts"])
+def test_where_it_cannot_start_it_says_so(how, chromium, space, server, tmp_path):
+    """Opened by double click, in a frame that runs no scripts, and in one whose scripts are of no origin."""
+    if how == "file":
+        chromium.get((space / "index.html").as_uri())
+    else:
+        sandbox = "allow-scripts" if how == "scripts" else ""
+        (tmp_path / "frame.html").write_text(f"<iframe sandbox='{sandbox}' src='{server}/index.html'></iframe>")
+        with serve(tmp_path, headers={}) as address:
+            chromium.get(f"{address}/frame.html")
+        chromium.switch_to.frame(0)
+    wait = WebDriverWait(chromium, SECONDS, ignored_exceptions=[NoSuchElementException])
+    message = wait.until(lambda _: chromium.find_element(By.CSS_SELECTOR, "#message"))
+    wait.until(lambda _: message.is_displayed())
+    assert "once a web server sends it" in message.text
+    assert "Loading" not in message.text
+    chromium.switch_to.default_content()
+
+
+def test_text_fields_do_not_make_phones_zoom(visitor):
+    visitor.open(stage="coarse")
+    for width in (390, 820, 1180):
+        visitor.look({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 1000})
+        for field in visitor.driver.find_elements(By.CSS_SELECTOR, "input:not([type=range], [type=checkbox]), select"):
+            assert float(field.value_of_css_property("font-size").removesuffix("px")) >= 16
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "metadata", "sizes"])
