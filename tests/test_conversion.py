@@ -212,7 +212,7 @@ OTHER_FORMS = {
             },
             protocol=protocol,
         )
-        for protocol in (2, 4)
+        for protocol in range(6)
     },
 }
 

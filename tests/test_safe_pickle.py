@@ -146,6 +146,9 @@ BOMBS = {
     "makes a tensor by posix.system": lambda: checkpoint(
         name("torch._tensor._rebuild_from_type_v2") + b"(" + name("posix.system") + name("a.B") + b"(NtNtR"
     ),
+    "makes a tensor by a tuple": lambda: checkpoint(
+        name("torch._tensor._rebuild_from_type_v2") + b"(" + shared() + name("a.B") + b"(NtNtR"
+    ),
     # hashed
     "key that is a tuple": lambda: checkpoint(b"}" + shared() + b"Ns"),
     "set with a key that is a tuple": lambda: checkpoint(b"\x8f(" + shared() + b"\x90"),

@@ -74,7 +74,7 @@ class _PickleReader(OpcodeReader):
 
     def _rebuild_from_type(self, function, kind, arguments, state=None) -> object:
         """A tensor that carries attributes, which are ignored, or of a class of its own."""
-        if str(function) != "torch._utils._rebuild_tensor_v2" or not isinstance(arguments, tuple):
+        if function != Name("torch._utils", "_rebuild_tensor_v2") or not isinstance(arguments, tuple):
             refuse(f"makes a tensor by {describe(function)}")
         return self._rebuild_tensor(*arguments)
 
