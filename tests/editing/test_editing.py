@@ -322,7 +322,9 @@ def test_the_levels_asked_for_are_the_sources(pipe):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["official_conditional_n64", "official_unconditional_superres_n32"])
+@pytest.mark.parametrize(
+    "name", ["official_conditional_n64", "official_unconditional_superres_n32", "authors_dill_cond7_n48"]
+)
 def test_levels_of_w_are_mixed_as_the_authors_mix_them(reference_values, name):
     pipe = convert_original_checkpoint(reference_values / f"{name}.pkl")
     with np.load(reference_values / f"{name}.npz") as arrays:
