@@ -250,7 +250,7 @@ class TrainingLoop(ABC):
             self.train_step(stage, batches)
             self.loader_state = batches.state_dict()
             bar.update(stage.batch_size)
-            if self.step % run.log_every_steps == 0:
+            if logged := self.step % run.log_every_steps == 0:
                 line = self.log.write(
                     self.step, self.images_seen, self.total_images, stage.resolution, batches.num_skipped
                 )
@@ -267,12 +267,12 @@ class TrainingLoop(ABC):
 
             finished, stopping = self.images_seen >= self.total_images, self._is_stopping()
             waited = no_grid_yet and time.monotonic() - start > FIRST_GRID_SECONDS
-            grid, export = due(run.sample_every_kimg) or finished or waited, due(run.export_every_kimg) or finished
+            grid, export = due(run.sample_every_kimg) or finished, due(run.export_every_kimg) or finished
             checkpoint = due(run.checkpoint_every_kimg) or finished or stopping
             measure = self.best_export is not None and (due(run.evaluate_every_kimg) or self.images_seen >= end)
-            if grid or export or checkpoint or measure or self.step % run.log_every_steps == 0:
+            if logged or grid or export or checkpoint or measure:  # the same in all processes
                 self._check_finite(stage)
-            if grid:
+            if grid or waited:
                 self._save_samples(stage.image_size)
                 no_grid_yet = False
             if measure:
@@ -286,22 +286,23 @@ class TrainingLoop(ABC):
 
     def _check_finite(self, stage: StageConfig) -> None:
         """Raises FloatingPointError if a network, or its loss in the last step, is not finite."""
-        broken = {name for name, tensors in self.learned_tensors().items() if not _all_finite(tensors)}
-        losses = {name: value for name, value in self.log.latest.items() if name.endswith("_loss")}
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                broken.add("discriminator" if name.startswith("discriminator") else "generator")
+        flags = {name: not _all_finite(tensors) for name, tensors in self.learned_tensors().items()}
+        for name, value in self.log.latest.items():
+            if name.endswith("_loss") and not torch.isfinite(value):
+                flags["discriminator" if name.startswith("discriminator") else "generator"] = True
+        of_all = self.accelerator.reduce(torch.tensor([*flags.values()], dtype=torch.float32, device=self.device))
+        broken = [name for name, number in zip(flags, of_all.tolist(), strict=True) if number]
         if not broken:
             return
         index = self.recipe.stages.index(stage)
-        rates = {f"stages.{index}.lr_{name}": getattr(stage, f"lr_{name}") for name in sorted(broken)}
+        rates = {f"stages.{index}.lr_{name}": getattr(stage, f"lr_{name}") for name in broken}
         lower = " ".join(f"{key}={rate / 4:g}" for key, rate in rates.items())
         checkpoints = sorted(self.output_dir.glob("checkpoints/step-*"))
         way_out = f"start again with {lower}, there is no checkpoint yet"
         if checkpoints:
             way_out = f"go on from the last good checkpoint, {checkpoints[-1]}, with --resume {lower}"
         raise FloatingPointError(
-            f"step {self.step}: {' and '.join(sorted(broken))} gave numbers that are not finite at a learning rate of "
+            f"step {self.step}: {' and '.join(broken)} gave numbers that are not finite at a learning rate of "
             f"{', '.join(f'{rate:g}' for rate in rates.values())}. Nothing of them was written: {way_out}."
         )
 
