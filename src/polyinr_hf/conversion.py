@@ -318,7 +318,9 @@ def measure_grid(generator: PolyINRGenerator, num_images: int = 4, num_points: i
     points = pixel_coordinates(size, size)[torch.randperm(size**2, generator=rng)[:num_points]]  # (N, 2)
     A = generator.affine(generator.map(z, labels))
     grids = points, generator.displace(points, size, size)
-    colors = [torch.cat([generator.synthesize(a, grid) for a in A.split(1)]).clamp(-1, 1) for grid in grids]
+    # A few points at a time: features of all of them would take as much memory as the weights.
+    chunks = [[[generator.synthesize(a, part) for part in grid.split(256)] for a in A.split(1)] for grid in grids]
+    colors = [torch.cat([torch.cat(parts, dim=1) for parts in images]).clamp(-1, 1) for images in chunks]
     images = [rgb.transpose(1, 2).unsqueeze(2) for rgb in colors]  # (B, 3, 1, N) each
     return {"max": distance.max().item(), "mean": distance.mean().item(), "psnr": sum(psnr(*images)) / num_images}
 
