@@ -19,6 +19,7 @@ from polyinr_hf.images import load_photo
 from polyinr_hf.inversion import InversionSettings, Target, estimate_seconds, load_affine_parameters
 from polyinr_hf.inversion.objective import InversionLoss
 from polyinr_hf.inversion.optimization import Phase, learning_rate_factor
+from polyinr_hf.reconstruction import psnr, ssim
 
 FAST = {"num_steps": 8, "num_refine_steps": 12, "num_starts": 4, "num_pixels": 64}
 SETTINGS = {field.name for field in dataclasses.fields(InversionSettings)}
@@ -68,8 +69,6 @@ def test_inversion_fits_the_image_better_than_its_start(pipe, image, space, gain
 
 
 def test_figures_are_those_of_the_image(pipe, image):
-    from polyinr_hf.reconstruction import psnr, ssim
-
     result = invert(pipe, image, **FAST)
     drawn = pipe.generator.render(result.affine_parameters, 16, 12)
     assert result.psnr == psnr(drawn, image[None])[0]
@@ -132,6 +131,21 @@ def test_the_pipeline_stays_as_it_is(pipe, image):
     assert all(torch.equal(before[name], tensor) for name, tensor in pipe.generator.state_dict().items())
     assert [p.requires_grad for p in pipe.generator.parameters()] == flags
     assert all(p.grad is None for p in pipe.generator.parameters())
+
+
+def test_an_image_of_the_trained_size_is_fitted_on_the_trained_grid(image):
+    """What the pipeline draws is then what was fitted, not what a uniform grid would have shown."""
+    torch.manual_seed(0)
+    options = {"z_dim": 8, "w_dim": 16, "channels": 32, "num_levels": 4, "sample_size": 16, "num_classes": None}
+    trained = PolyINRGenerator(**options, grid_size=16)
+    trained.grid_displacement.fill_(2.0)  # pixels
+    uniform = copy.deepcopy(trained)
+    assert uniform.drop_trained_grid()
+    square = torch.cat([image, image[:, :, :4].flip(2)], dim=2)
+    on_grid, on_uniform = (invert(PolyINRPipeline(model), square, **FAST) for model in (trained, uniform))
+    drawn = trained.render(on_uniform.affine_parameters, 16, 16)
+    assert on_grid.psnr > psnr(drawn, square[None])[0] + 1.5
+    assert on_grid.psnr == psnr(trained.render(on_grid.affine_parameters, 16, 16), square[None])[0]
 
 
 def test_a_bfloat16_pipeline_is_inverted_in_float32(pipe, image):

@@ -190,6 +190,7 @@ def _fit(
         start: A seed -> the arguments of [`Search`] to start from.
         others: As in `invert`.
     """
+    target.coordinates = model.displace(target.coordinates, *target.size)  # what the pipeline draws is what is fitted
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
