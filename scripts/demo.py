@@ -21,7 +21,7 @@ from PIL import Image
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.checks import cpu_multiplies_bfloat16
+from polyinr_hf.devices import describe
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
@@ -42,7 +42,7 @@ CAPTIONS = {
 
 
 def load_pipeline(path: str | None) -> PolyINRPipeline:
-    dtype = torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+    dtype = torch.bfloat16 if torch.bfloat16 in describe("cpu").products else torch.float32
     if path is not None or PRETRAINED.is_dir():
         return PolyINRPipeline.from_pretrained(path or PRETRAINED, dtype=dtype)
     print(f"There is no trained checkpoint in {PRETRAINED.relative_to(PRETRAINED.parents[1])}:")

@@ -124,12 +124,6 @@ def check_token(token: object) -> None:
         raise ValueError(f"`token` must be a token of the Hub, such as hf_..., this one {reason}.")
 
 
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products; without them float32 is many times faster."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Folders and weights
 # ---------------------------------------------------------------------------------------------------------------------

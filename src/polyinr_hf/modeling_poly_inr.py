@@ -3,15 +3,15 @@
     z, class --mapping--> w (B, L, w_dim) --affine--> A (B, L, n, 3) --synthesis(A, coordinates)--> RGB (B, N, 3)
 
 `A`, the affine parameters, is everything that depends on the image. B batch, L levels, n channels, N pixels.
-This file, adaptive_rendering.py and checks.py need torch, safetensors and diffusers only, so that a Hub repository
-can carry them.
+This file, adaptive_rendering.py, checks.py and devices.py need torch, safetensors and diffusers only, so that a Hub
+repository can carry them.
 """
 
 import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from .checks import (
     nonfinite_tensors,
     whole_number,
 )
+from .devices import HALVES, product_dtype
 
 NEGATIVE_SLOPE = 0.2  # of every leaky ReLU in the model
 FEATURE_LIMIT = 256.0  # features are clamped to +- this after every level
@@ -130,6 +131,18 @@ class FoldingLinear(nn.Linear):
         return folded + F.pad(self.bias.float().unsqueeze(1), (2, 0))  # b_0 multiplies the 1 of [u, v, 1]
 
 
+class PixelLinear(nn.Linear):
+    """A linear layer of the pixels, in their dtype: float32 where products of the weights' dtype would be emulated."""
+
+    upcast: tuple[Tensor, Tensor] | None = None  # weight and bias for one call, see `_upcast_weights`
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or self.weight.dtype not in HALVES:  # or autocast's concern
+            return super().forward(x)
+        weight, bias = self.upcast or (self.weight.float(), self.bias.float())
+        return F.linear(x, weight, bias)
+
+
 class PixelLevel(nn.Module):
     """Levels 1..L-1 at every pixel: lrelu(W_l (x * lrelu(A_l X)) + b_l); equation (3) has no inner activation.
 
@@ -182,8 +195,8 @@ def full_precision(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False)
 
 
-def _matmul_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype that linear layers of a model of `dtype` compute in, here and now."""
+def _layer_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that linear layers of a model of `dtype` give, here and now."""
     if device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return dtype
@@ -255,10 +268,10 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             for level in range(num_levels)
         )
         self.synthesis_levels = nn.ModuleList(
-            (FoldingLinear if level == 0 else nn.Linear)(channels, channels) for level in range(num_levels)
+            (FoldingLinear if level == 0 else PixelLinear)(channels, channels) for level in range(num_levels)
         )
         self.pixel_level = PixelLevel(modulation_activation)
-        self.to_rgb = nn.Linear(channels, 3)
+        self.to_rgb = PixelLinear(channels, 3)
         # Running mean of w, a row per class, that truncation pulls towards. Updated in training only.
         self.register_buffer("w_mean", torch.zeros(num_classes or 1, w_dim))
         # In pixels, as half precision has too few digits for the coordinates themselves.
@@ -331,7 +344,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         self.check_affine_parameters(A)
         if coordinates.ndim not in (2, 3) or coordinates.shape[-1] != 2:
             raise ValueError(f"`coordinates` must be (N, 2) or (B, N, 2), got {tuple(coordinates.shape)}.")
-        return self._colors(self._fold_level_0(A), A, homogeneous(coordinates))  # (B, N, 3)
+        colors = self._colors(self._fold_level_0(A), A, homogeneous(coordinates))  # (B, N, 3)
+        return colors.to(_layer_dtype(self.dtype, A.device))
 
     def features(self, A: Tensor, coordinates: Tensor) -> Iterator[Tensor]:
         """Yields the features x (B, N, n) after each level, 0 to L - 1, of `synthesize` with the same arguments."""
@@ -345,7 +359,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
 
     def _features(self, level_0: Tensor, A: Tensor, X: Tensor) -> Iterator[Tensor]:
         """`features` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
-        dtype = _matmul_dtype(self.dtype, X.device)
+        dtype = product_dtype(_layer_dtype(self.dtype, X.device), X.device)
         with full_precision(X.device):
             x = X @ level_0.transpose(1, 2)  # (B, N, n)
         x = _activate(x).to(dtype)
@@ -479,18 +493,23 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         """
         self.check_affine_parameters(A)
         height, width = self.size_or_default(height, width)
-        rows, columns = coordinate_axes(height, width, extent)
         extent = check_extent(extent)
         antialias, chunk_size, tolerance = self._check_rendering(antialias, chunk_size, tolerance)
         displace = self._displacement(height, width, extent, pixel_grid)
-        if tolerance > 0:
-            image = self._render_adaptively(
-                A, height, width, extent, antialias, chunk_size, callback, tolerance, displace
+        arguments = (A, height, width, extent, antialias, chunk_size, callback, displace)
+        with self._upcast_weights(A.device):
+            image = (
+                self._render_adaptively(*arguments, tolerance) if tolerance > 0 else self._render_exactly(*arguments)
             )
-            self._check_finite(image, A)
-            return image
+        self._check_finite(image, A)
+        return image
+
+    def _render_exactly(
+        self, A: Tensor, height: int, width: int, extent, antialias, chunk_size, callback, displace
+    ) -> Tensor:
+        """`render` of every pixel, chunk by chunk."""
         chunk_size = max(1, (chunk_size or self.default_chunk_size(A.device)) // A.shape[0])  # of each image
-        rows, columns = rows.to(A.device), columns.to(A.device)
+        rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
         offsets = _subpixel_offsets(antialias, height, width, extent).to(A.device)  # (k * k, 2)
 
         level_0 = self._fold_level_0(A)
@@ -504,11 +523,10 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             image[:, :, start : start + len(index)] = (total / len(offsets)).transpose(1, 2)
             if callback is not None:
                 callback(start + len(index), height * width)
-        self._check_finite(image, A)
         return image.unflatten(2, (height, width))  # (B, 3, H, W)
 
     def _render_adaptively(
-        self, A: Tensor, height: int, width: int, extent, antialias, chunk_size, callback, tolerance, displace
+        self, A: Tensor, height: int, width: int, extent, antialias, chunk_size, callback, displace, tolerance
     ) -> Tensor:
         """`render` with a tolerance above 0, image by image."""
         rows, columns = (axis.to(A.device) for axis in coordinate_axes(height, width, extent))
@@ -560,7 +578,11 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         chunk_size = chunk_size or self.default_chunk_size(A.device)
         functions = [self.as_function(a, displace) for a in A.split(1)]
         images = [refine(colors, rows, columns, pitch, tolerance, chunk_size) for colors in functions]
-        for lattices in zip(*images, strict=True):
+        while True:
+            with self._upcast_weights(A.device):  # not while the caller has its preview
+                lattices = [next(image, None) for image in images]
+            if None in lattices:
+                return
             yield torch.stack([lattice.enlarge(height, width) for lattice in lattices]).to(self.dtype)
 
     def as_function(
@@ -576,6 +598,22 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         if colors.is_meta and not A.is_meta:
             raise ValueError("The weights are on the meta device: they were never loaded.")
         return colors
+
+    @contextmanager
+    def _upcast_weights(self, device: torch.device) -> Iterator[None]:
+        """Has every level's weights in float32, if products need them so: once, not for each chunk of pixels."""
+        dtype = _layer_dtype(self.dtype, device)
+        layers = [layer for layer in [*self.synthesis_levels, self.to_rgb] if isinstance(layer, PixelLinear)]
+        if product_dtype(dtype, device) == dtype:
+            layers = []
+        for layer in layers:
+            if not layer.weight.is_meta:  # where hooks bring weights when they are needed
+                layer.upcast = layer.weight.float(), layer.bias.float()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.upcast = None
 
     def _check_finite(self, image: Tensor, A: Tensor) -> None:
         # The sum is finite only where every pixel is, and takes no memory of the image's size.

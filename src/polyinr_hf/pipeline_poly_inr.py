@@ -39,11 +39,12 @@ from .checks import (
     finite_number,
     whole_number,
 )
+from .devices import HALVES  # noqa: F401  likewise
 from .modeling_poly_inr import PIXEL_GRIDS, PolyINRGenerator
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PACKAGE = "polyinr_hf"
-CODE_FILES = ("pipeline_poly_inr.py", "modeling_poly_inr.py", "adaptive_rendering.py", "checks.py")
+CODE_FILES = ("pipeline_poly_inr.py", "modeling_poly_inr.py", "adaptive_rendering.py", "checks.py", "devices.py")
 RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import (?:\([^)]*\)|[^\n(]*)\n", re.MULTILINE)
 
 

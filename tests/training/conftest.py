@@ -28,6 +28,7 @@ RECIPE = {
     ],
     "run": {
         "class_embeddings": "random",
+        "mixed_precision": "no",
         "log_every_steps": 1,
         "log_with": [],
         "sample_every_kimg": 1,

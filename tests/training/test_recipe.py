@@ -63,7 +63,7 @@ def test_defaults_fill_what_is_left_out(minimal):
     recipe = load_recipe(minimal)
     assert recipe.model.channels == 1024
     assert recipe.stages[0].batch_size == 64
-    assert recipe.run.mixed_precision is None  # Accelerate's
+    assert recipe.run.mixed_precision == "auto"
     assert all(isinstance(beta, float) for beta in recipe.run.adam_betas)  # Adam wants two floats
 
 
@@ -276,14 +276,23 @@ def test_a_generator_that_no_recipe_describes_is_refused():
 OLD = {
     "data": {"dataset": "images", "config": None, "shuffle_buffer": 5, "cache_in_memory": False},
     "model": {"w_dim": 512, "class_embed_dim": 320, "modulation_activation": "leaky_relu"},
-    "run": {"adam_eps": 1e-8, "keep_checkpoints": 5, "num_sample_columns": 12, "hub_model_id": "a/b"},
+    "run": {
+        "adam_eps": 1e-8,
+        "keep_checkpoints": 5,
+        "num_sample_columns": 12,
+        "hub_model_id": "a/b",
+        "mixed_precision": None,
+    },
 }
 
 
 @pytest.mark.parametrize(("pushed", "repository"), [(True, "a/b"), (False, None)])
 def test_a_recipe_of_an_earlier_version_is_read(tmp_path, caplog, pushed, repository):
-    recipe = load_recipe(write(tmp_path, MINIMAL | OLD | {"run": OLD["run"] | {"push_to_hub": pushed}}))
+    recipe = load_recipe(
+        write(tmp_path, MINIMAL | OLD | {"run": OLD["run"] | {"push_to_hub": pushed, "mixed_precision": None}})
+    )
     assert recipe.run.push_to_hub == repository
+    assert recipe.run.mixed_precision == "auto"
     (line,) = caplog.messages
     assert "keys of an earlier version, which do nothing now: data.config, data.shuffle_buffer" in line
     assert "run.keep_checkpoints" in line

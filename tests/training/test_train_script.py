@@ -186,7 +186,7 @@ def test_two_processes_train_as_one_does(recipe_file, make_recipe, tmp_path):
     command = [*launch, SCRIPT, recipe_file, "--output", tmp_path / "two", *overrides]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    assert "2 processes on cpu, precision no, batches of 8 images, 2 steps\n" in result.stderr
+    assert "2 processes on cpu, precision no (as the recipe says), batches of 8 images, 2 steps\n" in result.stderr
     assert "broadcast_buffers" not in result.stderr
     folders = {name: tmp_path / name / "checkpoints" for name in ("one", "two")}
     assert len(list((folders["two"] / "step-00000002").glob("random_states_*.pkl"))) == 2  # one a process

@@ -5,12 +5,14 @@ Checkpoints are there whole or not at all: written beside, then renamed, and che
 
 import errno
 import hashlib
+import importlib.util
 import inspect
 import json
 import logging
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,12 +20,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checks import cpu_multiplies_bfloat16
+from ..devices import Device, choose_precision, describe
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -51,17 +53,19 @@ LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SI
 
 
 def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
-    """The Accelerator of a run, in the recipe's precision or, if it has none, that of `accelerate launch`.
+    """The Accelerator of a run, in the precision that recipe, `accelerate launch` and the device decide.
 
     Raises:
         ValueError: if a launcher started more processes than Accelerate knows of, each of which would train alone; for
             fp16 on a CPU.
     """
+    processes = InitProcessGroupKwargs(timeout=timedelta(days=1))  # all wait while one embeds classes
+    device = PartialState(**processes.to_kwargs()).device
     accelerator = Accelerator(
-        mixed_precision=recipe.run.mixed_precision,
+        mixed_precision=_choose_precision(recipe, device)[0],
         log_with=recipe.run.log_with or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir)),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # all wait while one embeds classes
+        kwargs_handlers=[processes],
     )
     started = max(int(value) for value in ["1", *map(os.environ.get, LAUNCHED)] if value and value.isdecimal())
     if started > accelerator.num_processes:
@@ -70,34 +74,62 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
             "would not know of each other. Start one, or several by accelerate launch on GPUs, by "
             "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N on CPUs."
         )
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
-        raise ValueError(
-            "`run.mixed_precision` must be 'no' or 'bf16' on a CPU, got 'fp16', which Accelerate computes in float32."
-        )
     accelerator.ddp_handler = LocalBuffers()  # it takes no subclass among the handlers
     accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
     return accelerator
 
 
-def with_precision(recipe: Recipe, accelerator: Accelerator) -> Recipe:
-    """The recipe with the precision that the run has, whoever chose it."""
-    return replace(recipe, run=replace(recipe.run, mixed_precision=accelerator.mixed_precision))
+def _choose_precision(recipe: Recipe, device: torch.device) -> tuple[str, str]:
+    return choose_precision(recipe.run.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION"), describe(device))
 
 
-def describe_run(recipe: Recipe, accelerator: Accelerator, images_of_stages: list[int]) -> str:
-    """ "2 processes on cpu, precision bf16, batches of 64, 1,234 steps", and what was asked for in vain."""
+def as_run_here(recipe: Recipe, accelerator: Accelerator) -> Recipe:
+    """The recipe with the precision that the run has, whoever chose it, and compiled only where something can."""
+    can_compile = compiling_problem(describe(accelerator.device)) is None
+    run = replace(recipe.run, mixed_precision=accelerator.mixed_precision, compile=recipe.run.compile and can_compile)
+    return replace(recipe, run=run)
+
+
+def compiling_problem(device: Device) -> str | None:
+    """Why `torch.compile` cannot work for a device, which it would say in a hundred lines; None if it should."""
+    if device.type == "cpu":
+        default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        compiler = os.environ.get("CXX", default)
+        return None if shutil.which(compiler) else f"there is no C++ compiler ({compiler})"
+    if device.type == "cuda" and device.capability is not None and device.capability < (7, 0):
+        return f"{device.name or 'this GPU'} is older than compute capability 7.0"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
+    if device.type == "cuda" and not any(compiler and shutil.which(compiler) for compiler in compilers):
+        return "there is no C compiler (gcc or clang)"
+    return None
+
+
+def describe_run(asked: Recipe, accelerator: Accelerator, images_of_stages: list[int]) -> str:
+    """ "2 processes on cpu, precision bf16 (as the recipe says), batches of 64, 1,234 steps", and what is not as asked.
+
+    `asked` is the recipe as it was given, before [`as_run_here`].
+    """
+    recipe = asked
     processes = accelerator.num_processes
     steps = sum(images // stage.batch_size for stage, images in zip(recipe.stages, images_of_stages, strict=True))
     batches = " then ".join(dict.fromkeys(f"{stage.batch_size}" for stage in recipe.stages))
     line = f"{processes} process{'es' if processes > 1 else ''} on {accelerator.device.type}"
-    line += f", precision {accelerator.mixed_precision}, batches of {batches} images, {steps:,} steps"
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16" and not cpu_multiplies_bfloat16():
-        line += "\nThis CPU has no bfloat16 products: float32, run.mixed_precision=no, is many times faster here."
+    why = _choose_precision(recipe, accelerator.device)[1]
+    line += f", precision {accelerator.mixed_precision} ({why}), batches of {batches} images, {steps:,} steps"
+    problem = compiling_problem(describe(accelerator.device)) if recipe.run.compile else None
+    if problem is not None:
+        line += f"\nThe networks are not compiled, {problem}: steps take about twice as long."
     if accelerator.device.type == "cpu" and processes == 1 and torch.get_num_threads() == 1 < (os.cpu_count() or 1):
-        line += (
-            f"\nOne thread on {os.cpu_count()} processors: on a CPU that is what `accelerate launch` gives unless "
-            "told `--cpu --num_processes 1`. `python scripts/train.py ...` takes all of them."
-        )
+        line += f"\nOne thread on {os.cpu_count()} processors: "
+        if "OMP_NUM_THREADS" in os.environ and "ACCELERATE_MIXED_PRECISION" not in os.environ:
+            line += "OMP_NUM_THREADS=1 asks for it; without it the run takes all of them."
+        else:
+            line += (
+                "on a CPU that is what `accelerate launch` gives unless told `--cpu --num_processes 1`. "
+                "`python scripts/train.py ...` takes all of them."
+            )
     if processes == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         line += (
             "\nSeveral processes were asked for, but `accelerate launch` starts several on CPUs through MPI only. "

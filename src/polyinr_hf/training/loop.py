@@ -21,6 +21,7 @@ from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .exports import BestExport, export_name, make_pusher, save_description
 from .launch import (
+    as_run_here,
     check_shared_folder,
     describe_run,
     load_newest_checkpoint,
@@ -28,7 +29,6 @@ from .launch import (
     make_accelerator,
     naming_a_full_disk,
     save_checkpoint,
-    with_precision,
 )
 from .matching import FeatureMatching
 from .models import resolve_source
@@ -67,7 +67,8 @@ class TrainingLoop(ABC):
         if not resume and any(self.output_dir.glob("checkpoints/step-*")):
             raise ValueError(f"`output_dir` {self.output_dir} holds checkpoints of a run: resume it or choose another.")
         self.accelerator = make_accelerator(recipe, self.output_dir)
-        self.recipe = recipe = with_precision(recipe, self.accelerator)
+        self._asked, self.recipe = recipe, as_run_here(recipe, self.accelerator)
+        recipe = self.recipe
         self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
         self.dataset = self._load_dataset()
         self.device = self.accelerator.device
@@ -223,7 +224,7 @@ class TrainingLoop(ABC):
 
     def _train(self) -> bool:
         bar = TrainingBar(self.total_images, self.images_seen, disable=not self.accelerator.is_main_process)
-        bar.note(describe_run(self.recipe, self.accelerator, self._stage_images()))
+        bar.note(describe_run(self._asked, self.accelerator, self._stage_images()))
         begin = 0
         for stage, images in zip(self.recipe.stages, self._stage_images(), strict=True):
             self.stage_begin, end = begin, begin + images

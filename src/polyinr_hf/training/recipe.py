@@ -204,10 +204,10 @@ class RunConfig:
     """Everything around the steps."""
 
     seed: int = _at_least(0, 0)
-    mixed_precision: str | None = _key(  # null: what `accelerate launch` or its config says
-        None, "one of (None, 'no', 'bf16', 'fp16')", lambda value: value in ("no", "bf16", "fp16")
-    )
-    compile: bool = False
+    # auto: what `accelerate launch` was told, or else bf16 where the device multiplies it, fp16 with a gradient scaler
+    # on older CUDA devices, no (float32) elsewhere.
+    mixed_precision: str = _one_of("auto", "no", "bf16", "fp16")
+    compile: bool = False  # where there is a compiler
     adam_betas: tuple[float, float] = (0.0, 0.99)
     mapping_lr_multiplier: float = _above_0(1.0)  # of lr_generator, for the mapping network and the class embeddings
     ema_half_life_kimg: float | None = None  # batch_size * 10 / 32 by default
@@ -371,6 +371,8 @@ def _drop_gone(settings: dict) -> list[str]:
     if isinstance(run, dict) and isinstance(run.get("push_to_hub"), bool):  # and the repository in another key
         repository = run.pop("hub_model_id", None)
         run["push_to_hub"] = repository if run["push_to_hub"] else None
+    if isinstance(run, dict) and run.get("mixed_precision", "") is None:
+        run["mixed_precision"] = "auto"  # whose name was null
     for name, (default, instead) in _GONE.items():
         section, _, key = name.partition(".")
         if not isinstance(settings.get(section), dict) or key not in settings[section]:

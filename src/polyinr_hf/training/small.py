@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from accelerate import PartialState
 
-from ..checks import cpu_multiplies_bfloat16
 from ..data.dataset import ImageDataset, load_image_dataset
 from .recipe import DataConfig, Recipe, Source, make_recipe
 
@@ -58,7 +57,6 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None) ->
         "run": {
             "new_classes": bool(init_from),
             "class_embeddings": "random",
-            "mixed_precision": "bf16" if on_gpu or cpu_multiplies_bfloat16() else "no",
             "compile": True,  # half a minute on a CPU, where steps then take half as long
             "sample_every_kimg": total / 16,
             "export_every_kimg": total / 4,

@@ -369,11 +369,15 @@ def update_w_mean(w_mean: Tensor, w: Tensor, class_labels: Tensor | None, decay:
 
 
 def apply_gradients(accelerator: Accelerator, optimizer: torch.optim.Optimizer, name: str, log: TrainingLog) -> None:
-    """An optimizer's step by the gradients that are there, without what is not finite in them."""
+    """An optimizer's step by the gradients that are there, without what is not finite in them.
+
+    Under a gradient scaler such a step is skipped instead, and the scale halved: float16 overflows now and then.
+    """
     if accelerator.scaler is not None:
-        accelerator.unscale_gradients(optimizer)  # and skips the step if a gradient is not finite
+        accelerator.unscale_gradients(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    log.count(**{f"nonfinite_{name}_steps": guard_gradients(parameters)})
+    kind = "nonfinite" if accelerator.scaler is None else "skipped"
+    log.count(**{f"{kind}_{name}_steps": guard_gradients(parameters)})
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
