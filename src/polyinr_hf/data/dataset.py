@@ -122,6 +122,7 @@ def _load_as_datasets_does(name: str, config: str | None, listing: Listing | Non
         )
     dataset = datasets.load_dataset(name, config, **options)
     if listing is not None:
+        say(f"{name}: {shorten(listing.row_tables) or 'its files'}, read as `datasets` does", matters=False)
         which = {key: value for key, value in options.items() if key not in ("split", "streaming")}
         files = datasets.load_dataset_builder(name, config, **which).config.data_files or {}
         names = [*listing.row_tables, *listing.pictures]

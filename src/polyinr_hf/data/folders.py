@@ -296,7 +296,8 @@ def read_pictures(
         labels, how = _folder_classes(folders, paths)
     count = len(listing.pictures)
     found = [f"{name}: {count:,} picture{'s' * (count > 1)}, {how}"]
-    found += [f"splits {dict(Counter(splits))}"] * has_splits + listing.describe_left_out()
+    found += ["splits " + ", ".join(f"{key} {number}" for key, number in Counter(splits).items())] * has_splits
+    found += listing.describe_left_out()
     say("; ".join(found), bool(listing.left_out) or "different depths" in how)
 
     chosen = _choose_rows(splits, split)
