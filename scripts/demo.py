@@ -36,7 +36,7 @@ CAPTIONS = {
     "sampled more densely.",
     "beyond_the_border.png": "The same image beyond its border, which is drawn in yellow: the function goes on.",
     "style_mixing.png": "Levels of the images above copied into those at the left: coarse levels carry the outline, "
-    "fine ones the colours.",
+    "fine ones the colors.",
     "walk.gif": "A walk from image to image: every frame is an image of its own.",
 }
 
@@ -137,7 +137,7 @@ def main(argv=None):
 
     with one_line_errors():
         image = encode_seeds(pipe, *chosen(1))  # (1, L, n, 3)
-        sources, targets = encode_seeds(pipe, *chosen(4)), encode_seeds(pipe, *chosen(3))
+        sources, targets = (encode_seeds(pipe, *chosen(count), space="w") for count in (4, 3))
         frames = walk(pipe, *chosen(4), 48, loop=True)
     film = draw_frames(pipe, frames, height=128, width=128)
     pictures = {

@@ -106,7 +106,7 @@ def generate(args) -> None:
     classes = args.class_labels and list(dict.fromkeys(pipe.class_ids(args.class_labels)))
     seeds = list(dict.fromkeys(args.seeds))
     for label in args.class_labels or []:
-        if label.isdecimal():
+        if label.isdecimal() and pipe.id2label:
             print(f"class {label}: {class_names(pipe, [label])[0]}", file=sys.stderr)
     stems, options = file_stems(pipe), sampling(pipe, args)
     rows: list[list[Image.Image]] = [[] for _ in classes or [None]]

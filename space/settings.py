@@ -14,7 +14,7 @@ from polyinr_hf.editing import detail
 # Of one request.
 SIZES = (64, 128, 256, 512, 1024)  # pixels, of a side
 PREVIEW_SIZE = 64  # pixels: what is drawn at once, while the picture moves
-TOLERANCE = 0.1  # of a colour, of a range of 2: the network runs where there is detail, several times faster
+TOLERANCE = 0.1  # of a color, of a range of 2: the network runs where there is detail, several times faster
 MAX_PIXELS = 2**22  # of all its images together: four of 1024 x 1024, or a film of 60 frames of 256 x 256
 MAX_COUNT = 9  # images
 MAX_FRAMES = 60  # of a film, there: five seconds, and as many back

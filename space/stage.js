@@ -1,5 +1,5 @@
 // A picture to zoom into. Pictures of parts of it, coarse and sharp, lie where they belong in the coordinates of the
-// image, (0, 0) to (1, 1); the frame shows `side` of them around the centre. What the server sends, `props.value`:
+// image, (0, 0) to (1, 1); the frame shows `side` of them around the center. What the server sends, `props.value`:
 //   tab, settings   something else is to be seen from now on
 //   title, name     what it is called, and its file
 //   picture         {src, extent, size, epoch}: a part of it
@@ -20,7 +20,7 @@ const side = () => 2 ** -settings.zoom;
 const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
 
 function place(style, [top, left, bottom, right]) {
-    const percent = (value, centre) => `${100 * ((value - centre) / side() + 0.5)}%`;
+    const percent = (value, center) => `${100 * ((value - center) / side() + 0.5)}%`;
     style.top = percent(top, settings.row);
     style.left = percent(left, settings.column);
     style.height = `${100 * (bottom - top) / side()}%`;
@@ -41,7 +41,7 @@ function add({src, extent, size, epoch: of}) {
     image.draggable = false;
     image.onload = () => {
         if (of !== epoch) return;
-        // The extent is that of the outermost pixels' centres.
+        // The extent is that of the outermost pixels' centers.
         const half = (extent[2] - extent[0]) / (size - 1) / 2;
         const box = [extent[0] - half, extent[1] - half, extent[2] + half, extent[3] + half];
         const density = size / (extent[2] - extent[0]);
@@ -184,7 +184,7 @@ function release(event) {
 frame.addEventListener("pointerup", release);
 frame.addEventListener("pointercancel", release);
 
-// A tap brings what is under it to the centre, a second one comes closer.
+// A tap brings what is under it to the center, a second one comes closer.
 function tap(event) {
     element.classList.add("touched");
     if (event.timeStamp - lastTap < TAP_MS) {

@@ -93,7 +93,7 @@ def test_equal_and_nearly_equal_points_on_a_sphere():
     assert_same(frames[3], torch.tensor([1.0, 5e-6]), 1e-9)
 
 
-def test_only_neighbours_may_not_be_opposite():
+def test_only_neighbors_may_not_be_opposite():
     points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     assert torch.isfinite(interpolate(points, 7, spherical=True)).all()
     with pytest.raises(ValueError, match="opposite"):

@@ -106,7 +106,7 @@ def test_bad_input(pipe, A, function, kwargs, message):
         function(pipe.generator, **{"affine_parameters": A, **kwargs})
 
 
-def test_colours():
+def test_colors():
     (image,) = colorize(torch.tensor([[[0.0, 0.25, 0.5, 0.75, 1.0]]]))
     assert [image.getpixel((x, 0)) for x in range(5)] == [
         (0, 0, 128),

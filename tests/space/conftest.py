@@ -53,7 +53,7 @@ def server(studio, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory) -> Path:
-    """An honest image: a disc before a slope of colours, not square."""
+    """An honest image: a disc before a slope of colors, not square."""
     path = tmp_path_factory.mktemp("photo") / "disc.png"
     image = Image.merge("RGB", [Image.linear_gradient("L"), Image.radial_gradient("L"), Image.new("L", (256, 256), 90)])
     image.resize((96, 64)).save(path)

@@ -66,7 +66,7 @@ def _slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
         raise ValueError("`points` must not be zero on a sphere.")
     cosine = (start / lengths[0] * (end / lengths[1])).sum(dim=-1, keepdim=True)
     if (cosine < -1 + 1e-6).any():
-        raise ValueError("`points` must not be opposite to their neighbours on a sphere.")
+        raise ValueError("`points` must not be opposite to their neighbors on a sphere.")
     angle = cosine.clamp(-1, 1).acos()
     on_sphere = torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * end
     # Where two vectors are all but parallel the chord is the arc, and the sine in the quotient rounds to nothing.
