@@ -110,6 +110,20 @@ def resize(scale):
 
 def name_of(model, suffix="-"):
     return type(model).__name__ + suffix
+
+ignore = lambda model, inputs, output: None
+"""
+# As torch's module of this name: a function hides it, and dill 0.3.6 then writes the class with its content.
+NORM = """
+from typing import Optional
+
+class SpectralNorm:
+    def __call__(self, model, inputs, steps: Optional[int] = None):
+        return inputs
+
+def spectral_norm(model):
+    model.register_forward_pre_hook(SpectralNorm())
+    return model
 """
 
 
@@ -117,14 +131,16 @@ def make_discriminator() -> nn.Module:
     hooks = make_module("feature_networks.vit", HOOKS)
     Shaped.__module__ = "feature_networks.vit"
     hooks.Shaped = Shaped
+    norm = make_module("feature_networks.spectral_norm", NORM)
+    sys.modules["feature_networks"].spectral_norm = norm.spectral_norm
 
     root = make_class("pg_modules.discriminator", "ProjectedDiscriminator")()
-    vit = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1)), nn.GELU(), nn.BatchNorm2d(4))
+    vit = nn.Sequential(norm.spectral_norm(nn.Conv2d(3, 4, 1)), nn.GELU(), nn.BatchNorm2d(4))
     vit[0].register_forward_hook(hooks.watch("1"))
-    vit[1].register_forward_hook(lambda model, inputs, output: None)
+    vit[1].register_forward_hook(hooks.ignore)
     vit[2].register_forward_pre_hook(hooks.resize(2))
     vit.forward_flex = types.MethodType(hooks.name_of, vit)  # as the authors change a method of timm's models
-    vit.bound = vit[0].forward
+    vit[0].forward_flex = types.MethodType(hooks.resize("1"), vit[0])
     vit.code, vit.function = hooks.watch.__code__, hooks.watch
     vit.statistics = np.float64(0.5), np.int64(3), np.arange(6).reshape(2, 3), np.arange(3).view(Shaped)
     vit.size, vit.types = np.dtype("float32"), (types.MethodType, types.FunctionType, type(None), slice)
