@@ -1,11 +1,10 @@
 """What a step waits for: nothing but its own work, so that a GPU is never idle while Python looks at a number."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from accelerate import Accelerator
 
-from polyinr_hf.training.loop import STOP_CHECK_STEPS, TrainingLoop
+from polyinr_hf.training import loop
 from polyinr_hf.training.trainer import Trainer
 
 
@@ -17,23 +16,20 @@ def test_a_step_reads_no_number_from_the_device(make_recipe, tmp_path, monkeypat
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"Tensor.{name} waits"))
     trainer.train_step(stage, batches)
-    assert not trainer._is_stopping()
     monkeypatch.undo()
     assert trainer.step == 2
 
 
-@pytest.mark.parametrize(("num_processes", "expected"), [(1, []), (2, [10, 15, 20, 30])])
-def test_processes_ask_each_other_whether_to_stop_every_few_steps(num_processes, expected):
+@pytest.mark.parametrize(("processes", "expected"), [(1, []), (2, [2, 3, 4])])
+def test_processes_ask_each_other_whether_to_stop_every_few_steps(
+    make_recipe, tmp_path, monkeypatch, processes, expected
+):
     """One process knows by itself. Where a line is logged, processes wait for each other anyway."""
-    asked, run = [], SimpleNamespace(log_every_steps=15)
-    loop = SimpleNamespace(recipe=SimpleNamespace(run=run), _stop_requested=False)
-    loop.accelerator = SimpleNamespace(
-        num_processes=num_processes, check_trigger=lambda: asked.append(loop.step) or loop.step == 30
-    )
-    stops = []
-    for loop.step in range(1, 31):
-        if TrainingLoop._is_stopping(loop):
-            stops.append(loop.step)
-    assert STOP_CHECK_STEPS == 10
+    asked = []
+    monkeypatch.setattr(loop, "STOP_CHECK_STEPS", 2)
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    trainer = Trainer(make_recipe("run.log_every_steps=3"), tmp_path)
+    monkeypatch.setattr(Accelerator, "check_trigger", lambda _: asked.append(trainer.step) or trainer.step == 4)
+    assert trainer.train() == (processes == 1)
     assert asked == expected
-    assert stops == expected[-1:]
+    assert trainer.step == (6 if processes == 1 else 4)

@@ -5,14 +5,15 @@ import signal
 
 import pytest
 import torch
-from accelerate import Accelerator
 
-from polyinr_hf import PolyINRPipeline
-from polyinr_hf.training import exports
-from polyinr_hf.training.exports import BestExport
+from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.evaluation.evaluator import Evaluator
 from polyinr_hf.training.trainer import Trainer
 
 METRICS = ("run.metrics=[precision_lite0,recall_lite0]", "run.evaluation_samples=6", "run.evaluate_every_kimg=0.008")
+
+
+GENERATOR = PolyINRGenerator(channels=16, num_levels=2, w_dim=16, num_classes=3, sample_size=16)  # no image is drawn
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,7 @@ def test_a_killed_run_with_metrics_ends_as_one_without(make_recipe, tmp_path, mo
 
     folder, averages = tmp_path / "run", {}
     trainer = Trainer(recipe, folder)
-    evaluator = type(trainer.best_export._evaluator(16))
-    monkeypatch.setattr(evaluator, "__call__", measure)
+    monkeypatch.setattr(Evaluator, "__call__", measure)
     train_step = trainer.train_step
 
     def stop_at_three(*args):
@@ -82,26 +82,25 @@ def test_figures_are_the_evaluators(make_recipe, tmp_path):
     assert exported == [tmp_path / "best-16"]  # an equal one is no better
 
 
-class Dataset:
-    id2label, num_classes = None, None
-
-    def __len__(self):
-        return 16
-
-
 def test_a_metric_that_rises_for_good_is_announced_once(make_recipe, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(BestExport, "_evaluator", lambda self, resolution: None)
-    best = BestExport(make_recipe("run.metrics=[fd_lite0]"), Dataset(), Accelerator(), tmp_path)
-    found = [best._judge({"resolution": 16, "kimg": i, "fd_lite0": value}) for i, value in enumerate((9, 5, 5.1, 7))]
-    assert found == [True, True, False, False]
+    best = Trainer(make_recipe(*METRICS, "run.metrics=[fd_lite0]"), tmp_path).best_export
+    exported = []
+
+    def measure(kimg: int, value: float, resolution: int = 16) -> bool:
+        """Whether it is the best."""
+        monkeypatch.setattr(Evaluator, "__call__", lambda *_: {"fd_lite0": value})
+        before = len(exported)
+        best.measure(GENERATOR, resolution, kimg, 1000 * kimg, exported.append)
+        return len(exported) > before
+
+    assert [measure(kimg, value) for kimg, value in enumerate((9, 5, 5.1, 7))] == [True, True, False, False]
     assert "seen its best" not in caplog.text
-    best._judge({"resolution": 16, "kimg": 4, "fd_lite0": 8})
+    measure(4, 8)
     assert "fd_lite0 is 8 at 4 kimg and was 5 at 1 kimg" in caplog.text
     caplog.clear()
-    best._judge({"resolution": 16, "kimg": 5, "fd_lite0": 9})
+    measure(5, 9)
     assert not caplog.text
-    assert best._judge({"resolution": 24, "kimg": 6, "fd_lite0": 20})  # another resolution has a best of its own
-    assert exports.RISES_IN_A_ROW == 2
+    assert measure(6, 20, resolution=24)  # another resolution has a best of its own
 
 
 @pytest.mark.parametrize(
