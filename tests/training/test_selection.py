@@ -82,25 +82,25 @@ def test_figures_are_the_evaluators(make_recipe, tmp_path):
     assert exported == [tmp_path / "best-16"]  # an equal one is no better
 
 
-def test_a_metric_that_rises_for_good_is_announced_once(make_recipe, tmp_path, monkeypatch, caplog):
-    best = Trainer(make_recipe(*METRICS, "run.metrics=[fd_lite0]"), tmp_path).best_export
+def test_a_metric_that_gets_worse_for_good_is_announced_once(make_recipe, tmp_path, monkeypatch, caplog):
+    best = Trainer(make_recipe(*METRICS), tmp_path).best_export
     exported = []
 
     def measure(kimg: int, value: float, resolution: int = 16) -> bool:
         """Whether it is the best."""
-        monkeypatch.setattr(Evaluator, "__call__", lambda *_: {"fd_lite0": value})
+        monkeypatch.setattr(Evaluator, "__call__", lambda *_: {"precision_lite0": value})
         before = len(exported)
         best.measure(GENERATOR, resolution, kimg, 1000 * kimg, exported.append)
         return len(exported) > before
 
-    assert [measure(kimg, value) for kimg, value in enumerate((9, 5, 5.1, 7))] == [True, True, False, False]
+    assert [measure(kimg, value) for kimg, value in enumerate((0.5, 0.9, 0.88, 0.6))] == [True, True, False, False]
     assert "seen its best" not in caplog.text
-    measure(4, 8)
-    assert "fd_lite0 is 8 at 4 kimg and was 5 at 1 kimg" in caplog.text
+    measure(4, 0.5)
+    assert "precision_lite0 is 0.5 at 4 kimg and was 0.9 at 1 kimg" in caplog.text
     caplog.clear()
-    measure(5, 9)
+    measure(5, 0.4)
     assert not caplog.text
-    assert measure(6, 20, resolution=24)  # another resolution has a best of its own
+    assert measure(6, 0.1, resolution=24)  # another resolution has a best of its own
 
 
 @pytest.mark.parametrize(
