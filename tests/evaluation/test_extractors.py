@@ -18,7 +18,7 @@ from polyinr_hf.files import weights_digest
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randint(0, 256, (3, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 class RandomInception(FeatureExtractorInceptionV3):
@@ -57,7 +57,7 @@ def test_lite0_is_the_pooled_last_block(images):
     x = (x - torch.tensor(cfg["mean"])[:, None, None]) / torch.tensor(cfg["std"])[:, None, None]
     with torch.no_grad():
         expected = backbone.blocks(backbone.bn1(backbone.conv_stem(x))).mean(dim=(2, 3))
-    assert features.shape == (3, 320) and features.dtype == torch.float32
+    assert features.shape == (2, 320) and features.dtype == torch.float32
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -66,15 +66,14 @@ def test_spatial_inception(images, random_inception, tmp_path):
     torch.save(random_inception.state_dict(), tmp_path / "inception.pth")
     weights = {"inception": tmp_path / "inception.pth"}
     extractor = load_extractor("inception", ["2048", "spatial", "logits_unbiased"], weights)
-    pooled, spatial, logits = extractor(images)
-    assert spatial.shape == (3, 2023) and logits.shape == (3, 1008)
-    assert torch.equal(pooled, random_inception(images)[0])
     maps = []
     handle = extractor.Mixed_6d.register_forward_hook(lambda module, inputs, output: maps.append(output))
-    only_spatial = load_extractor("inception", ["spatial"], weights)
-    extractor(images)
+    pooled, spatial, logits = extractor(images)
     handle.remove()
-    assert maps[0].shape == (3, 768, 17, 17)  # the block's output begins with that branch
+    assert spatial.shape == (2, 2023) and logits.shape == (2, 1008)
+    assert torch.equal(pooled, random_inception(images)[0])
+    only_spatial = load_extractor("inception", ["spatial"], weights)
+    assert maps[0].shape == (2, 768, 17, 17)  # the block's output begins with that branch
     assert torch.equal(spatial, maps[0][:, :7].flatten(1))
     assert torch.equal(spatial, only_spatial(images)[0])
 
@@ -82,18 +81,13 @@ def test_spatial_inception(images, random_inception, tmp_path):
 def test_a_pickled_random_inception_is_read_and_not_run(images, random_inception, tmp_path):
     """As StyleGAN-XL shares its own: a whole module, whose classifier may have another number of classes."""
     module, path = copy.deepcopy(random_inception), tmp_path / "InceptionV3.pkl"
-    digests = set()
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        module.fc = torch.nn.Linear(2048, 1000)
-        path.write_bytes(pickle.dumps(module))
-        read = load_extractor("inception_random", ["2048"], {"inception_random": path})
-        torch.testing.assert_close(read(images)[0], random_inception(images)[0])
-        digests.add(weights_digest(read))
-    assert len(digests) == 1  # the cache of features finds them again
-    torch.save(random_inception.state_dict(), tmp_path / "inception.pth")
-    read = load_extractor("inception_random", ["2048"], {"inception_random": tmp_path / "inception.pth"})
-    assert {weights_digest(read)} == digests
+    module.fc = torch.nn.Linear(2048, 1000)
+    path.write_bytes(pickle.dumps(module))
+    read = load_extractor("inception_random", ["2048"], {"inception_random": path})
+    torch.testing.assert_close(read(images)[0], random_inception(images)[0])
+    torch.save(random_inception.state_dict(), tmp_path / "inception.pth")  # with another classifier
+    again = load_extractor("inception_random", ["2048"], {"inception_random": tmp_path / "inception.pth"})
+    assert weights_digest(again) == weights_digest(read)  # the cache of features finds them again
     path.write_bytes(pickle.dumps(print))
     with pytest.raises(ValueError, match="holds no torch module"):
         load_extractor("inception_random", ["2048"], {"inception_random": path})
@@ -109,7 +103,7 @@ def test_digest_sees_one_changed_weight():
 
 def test_vgg16(images, vgg16_file):
     (features,) = load_extractor("vgg16", ["fc2_relu"], {"vgg16": vgg16_file})(images)
-    assert features.shape == (3, 4096) and (features >= 0).all() and features.std() > 0
+    assert features.shape == (2, 4096) and (features >= 0).all() and features.std() > 0
 
 
 @pytest.mark.parametrize(
