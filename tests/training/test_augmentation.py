@@ -128,7 +128,7 @@ def test_blur_below_a_third_of_a_pixel_is_none_and_negative_is_an_error():
     images = make_images()
     assert gaussian_blur(images, 0.0) is images
     assert gaussian_blur(images, 0.33) is images
-    with pytest.raises(ValueError, match="`sigma` is -1"):
+    with pytest.raises(ValueError, match="`sigma` must be 0 or more pixels, got -1"):
         gaussian_blur(images, -1)
 
 

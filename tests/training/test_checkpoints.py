@@ -163,6 +163,6 @@ def test_processes_that_see_another_folder_are_refused(tmp_path, monkeypatch, sh
     if shared:
         check_shared_folder(Two(), tmp_path)
     else:
-        with pytest.raises(ValueError, match=r"`output_dir`: .* is another folder for 1 of 2 processes"):
+        with pytest.raises(ValueError, match=r"`output_dir` must be on a disk .* another folder for 1 of 2 processes"):
             check_shared_folder(Two(), tmp_path)
     assert not list(tmp_path.iterdir())

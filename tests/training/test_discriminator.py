@@ -290,7 +290,7 @@ def test_batch_norm_by_groups_is_batch_norm_of_each_group():
     norm, plain = GroupedBatchNorm2d(4, group_size=2), torch.nn.BatchNorm2d(4)
     torch.testing.assert_close(norm(x), torch.cat([plain(part) for part in x.split(2)]))
     torch.testing.assert_close(norm.running_var, plain.running_var)
-    with pytest.raises(ValueError, match="`batch_norm_group_size` is 2.*batch of 5"):
+    with pytest.raises(ValueError, match="`batch_norm_group_size` must be .*batch of 5, got 2"):
         norm(x[:5])
     assert norm.eval()(x[:5]).shape == (5, 4, 3, 3)
 
@@ -443,14 +443,17 @@ def test_autocast_gives_float32_logits_near_the_exact_ones():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_classes": 0}, "`num_classes` is 0"),
+        ({"num_classes": 0}, "`num_classes` must be positive.* got 0"),
         ({"feature_networks": LITE0}, "`feature_networks`.*list"),
         ({"feature_networks": ()}, "`feature_networks`"),
         ({"feature_networks": (LITE0, LITE0)}, "different timm names"),
-        ({"projection_width": 0}, "`projection_width` is 0"),
-        ({"num_heads": 5}, "`num_heads` is 5"),
-        ({"class_embeddings": torch.zeros(4, 320)}, r"`class_embeddings` has shape \(4, 320\).*\(5, 320\)"),
-        ({"augmentation": "mirror"}, "`policy` is 'mirror'"),
+        ({"projection_width": 0}, "`projection_width` must be positive, got 0"),
+        ({"num_heads": 5}, "`num_heads` must be 1 to 4, got 5"),
+        (
+            {"class_embeddings": torch.zeros(4, 320)},
+            r"`class_embeddings` must have the shape \(5, 320\), got \(4, 320\)",
+        ),
+        ({"augmentation": "mirror"}, "`policy` must be of .* got 'mirror'"),
     ],
 )
 def test_bad_settings_are_errors_by_name(settings, message):

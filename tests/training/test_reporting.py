@@ -81,7 +81,7 @@ def test_a_log_is_drawn_as_a_picture(path, tmp_path):
     picture = np.asarray(PIL.Image.open(tmp_path / "docs" / "log.png").convert("RGB"))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
     path.write_text("")
-    with pytest.raises(ValueError, match="has no line of a run"):
+    with pytest.raises(ValueError, match="`log` must have a line of a run"):
         plot_log(path, tmp_path / "log.png")
 
 

@@ -40,7 +40,7 @@ class DiffAugment:
         self.policy = tuple(name.strip() for name in names if name.strip())
         unknown = [name for name in self.policy if name not in _AUGMENTATIONS]
         if unknown or len(set(self.policy)) < len(self.policy):
-            raise ValueError(f"`policy` is {policy!r}; it may name, each once: {', '.join(_AUGMENTATIONS)}.")
+            raise ValueError(f"`policy` must be of {', '.join(_AUGMENTATIONS)}, each once at most, got {policy!r}.")
         self.num_draws = sum(_AUGMENTATIONS[name][1] for name in self.policy)
 
     def sample(
@@ -69,8 +69,8 @@ class DiffAugment:
 def _color(images: Tensor, draws: Tensor) -> Tensor:
     brightness, saturation, contrast = draws[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1) each
     images = images + (brightness - 0.5)
-    grey = images.mean(dim=1, keepdim=True)  # (B, 1, H, W)
-    images = grey + (images - grey) * (2 * saturation)
+    gray = images.mean(dim=1, keepdim=True)  # (B, 1, H, W)
+    images = gray + (images - gray) * (2 * saturation)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
     return mean + (images - mean) * (0.5 + contrast)
 
@@ -94,10 +94,10 @@ def _cutout(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def _in_cut(draw: Tensor, size: int) -> Tensor:
-    """Which positions 0..size-1 lie in the cut whose centre is drawn: (B,) -> (B, size); a cut may overlap the edge."""
+    """Which positions 0..size-1 lie in the cut whose center is drawn: (B,) -> (B, size); a cut may overlap the edge."""
     cut = _round_half_up(size * CUTOUT_RATIO)
-    centre = _integers(draw, size + 1 - cut % 2)  # an even cut is centred between pixels: one more place for it
-    offset = torch.arange(size, device=draw.device) - (centre - cut // 2)[:, None]
+    center = _integers(draw, size + 1 - cut % 2)  # an even cut is centerd between pixels: one more place for it
+    offset = torch.arange(size, device=draw.device) - (center - cut // 2)[:, None]
     return (offset >= 0) & (offset < cut)
 
 
@@ -127,7 +127,7 @@ def gaussian_kernel(sigma: float, device: torch.device | str | None = None) -> T
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Blurs images (B, C, H, W) along both axes with [`gaussian_kernel`]; outside the image is zero (mid grey).
+    """Blurs images (B, C, H, W) along both axes with [`gaussian_kernel`]; outside the image is zero (mid gray).
 
     A `sigma` below 1/3 pixel leaves images as they are.
 
@@ -135,7 +135,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
         ValueError: if `sigma` is negative.
     """
     if sigma < 0:
-        raise ValueError(f"`sigma` is {sigma}; it must be 0 or more pixels.")
+        raise ValueError(f"`sigma` must be 0 or more pixels, got {sigma}.")
     if math.floor(3 * sigma) == 0:
         return images
     batch, channels, height, width = images.shape

@@ -24,8 +24,8 @@ from .augmentation import DiffAugment, gaussian_blur
 
 FEATURE_NETWORKS = ("deit_base_distilled_patch16_224", "tf_efficientnet_lite0")
 EMBEDDING_DIM = 320  # of a class: EfficientNet-lite0's last block, pooled
-HEAD_DIM = 64  # of the space a conditional head compares features and classes in
-HEAD_WIDTHS = {64: 64, 32: 128, 16: 256, 8: 512}  # nominal map size -> channels
+HEAD_DIM = 64  # of the space a conditional head compares features and classes in; the release's
+HEAD_WIDTHS = {64: 64, 32: 128, 16: 256, 8: 512}  # nominal map size -> channels; the release's
 LOGIT_KERNEL = 4
 
 
@@ -133,7 +133,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or group_size == len(x):
             return super().forward(x)
         if batch_size % group_size:
-            raise ValueError(f"`batch_norm_group_size` is {group_size}; it must divide the batch of {batch_size}.")
+            raise ValueError(
+                f"`batch_norm_group_size` must be a divisor of the batch of {batch_size}, got {group_size}."
+            )
         return torch.cat([nn.BatchNorm2d.forward(self, group) for group in x.split(group_size)])
 
 
@@ -326,7 +328,7 @@ class ProjectedDiscriminator(nn.Module):
         """
         if (class_labels is None) != (self.num_classes is None):
             need = "None" if self.num_classes is None else f"(B,) integers below {self.num_classes}"
-            raise ValueError(f"`class_labels` must be {need} for num_classes={self.num_classes}.")
+            raise ValueError(f"`class_labels` must be {need} for num_classes={self.num_classes}, got {class_labels}.")
         images = gaussian_blur(images, blur_sigma)
         if draws is None and self.training:
             draws = self.sample_augmentations(len(images), device=images.device)
@@ -392,13 +394,13 @@ def _check_arguments(
     class_embeddings: Tensor | None,
 ) -> None:
     if num_classes is not None and num_classes < 1:
-        raise ValueError(f"`num_classes` is {num_classes}; it must be positive, or None for no classes.")
+        raise ValueError(f"`num_classes` must be positive, or None for no classes, got {num_classes}.")
     if isinstance(feature_networks, str) or not feature_networks or len(set(feature_networks)) < len(feature_networks):
-        raise ValueError(f"`feature_networks` is {feature_networks!r}; it must be a list of different timm names.")
+        raise ValueError(f"`feature_networks` must be a list of different timm names, got {feature_networks!r}.")
     if projection_width < 1:
-        raise ValueError(f"`projection_width` is {projection_width}; it must be positive.")
+        raise ValueError(f"`projection_width` must be positive, got {projection_width}.")
     if not 1 <= num_heads <= 4:
-        raise ValueError(f"`num_heads` is {num_heads}; it must be 1 to 4.")
+        raise ValueError(f"`num_heads` must be 1 to 4, got {num_heads}.")
     if class_embeddings is not None:
         _check_class_embeddings(class_embeddings, num_classes)
 
@@ -406,4 +408,4 @@ def _check_arguments(
 def _check_class_embeddings(class_embeddings: Tensor, num_classes: int | None) -> None:
     expected = (num_classes, EMBEDDING_DIM)
     if tuple(class_embeddings.shape) != expected:
-        raise ValueError(f"`class_embeddings` has shape {tuple(class_embeddings.shape)}; it must be {expected}.")
+        raise ValueError(f"`class_embeddings` must have the shape {expected}, got {tuple(class_embeddings.shape)}.")

@@ -74,7 +74,7 @@ class ImageGenerator(nn.Module):
         return rgb.transpose(1, 2).unflatten(2, (resolution, resolution))  # (B, 3, R, R)
 
     def _window_colors(self, A: Tensor, windows: Windows, resolution: int, pixel_chunk: int | None) -> Tensor:
-        """Colours (B, R * R, 3) of windows' pixels: those with as many points in a pixel together."""
+        """Colors (B, R * R, 3) of windows' pixels: those with as many points in a pixel together."""
         counts = windows.points_a_side(resolution)
         groups, colors = [], []
         for count in sorted(set(counts)):
@@ -85,7 +85,7 @@ class ImageGenerator(nn.Module):
         return torch.cat(colors)[torch.cat(groups).argsort().to(A.device)]
 
     def _colors(self, A: Tensor, coordinates: Tensor, pixel_chunk: int | None) -> Tensor:
-        """Colours (B, N, 3) at coordinates (N, 2) of all images, or (B, N, 2)."""
+        """Colors (B, N, 3) at coordinates (N, 2) of all images, or (B, N, 2)."""
         if pixel_chunk is not None and pixel_chunk < len(A) * coordinates.shape[-2]:  # else there is but one chunk
             weights = [*self.generator.synthesis_levels.parameters(), *self.generator.to_rgb.parameters()]
             chunk = max(1, pixel_chunk // len(A))  # points of each image

@@ -190,8 +190,8 @@ def check_shared_folder(accelerator: Accelerator, folder: Path) -> None:
         path.unlink()
     if not all(seen):
         raise ValueError(
-            f"`output_dir`: {folder} is another folder for {seen.count(False)} of {len(seen)} processes; it must be on "
-            "a disk that all nodes share."
+            f"`output_dir` must be on a disk that all nodes share, got {folder}, which is another folder for "
+            f"{seen.count(False)} of {len(seen)} processes."
         )
 
 

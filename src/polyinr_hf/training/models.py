@@ -143,7 +143,7 @@ def build_matching(
 
 
 def build_points(recipe: Recipe, dataset: ImageDataset) -> PointMatching | None:
-    """What compares colours at single points of generated and real images; None if the recipe has none."""
+    """What compares colors at single points of generated and real images; None if the recipe has none."""
     if recipe.loss.points_weight <= 0:
         return None
     return PointMatching(recipe.loss.points_per_image, dataset.num_classes)
@@ -161,7 +161,8 @@ def build_guidance(recipe: Recipe, num_classes: int | None) -> Classifier | None
     classifier = build_classifier(name, settings.feature_weights.get(name))
     if classifier.num_classes != num_classes:
         raise ValueError(
-            f"`loss.guidance_classifier` {name} knows {classifier.num_classes} classes, the dataset has {num_classes}."
+            f"`loss.guidance_classifier` must know the {num_classes} classes of the dataset, got {name}, which knows "
+            f"{classifier.num_classes}."
         )
     return classifier
 

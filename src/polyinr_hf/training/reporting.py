@@ -204,7 +204,7 @@ def plot_log(log: Path, output: Path) -> None:
         except ValueError:  # a line that is being written
             continue
     if not lines:
-        raise ValueError(f"{log} has no line of a run.")
+        raise ValueError(f"`log` must have a line of a run, got {log}.")
     kimg = [line["kimg"] for line in lines]
     figure = Figure(figsize=(7, 5), layout="constrained")
     losses, signs = figure.subplots(2, sharex=True)
@@ -222,7 +222,7 @@ def plot_log(log: Path, output: Path) -> None:
     for before, after in itertools.pairwise(lines):
         if before["resolution"] != after["resolution"]:
             for axis in (losses, signs):
-                axis.axvline(before["kimg"], color="grey", linestyle=":")
+                axis.axvline(before["kimg"], color="gray", linestyle=":")
             losses.annotate(f" {after['resolution']} px", (before["kimg"], losses.get_ylim()[1]), va="top")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
