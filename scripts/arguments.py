@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 BAR_SECONDS = 1.0  # what takes less time has no progress bar
 
+BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -288,15 +290,24 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     name, overrides = arguments.recipe, list(arguments.overrides)
     if name is not None and "=" in name:  # an override where no recipe is named
         name, overrides = None, [name, *overrides]
-    if getattr(arguments, "init_from", None):
-        overrides.append(f"run.init_from={arguments.init_from}")
+    init_from, minutes = getattr(arguments, "init_from", None), getattr(arguments, "minutes", None)
+    if init_from == "scratch":
+        init_from = None
+    elif init_from is None and name == "small":
+        init_from = str(BUNDLED)
+    if name == "small" and not (arguments.resume and (arguments.output / "recipe.yaml").exists()):
+        return training.small_recipe(overrides, minutes, init_from)
+    if name == "small":
+        name = None
+    if minutes is not None:
+        overrides.append(f"run.codes={minutes:g} minutes")
+    if init_from is not None:
+        overrides.append(f"run.init_from={init_from}")
     own = arguments.output / "recipe.yaml"
     if name is None:
         if not arguments.resume:
             raise ValueError("`recipe` is missing: name one, such as small or configs/ffhq.yaml, or --resume a run.")
         return training.load_recipe(own, overrides)
-    if name == "small":
-        return training.small_recipe(overrides)
     recipe = training.load_recipe(name, overrides)
     if arguments.resume and own.exists() and (changed := training.differences(training.load_recipe(own), recipe)):
         print(f"resuming by {name}, not by {own}: {'; '.join(changed)}", file=sys.stderr)
@@ -315,7 +326,6 @@ def train_and_show_end(trainer, command: str) -> None:
         sys.exit(f"error: {error}")
     if not trainer.accelerator.is_main_process:
         return
-    seen, total = trainer.images_seen / 1000, trainer.total_images / 1000
-    state = "finished" if finished else "stopped"
-    print(f"{state} at {seen:g} of {total:g} kimg: {trainer.output_dir}")
-    print(training.next_commands(trainer.output_dir, trainer.recipe.data.dataset, command, finished))
+    print(f"{'finished' if finished else 'stopped'} at {trainer.position}: {trainer.output_dir}")
+    recipe = trainer.recipe
+    print(training.next_commands(trainer.output_dir, recipe.data.dataset, command, finished, recipe.run.codes is None))

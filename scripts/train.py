@@ -25,13 +25,20 @@ from polyinr_hf import training
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_arguments(parser, "small, or a YAML file, such as examples/emoji/kinds.yaml")
-    parser.add_argument("--init_from", help="pipeline folder or Hub id to fine-tune (run.init_from)")
+    parser.add_argument(
+        "--init_from",
+        help="pipeline folder or Hub id to start from (run.init_from); small: the bundled one by default, or scratch",
+    )
+    parser.add_argument("--minutes", type=float, help="time of small (default: 15, on a GPU 30) (run.codes)")
     arguments = parser.parse_intermixed_args(arguments)
     with one_line_errors():
         recipe = read_recipe(arguments)
-        trainer = training.Trainer(recipe, arguments.output, resume=arguments.resume)
-        plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset)
-    if trainer.accelerator.is_main_process:
+        if recipe.run.codes:
+            trainer, plan = training.PicturesTrainer(recipe, arguments.output, resume=arguments.resume), None
+        else:
+            trainer = training.Trainer(recipe, arguments.output, resume=arguments.resume)
+            plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset)
+    if plan and trainer.accelerator.is_main_process:
         print(plan, file=sys.stderr)
     launcher = "python" if trainer.accelerator.num_processes == 1 else "accelerate launch"
     train_and_show_end(trainer, f"{launcher} scripts/train.py")

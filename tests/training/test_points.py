@@ -11,8 +11,7 @@ from polyinr_hf.images import to_float
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
 from polyinr_hf.training.image_generator import ImageGenerator
 from polyinr_hf.training.matching import selector
-from polyinr_hf.training.points import EDGE_RADIUS, PointMatching
-from polyinr_hf.training.pretraining import Pretrainer
+from polyinr_hf.training.points import EDGE_RADIUS, PointMatching, colors_at, edge_pixels, random_points
 from polyinr_hf.training.trainer import Trainer
 
 SIDE = 16
@@ -77,6 +76,32 @@ def test_the_generator_gives_colours_at_points_beside_images(generator):
     assert nothing is None and torch.equal(alone, colours)
 
 
+def test_colors_between_pixels_are_those_of_bilinear_interpolation(images):
+    points = torch.rand(3, 50, 2, generator=torch.Generator().manual_seed(0))
+    points[0, :4] = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    rows = torch.tensor([4, 0, 2])
+    grid = points.flip(-1)[:, None] * 2 - 1
+    expected = torch.nn.functional.grid_sample(to_float(images[rows]), grid, align_corners=True)[:, :, 0]
+    torch.testing.assert_close(colors_at(images, rows, points), expected.transpose(1, 2), rtol=0, atol=1e-5)
+    assert torch.equal(colors_at(images, rows, points)[0, :4], torch.full((4, 3), 77.0) / 127.5 - 1)
+
+
+def test_random_points_are_half_near_edges_and_half_anywhere():
+    """Of a picture with a square, and of a plain one, which has no edges: all are anywhere."""
+    pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    pictures[0, :, 20:40, 20:40] = 200
+    near_edges = edge_pixels(pictures)
+    assert near_edges[0].sum() == 24**2 - 16**2 and not near_edges[1].any()
+    points = random_points(near_edges, torch.tensor([1, 0]), 4000, torch.Generator().manual_seed(0))
+    assert points.shape == (2, 4000, 2) and points.min() >= 0 and points.max() <= 1
+    pixels = (points[1] * 63).round().long()
+    near = near_edges[0, pixels[:, 0], pixels[:, 1]].float()
+    by_chance = (24**2 - 16**2) / 64**2
+    assert near[:2000].mean() == pytest.approx(1 - (1 - by_chance) ** 8, abs=0.05)
+    assert near[2000:].mean() == pytest.approx(by_chance, abs=0.03)
+    assert points[0].mean() == pytest.approx(0.5, abs=0.02)
+
+
 # --- in training ------------------------------------------------------------------------------------------------------
 
 
@@ -130,12 +155,6 @@ def test_micro_batches_draw_the_same_points(make_recipe, tmp_path):
         stage = f"stages=[{{resolution: 32, kimg: 0.008, batch_size: 8, gradient_accumulation_steps: {parts}}}]"
         trainer = Trainer(make_recipe(stage, *POINTS, "loss.adversarial_start_kimg=1"), tmp_path / str(parts))
         assert trainer.train()
-        state = trainer.G_optimizer.state
+        state = trainer.networks.G_optimizer.state
         gradients.append(torch.cat([state[p]["exp_avg"].flatten() for p in trainer.generator.parameters()]))
     assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[0].norm()
-
-
-def test_pretraining_refuses_points(make_recipe, tmp_path):
-    recipe = make_recipe("loss.matching_by=latent", "loss.matching_weight=1", *POINTS)
-    with pytest.raises(ValueError, match="`loss.points_weight` must be 0 in pretraining.* got 2"):
-        Pretrainer(recipe, tmp_path)

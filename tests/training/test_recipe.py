@@ -30,7 +30,7 @@ def test_shipped_recipes_are_read(path, tmp_path):
     recipe = load_recipe(path)
     resolutions = [stage.resolution for stage in recipe.stages]
     assert resolutions == sorted(resolutions)
-    assert resolutions[0] == (64 if path.stem in ("finetune", "windows") else 32)
+    assert resolutions[0] == (64 if path.stem in ("finetune", "pretraining", "windows") else 32)
     assert recipe.model is None if path.stem == "finetune" else recipe.model.num_levels == 10
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe

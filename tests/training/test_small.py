@@ -10,17 +10,10 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.evaluation.sources import class_ids
 from polyinr_hf.training.recipe import load_recipe
-from polyinr_hf.training.small import choose, small_recipe
+from polyinr_hf.training.small import Z_DIM, choose, small_recipe
 from polyinr_hf.training.trainer import Trainer
 
 FINETUNE = Path(__file__).resolve().parents[2] / "configs" / "finetune.yaml"
-FAST = [
-    "model.channels=16",
-    "model.num_levels=3",
-    "stages=[{resolution: 16, kimg: 0.016, batch_size: 16}]",
-    "run.mixed_precision=no",
-    "run.compile=false",
-]
 
 
 def save_pictures(folder, number: int, size=(30, 20)) -> None:
@@ -53,29 +46,32 @@ def test_a_single_sub_folder_is_a_class_and_several_are_several(tmp_path):
     assert dataset.id2label == {0: "robin", 1: "wren"}
 
 
-def test_the_recipe_small_needs_nothing_but_the_folder(flat, tmp_path, capsys):
-    """Five pictures, fewer than a batch, are repeated; the model is unconditional, as there are no classes."""
-    recipe = small_recipe([f"data.dataset={flat}", *FAST])
-    assert "small: 16 px for 0.016 kimg, 16 images a step, on a CPU" in capsys.readouterr().out
-    trainer = Trainer(recipe, tmp_path / "run")
-    assert trainer.train()
-    (export,) = (tmp_path / "run" / "exports").iterdir()
-    assert PolyINRPipeline.from_pretrained(export).generator.config.num_classes is None
-    assert load_recipe(tmp_path / "run" / "recipe.yaml") == recipe
-
-
-def test_the_recipe_small_grows_with_the_pictures_and_the_device(flat, tmp_path):
-    save_pictures(tmp_path / "birds" / "robin", 1)
-    save_pictures(tmp_path / "birds" / "wren", 1)
-    few, classes = load_image_dataset(flat), load_image_dataset(tmp_path / "birds")
-    on_cpu, on_gpu = choose(few, on_gpu=False), choose(classes, on_gpu=True)
-    assert on_cpu["data"]["class_conditional"] is False
-    assert on_gpu["data"]["class_conditional"] is True
+def test_the_recipe_small_fits_the_folder_and_the_device(flat, tmp_path, capsys):
+    """Pictures of 20 x 30 pixels are learned at 20; classes are those there are; a GPU gets more of everything."""
+    recipe = small_recipe([f"data.dataset={flat}"])
+    assert "small: 5 pictures at 20 px, 15 minutes, on a CPU, from scratch" in capsys.readouterr().out
+    assert recipe.data.class_conditional is False and recipe.run.codes == "15 minutes"
+    assert small_recipe([f"data.dataset={flat}", "stages.0.resolution=32"], minutes=2.5).run.codes == "2.5 minutes"
+    save_pictures(tmp_path / "birds" / "robin", 1, size=(200, 200))
+    save_pictures(tmp_path / "birds" / "wren", 1, size=(200, 200))
+    classes = load_image_dataset(tmp_path / "birds")
+    on_cpu, on_gpu = choose(classes, on_gpu=False), choose(classes, on_gpu=True)
+    assert on_cpu["data"]["class_conditional"] is True
+    assert on_cpu["stages"][0]["resolution"] == 64 and on_gpu["stages"][0]["resolution"] == 128
     assert on_cpu["model"]["channels"] < on_gpu["model"]["channels"]
-    assert sum(stage["kimg"] for stage in on_cpu["stages"]) < sum(stage["kimg"] for stage in on_gpu["stages"])
-    assert choose(few, on_gpu=False, init_from="model")["model"] is None
     with pytest.raises(ValueError, match="`data.dataset` is required by the recipe small"):
         small_recipe(["run.seed=1"])
+    with pytest.raises(ValueError, match="`minutes` must be above 0, got -1"):
+        small_recipe([f"data.dataset={flat}"], minutes=-1)
+
+
+def test_the_recipe_small_draws_as_its_source_does(flat, tmp_path):
+    """Sizes of affine and synthesis levels are the source's, the mapping network is a new one."""
+    generator = PolyINRGenerator(z_dim=64, channels=24, num_levels=3, num_classes=2, sample_size=16)
+    PolyINRPipeline(generator, {0: "apple", 1: "pear"}).save_pretrained(tmp_path / "source")
+    recipe = small_recipe([f"data.dataset={flat}"], init_from=str(tmp_path / "source"))
+    assert (recipe.model.channels, recipe.model.num_levels, recipe.model.z_dim) == (24, 3, Z_DIM)
+    assert recipe.run.init_from == str(tmp_path / "source")
 
 
 def test_a_model_is_fine_tuned_without_naming_its_sizes(flat, tmp_path):

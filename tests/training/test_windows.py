@@ -11,7 +11,6 @@ from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
 from polyinr_hf.training.image_generator import ImageGenerator, Windows, cut_windows, sample_extents, window_coordinates
 from polyinr_hf.training.matching import FeatureMatching
-from polyinr_hf.training.pretraining import Pretrainer
 from polyinr_hf.training.trainer import Trainer
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
@@ -184,13 +183,11 @@ def test_real_and_generated_windows_of_a_step_have_the_same_extents(make_recipe,
     assert not torch.equal(batch.windows.extents, later.windows.extents)
 
 
-@pytest.mark.parametrize("kind", [Trainer, Pretrainer])
-def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kind):
-    options = {"mapping_steps": 3} if kind is Pretrainer else {}
+def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path):
     overrides = (f"stages=[{STAGE}]", *LATENT)
-    whole = kind(make_recipe(*overrides), tmp_path / "whole", **options)
+    whole = Trainer(make_recipe(*overrides), tmp_path / "whole")
     assert whole.train()
-    stopped = kind(make_recipe(*overrides), tmp_path / "stopped", **options)
+    stopped = Trainer(make_recipe(*overrides), tmp_path / "stopped")
     step = stopped.train_step
 
     def stop_after_three(*args):
@@ -200,7 +197,7 @@ def test_a_stopped_run_on_windows_resumes_bit_for_bit(make_recipe, tmp_path, kin
 
     stopped.train_step = stop_after_three
     assert not stopped.train()
-    resumed = kind(make_recipe(*overrides), tmp_path / "stopped", resume=True, **options)
+    resumed = Trainer(make_recipe(*overrides), tmp_path / "stopped", resume=True)
     assert resumed.step == 3 and resumed.train()
     ours, theirs = weights_of(resumed), weights_of(whole)
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []

@@ -327,6 +327,13 @@ class ImageDataset:
             )
         return image, label
 
+    def shorter_side(self, index: int) -> int | None:
+        """Of a row's image, in pixels; None for one that cannot be read."""
+        try:
+            return min(_open(self.dataset[index][self.image_column], None).size)
+        except Exception:  # decoders raise anything from OSError to SyntaxError
+            return None
+
     def decode_row(self, index: int, resolution: int) -> Sample:
         """Image, class id or None of a row, and sentences on broken images; with `skip_corrupt` the next good row's.
 

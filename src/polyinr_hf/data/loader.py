@@ -199,9 +199,15 @@ def _decoded_batches(
         yield images, labels, problems, None
 
 
-def decode_all(dataset: ImageDataset, resolution: int, num_workers: int = 0) -> Decoded:
-    """All images of a dataset: uint8 (N, 3, resolution, resolution), labels (N,) or None, and what was broken."""
-    images = torch.empty(len(dataset), 3, resolution, resolution, dtype=torch.uint8)
+def decode_all(
+    dataset: ImageDataset, resolution: int, num_workers: int = 0, images: torch.Tensor | None = None
+) -> Decoded:
+    """All images of a dataset: uint8 (N, 3, resolution, resolution), labels (N,) or None, and what was broken.
+
+    `images` is memory to write to, such as a file's map.
+    """
+    if images is None:
+        images = torch.empty(len(dataset), 3, resolution, resolution, dtype=torch.uint8)
     labels, problems, start = [], [], 0
     for part, part_labels, part_problems in batches_once(dataset, resolution, 64, num_workers):
         images[start : start + len(part)] = part

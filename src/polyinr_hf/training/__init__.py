@@ -1,4 +1,4 @@
-"""Training: recipes, the adversarial step, pretraining, and the run around them."""
+"""Training: recipes, runs on few pictures, the adversarial step and the run around it."""
 
 from .._lazy import lazy_exports
 

@@ -1,4 +1,5 @@
 # The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
+from .pictures import PicturesTrainer as PicturesTrainer
 from .plan import (
     PEAK_TFLOPS as PEAK_TFLOPS,
     check_memory as check_memory,
@@ -6,7 +7,6 @@ from .plan import (
     plan_recipe as plan_recipe,
     plan_run as plan_run,
 )
-from .pretraining import Pretrainer as Pretrainer
 from .recipe import Recipe as Recipe, differences as differences, load_recipe as load_recipe, save_recipe as save_recipe
 from .reporting import next_commands as next_commands, plot_log as plot_log
 from .small import small_recipe as small_recipe

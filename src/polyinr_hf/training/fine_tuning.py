@@ -18,12 +18,10 @@ def load_source(
     id2label: dict[int, str] | None,
     new_classes: bool,
     revision: str | None = None,
-    new_mapping: bool = False,
 ) -> PolyINRPipeline:
     """Opens the pipeline that `generator` is to start from: a folder, or a Hub id and revision, of any resolution.
 
-    With `new_classes` the class lists may differ, with `new_mapping` the number of mapping layers, not both. `z_dim`
-    may be smaller than `generator`'s.
+    With `new_classes` the class lists may differ. `z_dim` may be smaller than `generator`'s.
 
     Raises:
         ValueError: if the networks have other sizes, or other classes and `new_classes` is off.
@@ -38,8 +36,6 @@ def load_source(
     theirs, ours = pipeline.generator.config, generator.config
     for key in ours:
         if key in ("num_classes", "sample_size", "initialization") or key.startswith("_"):
-            continue
-        if key == "num_mapping_layers" and new_mapping and not new_classes:
             continue
         if theirs[key] != ours[key] and not (key == "z_dim" and theirs.z_dim < ours.z_dim):
             raise ValueError(
@@ -62,15 +58,9 @@ def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2labe
     """Copies the weights of a pipeline from `load_source` into `generator`.
 
     If the class lists differ, a class takes the embedding and mean w of the class of that name (see [`match_classes`]),
-    and keeps its own if there is none. A mapping network of another number of layers keeps its own, all but the class
-    embeddings.
+    and keeps its own if there is none.
     """
     state = pipeline.generator.state_dict()
-    if pipeline.generator.config.num_mapping_layers != generator.config.num_mapping_layers:
-        fitted = ("mapping.layers", "mapping.class_projection")
-        kept = {name: tensor for name, tensor in state.items() if not name.startswith(fitted)}
-        generator.load_state_dict(generator.state_dict() | kept)
-        return
     if not _has_same_classes(generator, pipeline, id2label):
         mine = generator.state_dict()
         for row, match in match_classes(id2label or {}, pipeline.id2label).items():

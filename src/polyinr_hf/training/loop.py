@@ -1,19 +1,17 @@
 """Everything in a training run except the step itself: setup, stages, logging, samples, exports, checkpoints."""
 
-import errno
 import logging
 import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..data.dataset import ImageDataset, image_batches, load_image_dataset
+from ..data.dataset import image_batches
 from ..data.loader import decode_all
 from ..files import replace_folder
 from ..images import save_grid
@@ -31,9 +29,9 @@ from .launch import (
     save_checkpoint,
 )
 from .matching import FeatureMatching
-from .models import resolve_source
+from .models import open_dataset, resolve_source
 from .points import PointMatching
-from .recipe import Recipe, Source, StageConfig, check_division, save_recipe
+from .recipe import Recipe, StageConfig, check_division, save_recipe
 from .reporting import TrainingBar, TrainingLog, grid_columns
 
 logger = logging.getLogger(__name__)
@@ -72,7 +70,9 @@ class TrainingLoop(ABC):
         self._asked, self.recipe = recipe, as_run_here(recipe, self.accelerator)
         recipe = self.recipe
         self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
-        self.dataset = self._load_dataset()
+        for index in range(len(recipe.stages)):
+            check_division(recipe, index, self.accelerator.num_processes)
+        self.dataset = open_dataset(recipe, self.accelerator)
         self.device = self.accelerator.device
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self.output_dir) if self.accelerator.is_main_process else None
@@ -135,25 +135,6 @@ class TrainingLoop(ABC):
         """The generator that grids show, metrics measure and exports hold."""
 
     # -- set-up -------------------------------------------------------------------------------------------------------
-    def _load_dataset(self) -> ImageDataset:
-        data, processes = self.recipe.data, self.accelerator.num_processes
-        for index in range(len(self.recipe.stages)):
-            check_division(self.recipe, index, processes)
-        with _naming_the_cache(), self.accelerator.main_process_first():
-            name, config, revision = Source.parse(data.dataset)
-            return load_image_dataset(
-                name,
-                config,
-                data.split,
-                image_column=data.image_column,
-                label_column=data.label_column,
-                class_conditional=data.class_conditional,
-                streaming=data.streaming,
-                skip_corrupt=data.skip_corrupt,
-                cache_dir=data.cache_dir,
-                revision=revision,
-            )
-
     def _resume(self) -> None:
         progress = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints", self._check_classes)
         if progress is None:
@@ -190,6 +171,11 @@ class TrainingLoop(ABC):
     @property
     def total_images(self) -> int:
         return sum(self._stage_images())
+
+    @property
+    def position(self) -> str:
+        """How far the run is, as text."""
+        return f"{self.images_seen / 1000:g} of {self.total_images / 1000:g} kimg"
 
     def _stage_images(self) -> list[int]:
         """Images of each stage, in whole batches."""
@@ -386,17 +372,3 @@ class TrainingLoop(ABC):
 def _all_finite(tensors: list[Tensor]) -> bool:
     with torch.no_grad():
         return bool(torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all())
-
-
-@contextmanager
-def _naming_the_cache() -> Iterator[None]:
-    """Says in ValueError which settings name another cache, where the home folder's cannot be written to."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS):
-            raise
-        raise ValueError(
-            f"`data.cache_dir` must be a folder that can be written to, got {error.filename} ({error.strerror}): name "
-            "one by data.cache_dir=FOLDER, or set HF_HOME, which all libraries of Hugging Face heed."
-        ) from error

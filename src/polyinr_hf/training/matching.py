@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..feature_networks import FeatureNetwork
 from ..images import to_float
+from .cells import LatentCells
 from .image_generator import Windows, cut_windows
 
 
@@ -37,11 +38,15 @@ def class_members(class_labels: list[int] | None, num_images: int, num_classes: 
     return [torch.tensor(those, dtype=torch.long) for those in members]
 
 
-def images_of_latents(z: Tensor, class_labels: Tensor | None, members: list[Tensor]) -> Tensor:
-    """For each latent of z (B, z_dim) an image of its class, (B,), by the quantile of its [`selector`].
+def images_of_latents(
+    z: Tensor, class_labels: Tensor | None, members: list[Tensor], cells: LatentCells | None = None
+) -> Tensor:
+    """For each latent of z (B, z_dim) an image of its class, (B,), by `cells`, or by the quantile of its [`selector`].
 
     `members` are the indices of each class's images; `class_labels` (B,), or None for one class.
     """
+    if cells is not None:
+        return cells(z, class_labels)
     labels = [0] * len(z) if class_labels is None else class_labels.tolist()
     quantiles = torch.special.ndtr(selector(z)).clamp(max=1 - 1e-6).tolist()
     chosen = [members[label] for label in labels]
@@ -63,6 +68,7 @@ class FeatureMatching(nn.Module):
         dual_rate (`float`): what the dual variable of a real image gains, in squared distance, in the time in which
             it should have been chosen once; each choice takes as much away. Not tuned: unrelated images are about 2
             apart, so that one that is never chosen wins over any other after some forty times that.
+        cells (`LatentCells`, *optional*): by latent, which image a latent stands for, in place of its quantile.
 
     Attributes:
         dual: (num_images,), the dual variables, in state dicts; all else is computed anew by
@@ -76,11 +82,12 @@ class FeatureMatching(nn.Module):
         num_classes: int | None = None,
         by: str = "likeness",
         dual_rate: float = 0.05,
+        cells: LatentCells | None = None,
     ):
         super().__init__()
         self.feature_network, self.num_classes, self.by, self.dual_rate = feature_network, num_classes, by, dual_rate
         self.register_buffer("dual", torch.zeros(num_images))
-        self.window_images = None
+        self.window_images, self.cells = None, cells
 
     @torch.no_grad()
     def cache_features(self, batches: Iterable[tuple[Tensor, Tensor | None]], chunk: int = 64) -> None:
@@ -130,7 +137,7 @@ class FeatureMatching(nn.Module):
         """
         labels = self._labels(z, class_labels)
         if self.by == "latent":
-            return images_of_latents(z, labels, self.members), None
+            return images_of_latents(z, labels, self.members, self.cells), None
         return None, {label: torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()}
 
     def forward(

@@ -1,5 +1,8 @@
 """What a recipe builds: the networks of a run, on the CPU, before Accelerate prepares them."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..data.dataset import ImageDataset
+from ..data.dataset import ImageDataset, load_image_dataset
 from ..feature_networks import (
     Classifier,
     FeatureNetwork,
@@ -17,12 +20,46 @@ from ..feature_networks import (
 )
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
+from .cells import load_cells
 from .class_embeddings import compute_class_embeddings
 from .discriminator import ProjectedDiscriminator
 from .fine_tuning import copy_weights, load_source
 from .matching import FeatureMatching
 from .points import PointMatching
 from .recipe import CLASS_EMBED_DIM, CLASS_EMBEDDING_NETWORK, ModelConfig, Recipe, Source
+
+
+def open_dataset(recipe: Recipe, accelerator: Accelerator) -> ImageDataset:
+    """The real images that a recipe names; the main process downloads and prepares them for all."""
+    data = recipe.data
+    name, config, revision = Source.parse(data.dataset)
+    with _naming_the_cache(), accelerator.main_process_first():
+        return load_image_dataset(
+            name,
+            config,
+            data.split,
+            image_column=data.image_column,
+            label_column=data.label_column,
+            class_conditional=data.class_conditional,
+            streaming=data.streaming,
+            skip_corrupt=data.skip_corrupt,
+            cache_dir=data.cache_dir,
+            revision=revision,
+        )
+
+
+@contextmanager
+def _naming_the_cache() -> Iterator[None]:
+    """Says in ValueError which settings name another cache, where the home folder's cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        raise ValueError(
+            f"`data.cache_dir` must be a folder that can be written to, got {error.filename} ({error.strerror}): name "
+            "one by data.cache_dir=FOLDER, or set HF_HOME, which all libraries of Hugging Face heed."
+        ) from error
 
 
 def resolve_source(recipe: Recipe) -> Recipe:
@@ -58,15 +95,13 @@ def build_generator(recipe: Recipe, num_classes: int | None) -> PolyINRGenerator
     )
 
 
-def open_source(
-    recipe: Recipe, generator: PolyINRGenerator, id2label: dict[int, str] | None, new_mapping: bool = False
-) -> PolyINRPipeline | None:
+def open_source(recipe: Recipe, generator: PolyINRGenerator, id2label: dict[int, str] | None) -> PolyINRPipeline | None:
     """The pipeline whose weights `generator` is to start from, checked; None if the recipe names none."""
     run = recipe.run
     if not run.init_from:
         return None
     source, _, revision = Source.parse(run.init_from)
-    return load_source(generator, source, id2label, run.new_classes, revision, new_mapping)
+    return load_source(generator, source, id2label, run.new_classes, revision)
 
 
 def start_weights(
@@ -139,14 +174,16 @@ def build_matching(
     """What matches generated images to real ones, in the features of `network`; None if the recipe has none."""
     if recipe.loss.matching_weight <= 0:
         return None
-    return FeatureMatching(network, num_images, num_classes, recipe.loss.matching_by)
+    cells = load_cells(recipe.run.init_from, num_images) if recipe.loss.matching_by == "latent" else None
+    return FeatureMatching(network, num_images, num_classes, recipe.loss.matching_by, cells=cells)
 
 
 def build_points(recipe: Recipe, dataset: ImageDataset) -> PointMatching | None:
     """What compares colors at single points of generated and real images; None if the recipe has none."""
     if recipe.loss.points_weight <= 0:
         return None
-    return PointMatching(recipe.loss.points_per_image, dataset.num_classes)
+    cells = load_cells(recipe.run.init_from, len(dataset))
+    return PointMatching(recipe.loss.points_per_image, dataset.num_classes, cells)
 
 
 def build_guidance(recipe: Recipe, num_classes: int | None) -> Classifier | None:

@@ -217,6 +217,10 @@ class RunConfig:
     # both optimizers, the average's ramp-up and the blur begin again (docs/training.md says what each costs).
     stage_start: str = _one_of("carry", "fresh")
     class_embeddings: str = _one_of("computed", "random")  # from the training set, by EfficientNet-lite0
+    # Few pictures instead of adversarial training, by [`PicturesTrainer`], for a time such as "15 minutes"; or for a
+    # number such as "400 steps", which makes a resumed run the whole one bit for bit. Of the stages, the first's
+    # resolution counts.
+    codes: str | None = _key(None, "a time or a number such as '15 minutes' or '400 steps'", lambda v: _is_budget(v))
     init_from: str | None = None  # pipeline to fine-tune: a folder, or a Hub id such as owner/name@revision
     new_classes: bool = False  # with init_from: the class list may differ; names in both keep their embedding
     log_with: list[str] = _list_of("tensorboard")
@@ -230,6 +234,20 @@ class RunConfig:
     # Repository, org/name or a name of one's own, that exports go to in the background, each with a tag of its name;
     # failed uploads are tried again, also after --resume. Created if there is none.
     push_to_hub: str | None = _key(None, "org/name", lambda value: value.lower() not in ("", "true", "false"))
+
+
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?) (minutes|steps)")
+
+
+def _is_budget(text: str) -> bool:
+    found = _BUDGET.fullmatch(text)
+    return found is not None and float(found[1]) > 0 and (found[2] == "minutes" or float(found[1]).is_integer())
+
+
+def read_budget(text: str) -> tuple[float | None, int | None]:
+    """Minutes or steps of `run.codes`, such as (15.0, None) or (None, 400)."""
+    number, unit = _BUDGET.fullmatch(text).groups()
+    return (float(number), None) if unit == "minutes" else (None, int(float(number)))
 
 
 @dataclass
@@ -480,6 +498,7 @@ def _check_data(recipe: Recipe) -> None:
                 loss.matching_weight,
                 f"0 {streamed}: it needs every image",
             ),
+            (not run.codes, "run.codes", run.codes, f"null {streamed}: it needs every image"),
             (not loss.points_weight, "loss.points_weight", loss.points_weight, f"0 {streamed}: it needs every image"),
             (
                 not run.evaluate_every_kimg,

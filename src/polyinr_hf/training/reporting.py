@@ -138,7 +138,7 @@ class TrainingBar:
         self._bar.close()
 
 
-def next_commands(run_folder: Path, dataset: str, command: str, finished: bool) -> str:
+def next_commands(run_folder: Path, dataset: str, command: str, finished: bool, adversarial: bool = True) -> str:
     """What a run leaves, and the commands that go on from there, as text.
 
     Args:
@@ -146,18 +146,28 @@ def next_commands(run_folder: Path, dataset: str, command: str, finished: bool) 
         dataset: What it was trained on.
         command: That started it, such as "accelerate launch scripts/train.py".
         finished: Whether it reached its end.
+        adversarial: Whether it had a discriminator, and so losses to plot.
     """
     exports = sorted(run_folder.glob("exports/kimg-*"))
     best = sorted(run_folder.glob("best-*"), key=lambda path: int(path.name.removeprefix("best-")))
     lines = []
     if not finished:
         lines.append(f"go on:     {command} --output {run_folder} --resume")
-    lines.append(f"losses:    python scripts/plot_log.py --run {run_folder} --output losses.png")
+    if adversarial:
+        lines.append(f"losses:    python scripts/plot_log.py --run {run_folder} --output losses.png")
     if not exports and not best:
         return "\n".join(lines)
     pipeline = (best or exports)[-1]
+    names = _class_names(pipeline)
+    several = f" --class {shlex.join(names)} --seeds 0-3" if names else " --seeds 0-15"
+    one = f" --class {shlex.join(names[:1])}" if names else ""
     lines += [
-        f"draw:      python scripts/generate.py --pipeline {pipeline}{_classes_to_draw(pipeline)} --grid --output out",
+        f"draw:      python scripts/generate.py --pipeline {pipeline}{several} --grid --output out",
+        f"enlarge:   python scripts/generate.py --pipeline {pipeline}{one} --seeds 0 --height 1024 --width 1024 "
+        "--tolerance 0.1 --output out",
+        f"zoom:      python scripts/edit.py zoom --pipeline {pipeline}{one} --tolerance 0.1",
+        f"mix:       python scripts/edit.py mix --pipeline {pipeline}{one}{one.replace('--', '--target_')}",
+        f"play:      POLYINR_MODEL={pipeline} python space/app.py",
         f"measure:   python scripts/evaluate.py --pipeline {pipeline} --dataset {dataset} --metrics fd_lite0 "
         "--num_samples 2000",
         f"share:     python scripts/push_to_hub.py --pipeline {pipeline} --repo YOUR_NAME/poly-inr --dry_run",
@@ -165,15 +175,14 @@ def next_commands(run_folder: Path, dataset: str, command: str, finished: bool) 
     return "\n".join(lines)
 
 
-def _classes_to_draw(pipeline: Path) -> str:
-    """Arguments of generate.py: sixteen images, or four of each of the first classes that were trained on."""
+def _class_names(pipeline: Path) -> list[str]:
+    """The first four classes that were trained on; none of an unconditional model."""
     id2label = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8")).get("id2label")
     if not id2label:
-        return " --seeds 0-15"
+        return []
     said = pipeline / "training.json"
     empty = json.loads(said.read_text(encoding="utf-8")).get("empty_classes", []) if said.is_file() else []
-    names = [id2label[key].split(",")[0] for key in sorted(id2label, key=int) if int(key) not in empty][:4]
-    return f" --class {shlex.join(names)} --seeds 0-3"
+    return [id2label[key].split(",")[0] for key in sorted(id2label, key=int) if int(key) not in empty][:4]
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -1,0 +1,333 @@
+"""Few pictures in little time: a w for each picture, learned on points, then the mapping network that leads to them.
+
+Generative latent optimization (Bojanowski et al., Optimizing the Latent Space of Generative Networks, 2018) where a
+picture is a function: any of its points can be learned at any resolution for the price of that point, so that each
+step draws a few dozen random points of hundreds of pictures, where whole images of that price would be four. Two phases
+share a run's time:
+
+1. codes: each picture has a w of its own, its code, learned together with affine and synthesis levels.
+2. mapping: the mapping network learns to lead from random latents to all codes equally and, between cells of latents
+   ([`LatentCells`]), to what lies between two of them; then all weights learn on points of what it leads to.
+
+What comes out redraws and blends what it was shown. Adversarial training can go on from it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.loader import TrainingOrder
+from ..inversion.optimization import Muon
+from ..modeling_poly_inr import PolyINRGenerator, full_precision
+from ..schedules import half_cosine
+from .cells import LatentCells
+from .points import colors_at, edge_pixels, random_points
+
+PICTURES_PER_STEP = 512  # all, where there are fewer: 200 x 64 points reach in a minute what 16 x 1,024 never did
+POINTS_PER_STEP = 12_800
+# Rates, tuned on 200 icons at 64 px from the bundled weights (docs/training.md has the table).
+LR_WEIGHTS, LR_MATRICES, LR_CODES = 1e-3, 3e-3, 0.1
+BETAS_WEIGHTS, BETAS_CODES = (0.9, 0.99), (0.5, 0.9)  # a code's own gradient is exact but for the choice of points
+WARM_UP = 0.02  # of a phase, in which rates rise: Adam's first steps are as long as any
+CANDIDATES, CANDIDATE_SIDE = 4096, 8  # latents of the source that codes start from, compared as 8 x 8 pixels
+CODES_SHARE = 0.4  # of the time; the mapping network has the rest: it is what more time makes better
+# The mapping network's phase: its first part is least squares of w alone, which costs no points.
+REGRESSION_SHARE, REGRESSIONS_PER_STEP, REGRESSION_BATCH = 0.6, 32, 256
+LR_MAPPING = 0.03  # relative to the deviation of a weight tensor
+CANDIDATES_PER_PICTURE = (
+    2  # latents drawn for each picture of a step, of which one that stands for one picture is taken
+)
+LR_JOINT = 3e-4
+PURE = 0.9  # share of one picture in what a latent stands for, above which its points are that picture's
+SEEDS_APART = 2_000_003  # steps that a seed may have before it meets the next one's random numbers
+
+
+class Codes(nn.Module):
+    """A w for each picture (N, w_dim), and Adam's moments of it: only those that a step saw are moved.
+
+    `torch.optim.SparseAdam` counts steps for all rows together; here each row's bias correction is its own.
+    """
+
+    def __init__(self, start: Tensor):
+        super().__init__()
+        self.register_buffer("weight", start.clone())
+        self.register_buffer("mean", torch.zeros_like(start))
+        self.register_buffer("square", torch.zeros_like(start))
+        self.register_buffer("count", torch.zeros(len(start), 1, device=start.device))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, gradient: Tensor, lr: float) -> None:
+        """One step of Adam (Kingma and Ba 2015) of the codes `rows` (B,), by their gradient (B, w_dim)."""
+        beta_1, beta_2 = BETAS_CODES
+        count = self.count[rows] + 1
+        mean = torch.lerp(gradient, self.mean[rows], beta_1)
+        square = torch.lerp(gradient.square(), self.square[rows], beta_2)
+        step = mean / (1 - beta_1**count) / ((square / (1 - beta_2**count)).sqrt() + 1e-8)
+        self.weight[rows] -= lr * step
+        self.count[rows], self.mean[rows], self.square[rows] = count, mean, square
+
+
+@dataclass
+class Shard:
+    """Which part of each step a process does: gradients of all are summed, so that the weights stay the same in all."""
+
+    index: int = 0
+    count: int = 1
+    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor  # sum over processes
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This process's rows, perhaps none."""
+        return whole.tensor_split(self.count)[self.index]
+
+    def sum_gradients(self, parameters: list[nn.Parameter], *others: Tensor) -> None:
+        """Sums gradients, and `others`, over all processes, in one message; in place."""
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        tensors = [*(parameter.grad for parameter in parameters), *others]
+        flat = self.reduce(torch.cat([tensor.flatten() for tensor in tensors]))
+        for tensor, values in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(values.view_as(tensor))
+
+
+class PicturesStep:
+    """The steps of both phases; every random number of a step comes from the seed and the step.
+
+    Args:
+        generator: with the mapping network that is to be taught.
+        pictures: uint8 (N, 3, S, S), on the generator's device, or in memory (or a file mapped into it).
+        labels: (N,) classes, None without.
+        start: codes to begin with, (N, w_dim).
+        seed: of the run.
+        compile_synthesis: by torch.compile.
+        autocast: context of the products.
+        shard: of several processes.
+    """
+
+    def __init__(
+        self,
+        generator: PolyINRGenerator,
+        pictures: Tensor,
+        labels: Tensor | None,
+        start: Tensor,
+        seed: int = 0,
+        compile_synthesis: bool = False,
+        autocast: Callable = torch.enable_grad,
+        shard: Shard | None = None,
+    ):
+        self.generator, self.pictures, self.labels, self.seed = generator, pictures, labels, seed
+        self.autocast, self.shard, self.device = autocast, shard or Shard(), generator.device
+        self.near_edges = edge_pixels(pictures)  # (N, S, S)
+        self.codes = Codes(start)
+        self.cells = LatentCells(len(pictures), generator.config.z_dim, labels).to(self.device)
+        self.per_step = min(len(pictures), PICTURES_PER_STEP)
+        self.points = max(1, POINTS_PER_STEP // self.per_step)  # of each picture
+        self._order = TrainingOrder(len(pictures), seed, mirror=False)
+        self._synthesize = generator.synthesize
+        if compile_synthesis:
+            self._synthesize = torch.compile(generator.synthesize, dynamic=False)
+        self.matrices = [level.weight for level in generator.synthesis_levels[1:]]
+        mapping = {id(parameter) for parameter in generator.mapping.parameters()}
+        taken = mapping | {id(parameter) for parameter in self.matrices}
+        self.others = [parameter for parameter in generator.parameters() if id(parameter) not in taken]
+        self.optimizers = {
+            "weights": torch.optim.Adam(self.others, betas=BETAS_WEIGHTS, fused=self.device.type in ("cpu", "cuda")),
+            "matrices": Muon(self.matrices),
+            "mapping": torch.optim.Adam(list(self._mapping_groups()), betas=BETAS_WEIGHTS),
+        }
+
+    def _mapping_groups(self) -> Iterator[dict]:
+        """A group for each layer, with the size of its numbers: equalized layers are scaled where they are used."""
+        for module in self.generator.mapping.modules():
+            if (weight := getattr(module, "weight", None)) is not None:
+                yield {"params": list(module.parameters(recurse=False)), "size": weight.detach().std().item()}
+
+    @property
+    def modules(self) -> list:
+        """All that a checkpoint holds."""
+        return [self.generator, self.codes, self.cells, *self.optimizers.values()]
+
+    # -- first phase --------------------------------------------------------------------------------------------------
+    def codes_step(self, step: int, progress: float) -> Tensor:
+        """One step of codes and weights on points of the next pictures; `progress` of the phase, 0 to 1.
+
+        Returns the loss, summed over this process's part: mean absolute and squared error of a color.
+        """
+        random = self._random(step)
+        epoch, batch = divmod(step, len(self.pictures) // self.per_step)  # a new order drops others that are left over
+        start = epoch * len(self.pictures) + batch * self.per_step
+        rows = torch.tensor([self._order[position][0] for position in range(start, start + self.per_step)])
+        points = random_points(self.near_edges, rows, self.points, random)  # (B, P, 2)
+        mine = self.shard.part(rows).to(self.device)
+        w = self.codes.weight[mine].requires_grad_()
+        loss = self._points_loss(w, mine, self.shard.part(points))
+        if len(mine):
+            loss.backward()
+        gradient = torch.zeros(len(rows), w.shape[1], device=self.device)
+        self.shard.part(gradient).copy_(torch.zeros_like(w) if w.grad is None else w.grad)
+        self.shard.sum_gradients([*self.others, *self.matrices], gradient)
+        factor = warm_half_cosine(progress)
+        self.codes.update(rows.to(self.device), gradient, LR_CODES * factor)
+        self._apply("weights", LR_WEIGHTS * factor)
+        self._apply("matrices", LR_MATRICES * factor)
+        return loss.detach()
+
+    def _points_loss(self, w: Tensor, pictures: Tensor, points: Tensor) -> Tensor:
+        """Mean absolute and squared error of the colors that w (B, w_dim) draw at points (B, P, 2) of pictures (B,).
+
+        The mean is over the whole step's points: parts of several processes add up to it.
+        """
+        target = colors_at(self.pictures, pictures, points, self.device)  # (B, P, 3)
+        with self.autocast():
+            A = self.generator.affine(w.unsqueeze(1).expand(-1, self.generator.config.num_levels, -1))  # (B, L, n, 3)
+            error = self._synthesize(A, points.to(self.device)).float() - target  # (B, P, 3)
+        return (error.abs() + error.square()).sum() / (self.per_step * self.points * 3)
+
+    def _apply(self, name: str, lr: float) -> None:
+        optimizer = self.optimizers[name]
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("size", 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    # -- second phase -------------------------------------------------------------------------------------------------
+    def begin_mapping(self) -> None:
+        """Cuts the latents into cells by the codes, and sets the mean w of classes."""
+        self.cells.fit(self.codes.weight, self.seed)
+        labels = torch.zeros(len(self.pictures), dtype=torch.long) if self.labels is None else self.labels
+        means = torch.zeros_like(self.generator.w_mean).index_add_(0, labels.to(self.device), self.codes.weight)
+        counts = torch.bincount(labels, minlength=len(means)).clamp(min=1).unsqueeze(1).to(self.device)
+        self.generator.w_mean.copy_(means / counts)
+
+    def mapping_step(self, step: int, progress: float) -> Tensor:
+        """One step of the second phase; `progress` of the phase, 0 to 1.
+
+        At first that is a number of updates of the mapping network alone, by least squares of w; later one of all
+        weights on what it leads to. Both take about as long as a step of the first phase.
+
+        Returns the squared error of w, as a share of the codes' variance, of this process's part.
+        """
+        mapping = list(self.generator.mapping.parameters())
+        if progress < REGRESSION_SHARE:
+            for update in range(REGRESSIONS_PER_STEP):
+                error, *_ = self._regression(REGRESSION_BATCH, step, update)
+                error.backward()
+                self.shard.sum_gradients(mapping)
+                self._apply("mapping", LR_MAPPING * half_cosine(progress))
+            return error.detach()
+        number = CANDIDATES_PER_PICTURE * self.per_step
+        error, z, labels, shares = self._regression(number, step)
+        top = shares.max(dim=1)
+        chosen = (top.values < PURE).float().argsort(stable=True)[: self.per_step]  # the first of one picture each
+        points = random_points(self.near_edges, top.indices[chosen], self.points, self._random(step, 1))
+        mine = self.shard.part(chosen)
+        w = self._map(z[mine], None if labels is None else labels[mine])
+        loss = error + self._points_loss(w, top.indices[mine], self.shard.part(points))
+        loss.backward()
+        self.shard.sum_gradients([*mapping, *self.others, *self.matrices])
+        self._apply("mapping", LR_MAPPING * half_cosine(progress))
+        factor = half_cosine((progress - REGRESSION_SHARE) / (1 - REGRESSION_SHARE))
+        self._apply("weights", LR_JOINT * factor)
+        self._apply("matrices", LR_JOINT * factor)
+        return error.detach()
+
+    def _regression(self, number: int, step: int, update: int = 0) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Squared error of w for random latents, of this process's part; then all latents, classes, and shares."""
+        z, labels = self._draw_latents(number, step, update)
+        shares = self.cells.shares(z, labels)  # (B, N)
+        part = self.shard.part(torch.arange(number, device=self.device))
+        w = self._map(z[part], None if labels is None else labels[part])
+        variance = self.codes.weight.var(dim=0, correction=0).mean().clamp(min=1e-12)
+        error = (w - shares[part] @ self.codes.weight).square().sum() / (number * w.shape[1] * variance)
+        return error, z, labels, shares
+
+    def _random(self, step: int, use: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(64 * (self.seed * SEEDS_APART + step) + use)
+
+    def _draw_latents(self, number: int, step: int, update: int) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, z_dim), and classes (B,) as often as pictures have them."""
+        random = self._random(step, 2 + update)
+        z = torch.randn(number, self.generator.config.z_dim, generator=random).to(self.device)
+        if self.labels is None:
+            return z, None
+        return z, self.labels[torch.randint(len(self.labels), (number,), generator=random)].to(self.device)
+
+    def _map(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        with full_precision(self.device):
+            return self.generator.mapping(z, labels)
+
+    # -- what has been learned ----------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def latents_of(self, pictures: Tensor, tries: int = 65_536) -> Tensor:
+        """A latent (z_dim,) for each of the pictures (B,), the purest of random ones within its cell, (B, z_dim)."""
+        z = torch.randn(tries, self.generator.config.z_dim, generator=torch.Generator().manual_seed(self.seed))
+        best = self.cells.anchors[pictures].clone()
+        for row, picture in enumerate(pictures.tolist()):
+            labels = None if self.labels is None else self.labels[picture].expand(256).to(self.device)
+            for part in z.split(256):
+                shares = self.cells.shares(part.to(self.device), labels)[:, picture]
+                if shares.max() > PURE:
+                    best[row] = part[shares.argmax()]
+                    break
+        return best
+
+    @torch.no_grad()
+    def psnr(self, through_mapping: bool, pictures: int = 512, points: int = 256) -> float:
+        """Mean PSNR in dB of what codes, or the mapping network, give, at random pixels of evenly chosen pictures."""
+        rows = torch.linspace(0, len(self.pictures) - 1, min(pictures, len(self.pictures))).round().long()
+        side = self.pictures.shape[-1]
+        pixels = torch.randint(side**2, (len(rows), points), generator=torch.Generator().manual_seed(0))
+        where = torch.stack([pixels // side, pixels % side], dim=-1) / max(side - 1, 1)
+        found = []
+        for part, those in zip(rows.split(64), where.split(64), strict=True):
+            w = self.w_of(part, through_mapping)
+            with self.autocast():
+                colors = self.generator.synthesize(self.generator.affine(w), those.to(self.device)).float()
+            error = colors.clamp(-1, 1) - colors_at(self.pictures, part, those, self.device)
+            found.append(-10 * (error.square().mean(dim=(1, 2)) / 4).clamp(min=1e-10).log10())
+        return torch.cat(found).mean().item()
+
+    @torch.no_grad()
+    def w_of(self, pictures: Tensor, through_mapping: bool) -> Tensor:
+        """w (B, L, w_dim) of pictures (B,): their codes, or what latents in their cells are mapped to."""
+        w = self.codes.weight[pictures.to(self.device)]
+        if through_mapping:
+            labels = None if self.labels is None else self.labels[pictures].to(self.device)
+            w = self._map(self.latents_of(pictures), labels)
+        return w.unsqueeze(1).repeat(1, self.generator.config.num_levels, 1)
+
+
+def warm_half_cosine(progress: float) -> float:
+    """Half a cosine from 1 to 0, after a rise from 0 in the first 2 %."""
+    return half_cosine(progress) * min(1.0, progress / WARM_UP + 0.01)
+
+
+@torch.no_grad()
+def first_codes(source: PolyINRGenerator, pictures: Tensor, seed: int, candidates: int = CANDIDATES) -> Tensor:
+    """Codes to start from, (N, w_dim): for each picture, of many random w of `source`, the one that looks most like it.
+
+    `pictures` are uint8 (N, 3, S, S); images are compared at 8 x 8 pixels.
+    """
+    random, device = torch.Generator().manual_seed(seed), source.device
+    z = torch.randn(candidates, source.config.z_dim, generator=random).to(device)
+    labels = None
+    if source.config.num_classes is not None:
+        labels = torch.randint(source.config.num_classes, (candidates,), generator=random).to(device)
+    w = source.mapping(z, labels)  # (K, w_dim)
+    centers = (torch.arange(CANDIDATE_SIDE, device=device) + 0.5) / CANDIDATE_SIDE
+    points = torch.cartesian_prod(centers, centers)  # (64, 2)
+    drawn = [
+        source.synthesize(source.affine(part.unsqueeze(1).repeat(1, source.config.num_levels, 1)), points).clamp(-1, 1)
+        for part in w.split(64)
+    ]
+    drawn = torch.cat(drawn).flatten(1)  # (K, 64 * 3)
+    nearest = []
+    for part in pictures.split(64):
+        small = F.interpolate(part.to(device).float() / 127.5 - 1, size=(CANDIDATE_SIDE,) * 2, mode="area")
+        nearest.append(torch.cdist(small.flatten(2).transpose(1, 2).flatten(1), drawn).argmin(dim=1))
+    return w[torch.cat(nearest)]

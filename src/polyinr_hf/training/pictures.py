@@ -1,0 +1,301 @@
+"""A run on few pictures: the phases of [`PicturesStep`] within a time, grids as it goes on, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data.loader import CACHE_BYTES, decode_all
+from ..files import replace_folder
+from ..images import save_grid, to_float
+from ..modeling_poly_inr import PolyINRGenerator
+from ..pipeline_poly_inr import PolyINRPipeline
+from .cells import save_cells
+from .codes import CODES_SHARE, PicturesStep, Shard, first_codes
+from .exports import export_name, make_pusher, save_description
+from .launch import (
+    as_run_here,
+    check_shared_folder,
+    load_newest_checkpoint,
+    lock_folder,
+    make_accelerator,
+    naming_a_full_disk,
+    save_checkpoint,
+)
+from .models import build_generator, open_dataset, resolve_source
+from .recipe import ModelConfig, Recipe, Source, read_budget, save_recipe
+from .reporting import drop_lines_after, peak_memory_mb
+from .showcase import FILM_STOPS, describe_samples, save_contact_sheet, save_morph_film
+
+logger = logging.getLogger(__name__)
+
+MARKS = 15  # grids and checkpoints of a run, or one a minute where it is longer than that
+SHOWN = 16  # pictures of a grid
+START_STD = 0.5  # of codes without a source: about that of w where a trained mapping network gives it
+END_SHARE, END_SECONDS = 0.1, 75.0  # of the time, at most, kept for the export, the film and the measurement at the end
+
+
+class PicturesTrainer:
+    """Trains on few pictures for the time, or the steps, of `run.codes`; see `scripts/train.py`.
+
+    Learning rates follow the time that has gone by, which checkpoints keep. With steps in place of minutes a run that
+    was stopped and resumed is the whole one, bit for bit.
+
+    Args:
+        recipe (`Recipe`): with `run.codes`; of its stages, the first's resolution counts.
+        output_dir (`str` or `Path`): gets checkpoints/, exports/, samples/, log.jsonl, recipe.yaml and morph.gif.
+        resume (`bool`): go on from the newest whole checkpoint in `output_dir`, from the start if there is none.
+        clock (`Callable`): seconds, of which differences count.
+
+    Raises:
+        ValueError: for a recipe that does not fit the data, or an `output_dir` that holds a run when `resume` is off.
+    """
+
+    def __init__(
+        self, recipe: Recipe, output_dir: str | Path, resume: bool = False, clock: Callable[[], float] = time.monotonic
+    ):
+        self._clock, self._began = clock, clock()
+        self._minutes, self._steps = read_budget(recipe.run.codes)
+        recipe = resolve_source(recipe)
+        self.output_dir = Path(output_dir)
+        if not resume and any(self.output_dir.glob("checkpoints/step-*")):
+            raise ValueError(f"`output_dir` {self.output_dir} holds checkpoints of a run: resume it or choose another.")
+        self.accelerator = make_accelerator(recipe, self.output_dir)
+        self.device = self.accelerator.device
+        self.recipe = recipe = as_run_here(recipe, self.accelerator)
+        if recipe.run.mixed_precision not in ("no", "bf16"):
+            raise ValueError(
+                f"`run.mixed_precision` must be no or bf16 with `run.codes`, got {recipe.run.mixed_precision}."
+            )
+        self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
+        self.dataset = open_dataset(recipe, self.accelerator)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.output_dir) if self.accelerator.is_main_process else None
+        check_shared_folder(self.accelerator, self.output_dir)
+        self.pictures, self.labels = self._decode()
+        self.learner = self._build(resume)
+        self.step, self._mapping_began, self._seconds_before, self._stop_requested = 0, False, 0.0, False
+        for module in self.learner.modules:
+            self.accelerator.register_for_checkpointing(module)
+        if resume:
+            self._resume()
+        if self.accelerator.is_main_process:
+            save_recipe(recipe, self.output_dir / "recipe.yaml")
+            if (log := self.output_dir / "log.jsonl").exists():
+                drop_lines_after(self.step, log)
+
+    # -- set-up -------------------------------------------------------------------------------------------------------
+    def _decode(self) -> tuple[Tensor, Tensor | None]:
+        """All pictures, uint8 (N, 3, S, S), and their classes: on the device up to 2 GiB, in a file's map beyond."""
+        side, number = self.recipe.stages[0].resolution, len(self.dataset)
+        workers = self.recipe.data.num_workers
+        if number * 3 * side**2 <= CACHE_BYTES:
+            images, labels, problems = decode_all(self.dataset, side, workers)
+            images = images.to(self.device)
+        else:
+            path, labels, problems = self.output_dir / "pictures.bin", None, []
+            images = None
+            for mine in (True, False):  # the main process decodes, then the others open its file
+                if self.accelerator.is_main_process == mine:
+                    size = number * 3 * side**2
+                    images = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+                    images = images.view(number, 3, side, side)
+                if mine and self.accelerator.is_main_process:
+                    _, labels, problems = decode_all(self.dataset, side, workers, images)
+                self.accelerator.wait_for_everyone()
+            labels = broadcast_object_list([labels])[0]
+        for problem in problems:
+            logger.warning("skipped: %s", problem)
+        return images, labels
+
+    def _build(self, resume: bool) -> PicturesStep:
+        """What teaches a generator that has the source's affine and synthesis levels, if there is a source."""
+        recipe, source = self.recipe, None
+        if recipe.run.init_from:
+            name, _, revision = Source.parse(recipe.run.init_from)
+            source = PolyINRPipeline.from_pretrained(name, revision=revision).generator
+            theirs = ModelConfig.of_generator(source.config, name)
+            for key in ("channels", "num_levels", "equation"):
+                if getattr(recipe.model, key) != getattr(theirs, key):
+                    raise ValueError(
+                        f"`model.{key}` must be {getattr(theirs, key)!r}, as in `run.init_from` {name}, got "
+                        f"{getattr(recipe.model, key)!r}."
+                    )
+        generator = build_generator(recipe, self.dataset.num_classes)
+        if source is not None:
+            drawing = ("affine_levels.", "synthesis_levels.", "to_rgb.")
+            state = {name: value for name, value in source.state_dict().items() if name.startswith(drawing)}
+            generator.load_state_dict(generator.state_dict() | state)
+        generator.to(self.device)
+        if source is None or resume:  # a checkpoint brings its own
+            random = torch.Generator().manual_seed(recipe.run.seed)
+            start = START_STD * torch.randn(len(self.pictures), generator.config.w_dim, generator=random)
+            start = start.to(self.device)
+        else:
+            start = first_codes(source.to(self.device), self.pictures, recipe.run.seed)
+        accelerator = self.accelerator
+        shard = Shard(accelerator.process_index, accelerator.num_processes, lambda own: accelerator.reduce(own, "sum"))
+        options = {"compile_synthesis": recipe.run.compile, "autocast": accelerator.autocast, "shard": shard}
+        return PicturesStep(generator, self.pictures, self.labels, start, recipe.run.seed, **options)
+
+    def _resume(self) -> None:
+        progress = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints")
+        if progress is None:
+            logger.warning("%s has no whole checkpoint: starting from the beginning", self.output_dir)
+            return
+        self.step, self._mapping_began = progress["step"], progress["mapping_began"]
+        self._seconds_before = progress["seconds"]
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+    @property
+    def generator(self) -> PolyINRGenerator:
+        return self.learner.generator
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, those before a stop included."""
+        return self._seconds_before + self._clock() - self._began
+
+    @property
+    def _total_seconds(self) -> float:
+        """For steps; the rest of the time is the end's."""
+        total = 60 * (self._minutes or 0)
+        return total - min(END_SECONDS, END_SHARE * total)
+
+    def train(self) -> bool:
+        """Trains to the end, or until a SIGTERM or SIGINT; returns whether the end was reached."""
+        previous = {number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)}
+        bar = tqdm(
+            total=100, disable=not self.accelerator.is_main_process, bar_format="{l_bar}{bar}| [{elapsed}{postfix}]"
+        )
+        try:
+            finished = self._train(bar)
+            bar.close()
+            if finished:
+                self._export()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.accelerator.end_training()
+            if self._lock is not None:
+                self._lock.release()
+        if self.pusher is not None:
+            self.pusher.finish()
+        return finished
+
+    def _stop_soon(self, number: int, frame: object) -> None:
+        logger.warning("signal %d: stopping after this step, with a checkpoint", number)
+        self.request_stop()
+
+    def request_stop(self) -> None:
+        """Has `train` stop after the step at hand, with a checkpoint."""
+        self._stop_requested = True
+
+    def _train(self, bar: tqdm) -> bool:
+        loss, mark = torch.zeros(()), None
+        while True:
+            progress, stopping = self._agree()
+            done = min(progress, 1.0)
+            if done >= CODES_SHARE and not self._mapping_began:
+                self.learner.begin_mapping()
+                self._mapping_began = True
+            if mark is not None and (self._mark(done) != mark or stopping or done >= 1):
+                self._report(bar, done, loss)
+                self._save_checkpoint()
+            if done >= 1 or stopping:
+                return done >= 1
+            mark = self._mark(done)
+            if self._mapping_began:
+                loss = self.learner.mapping_step(self.step, (done - CODES_SHARE) / (1 - CODES_SHARE))
+            else:
+                loss = self.learner.codes_step(self.step, done / CODES_SHARE)
+            self.step += 1
+            bar.update(100 * done - bar.n)
+
+    def _agree(self) -> tuple[float, bool]:
+        """How much of the run is done, 0 to 1, and whether any process was told to stop: the same in all of them."""
+        mine = self.step / self._steps if self._steps else self.seconds / self._total_seconds
+        if self.accelerator.num_processes == 1:
+            return mine, self._stop_requested
+        own = [mine if self.accelerator.is_main_process else 0.0, float(self._stop_requested)]
+        done, stops = self.accelerator.reduce(torch.tensor(own, dtype=torch.float64, device=self.device), "sum")
+        return done.item(), stops.item() > 0
+
+    def _mark(self, done: float) -> int:
+        """Number of the grid that is due next."""
+        return int(done * max(MARKS, (self._minutes or 0) // 2))
+
+    def _report(self, bar: tqdm, done: float, loss: Tensor) -> None:
+        """A grid, a line of the log, and one on stderr."""
+        loss = self.accelerator.reduce(loss, "sum").item()
+        if not self.accelerator.is_main_process:
+            return
+        psnr, phase = self.learner.psnr(self._mapping_began), "mapping" if self._mapping_began else "codes"
+        minutes = self.seconds / 60
+        line = {"step": self.step, "minutes": minutes, "phase": phase, "loss": loss, "psnr": psnr}
+        with (self.output_dir / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line | {"memory_mb": peak_memory_mb(self.device)}) + "\n")
+        path = self.output_dir / "samples" / f"minute-{minutes:05.1f}.png"
+        self._save_grid(path)
+        bar.write(f"minute {minutes:.1f}: {phase}, step {self.step:,}, mean PSNR {psnr:.1f} dB, {path}", sys.stderr)
+
+    @torch.no_grad()
+    def _save_grid(self, path: Path) -> None:
+        """Some of the pictures in rows of eight, below each row what the model makes of them."""
+        side = self.recipe.stages[0].resolution
+        shown = torch.linspace(0, len(self.pictures) - 1, min(SHOWN, len(self.pictures))).round().long()
+        w = self.learner.w_of(shown, self._mapping_began)
+        with self.accelerator.autocast():
+            A = self.generator.affine(w)  # (K, L, n, 3)
+            drawn = torch.cat([self.generator.render(part, side, side) for part in A.split(4)])
+        real = to_float(self.pictures[shown.to(self.pictures.device)]).cpu()
+        rows = zip(real.split(8), drawn.float().cpu().split(8), strict=True)
+        save_grid(torch.cat([images for pair in rows for images in pair]), min(8, len(shown)), path)
+
+    def _save_checkpoint(self) -> None:
+        progress = {"step": self.step, "mapping_began": self._mapping_began, "seconds": self.seconds}
+        save_checkpoint(self.accelerator, self.output_dir / "checkpoints", progress, keep=2)
+
+    # -- what it leaves behind ----------------------------------------------------------------------------------------
+    @property
+    def images_seen(self) -> int:
+        """Pictures that points were taken of, each as often as that was done."""
+        return self.step * self.learner.per_step
+
+    @property
+    def position(self) -> str:
+        """How far the run is, as text."""
+        return f"{self.seconds / 60:.1f} minutes, {self.step:,} steps"
+
+    def _export(self) -> None:
+        """The pipeline, a contact sheet, a film, and what the model is in a sentence."""
+        pipeline = PolyINRPipeline(self.generator, self.dataset.id2label)
+        pipeline.set_progress_bar_config(disable=True)
+        self.generator.eval().requires_grad_(False)
+        if self.accelerator.is_main_process:
+            samples, kimg = self.output_dir / "samples", self.images_seen / 1000
+            save_contact_sheet(pipeline, samples / f"kimg-{kimg:09.3f}.png")
+            path = self.output_dir / "exports" / export_name(self.output_dir / "exports", self.images_seen)
+            with naming_a_full_disk(path), replace_folder(path) as folder:
+                pipeline.save_pretrained(folder)
+                save_recipe(self.recipe, folder / "recipe.yaml")
+                save_cells(self.learner.cells, folder)
+                save_description(folder, self.recipe, self.recipe.stages[0], self.dataset, kimg, samples)
+            if self.pusher is not None:
+                self.pusher.submit(path.name)
+            shown = torch.linspace(0, len(self.pictures) - 1, min(FILM_STOPS, len(self.pictures))).round().long()
+            save_morph_film(pipeline, self.learner.w_of(shown, True), self.output_dir / "morph.gif")
+        cache = self.output_dir / ".features"
+        sentence = describe_samples(pipeline, self.dataset, self.pictures, self.accelerator, cache)
+        if self.accelerator.is_main_process:
+            print(sentence, file=sys.stderr)
