@@ -32,7 +32,8 @@ def mix_levels(target: Tensor, source: Tensor, levels: int | str | Iterable[int]
     Both are w (B, L, w_dim), mixed before `affine` as in the release and the paper's figures, or both are affine
     parameters A (B, L, n, 3), the only way for an image that has no w, such as one found by inversion in A. A level of
     A holds the coordinates that all levels below it have composed and takes them along: on the bundled model the two
-    ways are 38 to 43 dB apart in the median, 27 at worst; on random networks, 20 to 27 % of the largest value.
+    ways are 42 to 45 dB apart in the median of 32 pairs of classes for each group of levels, 29 at worst; on networks
+    of random weights they are other pictures.
 
     Args:
         target: of B images, source B of figure 6.
