@@ -533,6 +533,36 @@ def test_weights_may_be_elsewhere_until_they_are_needed(tmp_path):
     assert torch.equal(found, expected)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:The following device_map keys do not match:UserWarning")  # accelerate, of a buffer
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+def test_a_device_map_with_offload(tmp_path, share):
+    """Wherever the map cuts the model: into levels that are here, and levels that are on disk until they are run."""
+    generator = make_trained_grid(channels=16)
+    generator.w_mean.normal_()
+    generator.save_pretrained(tmp_path / "model")
+    z, labels = draw_inputs(generator)
+    A = generator.affine(generator.map(z, labels, truncation_psi=0.5))
+    available = {"cpu": int(share * sum(tensor.nbytes for tensor in generator.parameters()))}
+    opened = PolyINRGenerator.from_pretrained(
+        tmp_path / "model", device_map="auto", max_memory=available, offload_folder=str(tmp_path / "offload")
+    )
+    assert "disk" in opened.hf_device_map.values()
+    assert torch.equal(opened.affine(opened.map(z, labels, truncation_psi=0.5)), A)
+    assert torch.equal(opened.render(A), generator.render(A))
+    assert torch.equal(opened(z, labels).sample, generator(z, labels).sample)
+
+
+def test_what_looks_for_linear_layers_finds_those_that_act_as_such():
+    """Quantization and LoRA replace every `nn.Linear`; level 0 multiplies affine parameters, and is none."""
+    generator = make_generator()
+    linear = {name for name, module in generator.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {name for name in linear if name.startswith("synthesis")} == {
+        f"synthesis_levels.{level}" for level in range(1, 10)
+    }
+    assert {"synthesis_levels.0.weight", "synthesis_levels.0.bias"} < generator.state_dict().keys()
+
+
 def test_group_offloading_is_refused():
     with pytest.raises(ValueError, match="PolyINRGenerator"):
         make_generator().enable_group_offload(torch.device("cpu"))
@@ -545,7 +575,7 @@ def test_layerwise_casting(compute_dtype):
     z, labels = draw_inputs(generator)
     expected = generator(z, labels, 6, 7).sample.float()
     generator.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype)
-    assert generator.synthesis_levels[0].weight.dtype == generator.to_rgb.weight.dtype == torch.float8_e4m3fn
+    assert generator.synthesis_levels[1].weight.dtype == generator.to_rgb.weight.dtype == torch.float8_e4m3fn
     A = generator.affine(generator.map(z, labels))
     for image in (generator(z, labels, 6, 7).sample, generator.render(A, 6, 7)):
         assert image.dtype == compute_dtype

@@ -53,8 +53,10 @@ def test_diffusers_opens_what_was_saved_without_the_package(tmp_path):
 import sys
 sys.modules["polyinr_hf"] = None
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "saved")!r}, trust_remote_code=True)
+model = AutoModel.from_pretrained({str(tmp_path / "saved/generator")!r}, trust_remote_code=True)
+assert type(model).__name__ == "PolyINRGenerator"
 again = type(pipe).from_pipe(pipe, default_size=4)
 image = again("Grinning Face", generator=torch.Generator().manual_seed(0)).images[0]
 print(type(pipe).__name__, image.size, image.tobytes().hex())
@@ -64,3 +66,4 @@ print(type(pipe).__name__, image.size, image.tobytes().hex())
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == f"PolyINRPipeline (4, 4) {expected.tobytes().hex()}"
     assert "Expected types" not in ran.stderr
+    assert "not expected" not in ran.stderr

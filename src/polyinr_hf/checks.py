@@ -236,11 +236,19 @@ def check_weights(model: nn.Module, missing: Iterable[str], path: str | os.PathL
 
 @torch.no_grad()
 def nonfinite_tensors(model: nn.Module) -> list[str]:
-    """Names of a model's tensors that hold NaN or infinity. Those that are elsewhere (offloaded) are passed over."""
+    """Names of a model's tensors that hold NaN or infinity.
+
+    Those that are elsewhere (offloaded) are passed over, and so are subclasses, such as quantized weights, which need
+    not know how to be asked.
+    """
     return [
         name
         for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.is_meta and not tensor.isfinite().all()
+        if type(tensor) in (torch.Tensor, nn.Parameter)
+        and tensor.is_floating_point()
+        and tensor.itemsize > 1
+        and not tensor.is_meta
+        and not tensor.isfinite().all()
     ]
 
 

@@ -119,11 +119,18 @@ class AffineLevel(nn.Module):
         return coefficient, bias, rotation, self.shift(h).float().unsqueeze(1)  # shift (B, 1, 2)
 
 
-class FoldingLinear(nn.Linear):
+class FoldingLinear(nn.Module):
     """Level 0's linear layer: A_0 (B, n, 3) -> [W_0 A_0 | + b_0] (B, n, 3), float32.
 
     Level 0 is linear before its activation, so it folds into the affine parameters, and costs K = 3 a pixel, not K = n.
+    It is no `nn.Linear`, as its forward is not one's: what quantizes or adapts those passes it over.
     """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        nn.Linear.reset_parameters(self)  # torch's own start, as that of the other levels
 
     def forward(self, A: Tensor) -> Tensor:
         with full_precision(A.device):
@@ -147,14 +154,14 @@ class PixelLevel(nn.Module):
     """Levels 1..L-1 at every pixel: lrelu(W_l (x * lrelu(A_l X)) + b_l); equation (3) has no inner activation.
 
     W_l and b_l are handed in, one of `synthesis_levels`, so that checkpoints know nothing of this module. It is one so
-    that it can be compiled.
+    that it can be compiled. They come as a function: accelerate's hooks would move a module, weights and all.
     """
 
     def __init__(self, modulation_activation: str):
         super().__init__()
         self.modulation_activation = modulation_activation
 
-    def forward(self, linear: nn.Linear, x: Tensor, A: Tensor, X: Tensor) -> Tensor:
+    def forward(self, linear: Callable[[Tensor], Tensor], x: Tensor, A: Tensor, X: Tensor) -> Tensor:
         with full_precision(X.device):
             modulation = X @ A.float().transpose(1, 2)  # (B, N, n), float32: bf16 has too few digits for coordinates
         if self.modulation_activation == "leaky_relu":
@@ -243,6 +250,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     _repeated_blocks = ["PixelLevel"]
     # Group offloading loads what belongs to no group in `forward` only, and `map`, `affine` and `render` are not it.
     _supports_group_offloading = False
+    _auto_class = "AutoModel"  # diffusers writes it into config.json, for `AutoModel.from_pretrained`
 
     @register_to_config
     def __init__(
@@ -268,7 +276,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             for level in range(num_levels)
         )
         self.synthesis_levels = nn.ModuleList(
-            (FoldingLinear if level == 0 else PixelLinear)(channels, channels) for level in range(num_levels)
+            FoldingLinear(channels) if level == 0 else PixelLinear(channels, channels) for level in range(num_levels)
         )
         self.pixel_level = PixelLevel(modulation_activation)
         self.to_rgb = PixelLinear(channels, 3)
@@ -365,7 +373,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         x = _activate(x).to(dtype)
         yield x
         for level in range(1, self.config.num_levels):
-            linear = self.synthesis_levels[level]
+            linear = self.synthesis_levels[level].__call__
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(self.pixel_level, linear, x, A[:, level], X)
             else:
@@ -427,7 +435,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             variance = STYLE_STD**2 + coefficient_std**2 * squared_radius  # of the modulation, about 1
             power = power * _second_moment(variance, NEGATIVE_SLOPE if rectified else 1.0)  # (32, 32)
             # He: E[lrelu(y)^2] = (1 + slope^2) / 2 Var(y).
-            weight_variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.in_features * power.mean())
+            weight_variance = 2 / (1 + NEGATIVE_SLOPE**2) / (linear.weight.shape[1] * power.mean())
             linear.weight.normal_(0, weight_variance.sqrt().item())
             linear.bias.zero_()
             power = power / power.mean()
@@ -703,15 +711,31 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         check_shard_indices(folder)
         model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        if "disk" in getattr(model, "hf_device_map", {}).values():
+            cls._load_buffers_from_disk(model)
         check_weights(model, info["missing_keys"], folder)
         return (model, info) if wants_info else model
+
+    @staticmethod
+    @torch.no_grad()
+    def _load_buffers_from_disk(model: nn.Module) -> None:
+        """Buffers that a device_map leaves on disk: diffusers keeps them as the model was made with, which is zero."""
+        hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+        maps = (getattr(hook, "weights_map", None) for hook in hooks)
+        weights = next((prefixed.dataset for prefixed in maps if prefixed is not None), None)  # one for all modules
+        if weights is None:
+            raise ValueError("`device_map` must leave nothing on disk: the weights there cannot be found.")
+        for name in {name for name, _ in model.named_buffers()} & set(weights):
+            model.get_buffer(name).copy_(weights[name])
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
         """The configuration of a model, config.json, of a folder or Hub repository."""
         loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config.pop("auto_map", None)  # which diffusers writes, and warns of
         try:
-            check_config(loaded[0] if isinstance(loaded, tuple) else loaded)
+            check_config(config)
         except ValueError as error:
             path = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", cls.config_name)
             raise OSError(f"{path}: {error}") from error
