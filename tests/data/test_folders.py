@@ -84,6 +84,18 @@ def test_pictures_at_different_depths_are_all_there(tmp_path):
     assert len(rows(write(tmp_path / "a", "1.png", "b/2.png", "c/d/3.png"), tmp_path)) == 3
 
 
+def test_the_one_class_is_called_as_the_folder_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = write(tmp_path / "birds.v2", "1.png")
+    (folder / "README.md").touch()
+    for path in (folder, "~/birds.v2", pack(folder, tmp_path / "birds.v2.zip")):
+        assert rows(path, tmp_path, class_conditional=True) == [(0, "birds.v2")]
+    (folder / "notes").mkdir()
+    assert rows(write(folder, "wren/2.png"), tmp_path, class_conditional=True) == [(0, "birds.v2"), (0, "birds.v2")]
+    (folder / "1.png").unlink()
+    assert rows(folder, tmp_path, class_conditional=True) == [(0, "wren")]
+
+
 def test_a_changed_picture_is_another_dataset(tmp_path):
     folder = write(tmp_path / "a", "1.png")
     before = load_image_dataset(folder).dataset._fingerprint

@@ -74,7 +74,7 @@ def load_image_dataset(
     """
     path = Path(name_or_path).expanduser()
     options = {"split": split, "streaming": streaming, "cache_dir": cache_dir}
-    folder_name = path.resolve().name if path.is_dir() else None if path.exists() else path.name
+    folder_name = None if path.is_file() else path.resolve().name  # of a repository, too
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         dataset = _load_saved(path, split)
     elif path.is_file() and path.suffix in _FILE_BUILDERS:
@@ -88,13 +88,13 @@ def load_image_dataset(
         if path.exists():
             listing = open_folder(path, cache_dir)
         else:
-            listing = open_repository(str(name_or_path), revision, token, cache_dir, streaming)
+            listing = open_repository(str(path), revision, token, cache_dir, streaming)
+            options |= {"token": token, "revision": revision}
         if listing is not None and listing.is_read_here and config is None:
-            dataset, inner = read_pictures(listing, str(name_or_path), split, label_column, cache_dir)
-            folder_name = inner or path.resolve().stem
+            dataset, inner_name = read_pictures(listing, str(name_or_path), split, label_column, cache_dir)
+            folder_name = inner_name or folder_name or path.stem
         else:
-            options |= {} if path.exists() else {"token": token, "revision": revision}
-            dataset = _load_as_datasets_does(str(name_or_path), config, listing, **options)
+            dataset = _load_as_datasets_does(str(path), config, listing, **options)
     if streaming and isinstance(dataset, datasets.Dataset):
         if class_conditional is not False:
             dataset = _with_class_ids(dataset, label_column)
@@ -115,7 +115,7 @@ def _load_saved(path: Path, split: str) -> datasets.Dataset:
 
 def _load_as_datasets_does(name: str, config: str | None, listing: Listing | None, **options) -> Rows:
     """Tables, archives and configurations; says which tables and loose pictures are in none of the splits."""
-    if listing is not None and listing.folder == Path(name).expanduser() and glob.has_magic(str(Path(name).resolve())):
+    if listing is not None and listing.folder == Path(name) and glob.has_magic(str(Path(name).resolve())):
         raise ValueError(
             "`name_or_path` must be a path without *, ? and [ where `datasets` reads the folder, as it holds tables or "
             f"there is a `config`, got {name!r}."

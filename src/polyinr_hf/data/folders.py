@@ -209,8 +209,9 @@ def open_folder(path: Path, cache_dir: str | None) -> Listing:
         return open_folder(unpack(path.parent, [path.name], cache_dir), cache_dir)
     listing = list_folder(path)
     if listing.zips and not listing.pictures and not listing.row_tables:
-        left_out, listing = listing.left_out, open_folder(unpack(path, listing.zips, cache_dir), cache_dir)
-        listing.left_out = left_out | listing.left_out
+        outer, listing = listing, open_folder(unpack(path, listing.zips, cache_dir), cache_dir)
+        listing.left_out = outer.left_out | listing.left_out
+        listing.leave_out("tables beside zips", outer.other_tables)
     if listing.pictures:
         empty = [name for name in listing.row_tables if not _holds_pictures(path / name)]
         listing.row_tables = [name for name in listing.row_tables if name not in empty]
