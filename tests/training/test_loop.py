@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from polyinr_hf.training import loop
+from polyinr_hf.training import trainer as training_trainer
 from polyinr_hf.training.trainer import Trainer
 
 
@@ -26,7 +26,7 @@ def test_processes_ask_each_other_whether_to_stop_every_few_steps(
 ):
     """One process knows by itself. Where a line is logged, processes wait for each other anyway."""
     asked = []
-    monkeypatch.setattr(loop, "STOP_CHECK_STEPS", 2)
+    monkeypatch.setattr(training_trainer, "STOP_CHECK_STEPS", 2)
     monkeypatch.setattr(Accelerator, "num_processes", processes)
     trainer = Trainer(make_recipe("run.log_every_steps=3"), tmp_path)
     monkeypatch.setattr(Accelerator, "check_trigger", lambda _: asked.append(trainer.step) or trainer.step == 4)
