@@ -11,6 +11,7 @@ Without an accelerator, tests that ask for one run on the CPU.
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -64,6 +65,10 @@ def main(argv=None) -> int:
             return 0
         if missing := [name for name in NEEDED if not (source / "tests" / name).is_file()]:
             sys.exit(f"error: --source: {source} has no tests/{missing[0]}: it is no diffusers, or an older one")
+        version = re.search(r'^__version__ = "(.+)"$', (source / "src/diffusers/__init__.py").read_text(), re.MULTILINE)
+        if version is None or version[1] != diffusers.__version__:
+            found = version[1] if version else "unknown"
+            sys.exit(f"error: --source: must be diffusers {diffusers.__version__}, which is installed, got {found}")
         device = "cuda" if torch.cuda.is_available() else "cpu:0"  # not "cpu", for which tests are skipped
         environment = {"DIFFUSERS_TEST_DEVICE": device, "PYTHONPATH": f"{source}{os.pathsep}{ROOT / 'src'}"}
         command = [sys.executable, "-m", "pytest", "--rootdir", source, "-c", os.devnull, "--noconftest", "-p"]

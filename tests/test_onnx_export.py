@@ -208,6 +208,24 @@ def tensor_size(tensor) -> int:
     return onnx.numpy_helper.to_array(tensor).nbytes
 
 
+def test_weights_beyond_float16_are_not_stored_in_it(tmp_path):
+    pipe = build()
+    pipe.generator.to_rgb.bias.data.fill_(7e4)
+    with pytest.raises(ValueError, match=r"`dtype` must be 'float32', got 'float16', which to_rgb.bias exceed: 65,504"):
+        export_onnx(pipe, tmp_path / "onnx", "float16")
+    assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize("label", [-1, 10**6])
+def test_a_class_that_is_not_there_is_an_error(label, exported):
+    pipe, folder = exported()
+    session = onnxruntime.InferenceSession(folder / "mapping.onnx", providers=["CPUExecutionProvider"])
+    inputs = {"z": np.zeros((1, pipe.generator.config.z_dim), np.float32), "truncation_psi": np.array(1, np.float32)}
+    assert session.run(None, inputs | {"class_labels": np.array([0])})[0].shape[0] == 1
+    with pytest.raises(Exception, match="invalid index|out of data bounds"):
+        session.run(None, inputs | {"class_labels": np.array([label])})
+
+
 def test_graphs_name_their_axes_and_carry_their_metadata(exported):
     _, folder = exported()
     axes = {}

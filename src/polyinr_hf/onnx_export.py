@@ -25,6 +25,7 @@ from .pipeline_poly_inr import PolyINRPipeline
 from .reconstruction import psnr
 
 OPSET = 20
+ONNXRUNTIME = ">=1.18"  # the first to read opset 20 and this file format
 DTYPES = ("float32", "float16")  # of the stored weights
 MAPPING, SYNTHESIS, METADATA = "mapping.onnx", "synthesis.onnx", "model.json"
 SIZES = ("z_dim", "w_dim", "channels", "num_levels", "num_classes", "sample_size")
@@ -39,6 +40,8 @@ class Mapping(nn.Module):
         self.generator = generator
 
     def forward(self, z: Tensor, class_labels: Tensor | None, truncation_psi: Tensor) -> Tensor:
+        if class_labels is not None:  # ONNX counts a negative index from the end; one past the end is an error
+            class_labels = torch.where(class_labels < 0, self.generator.config.num_classes, class_labels)
         w = self.generator.mapping(z, class_labels)  # (B, w_dim)
         w_mean = self.generator.w_mean if class_labels is None else self.generator.w_mean[class_labels]
         w = w - (1 - truncation_psi) * (w - w_mean)  # lerp(w_mean, w, psi), exactly w at psi = 1
@@ -84,7 +87,7 @@ def export_onnx(
 
     Raises:
         ImportError: without the extra `onnx`.
-        ValueError: for another `dtype`, a strange key in `license`, or an `output` that is a file.
+        ValueError: for another `dtype`, weights beyond it, a strange key in `license`, or an `output` that is a file.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
@@ -93,10 +96,16 @@ def export_onnx(
     import_onnx()
     generator = _float32_copy(pipeline)
     config = generator.config
+    if dtype == "float16":
+        limit = torch.finfo(torch.float16).max
+        if large := [name for name, tensor in generator.state_dict().items() if tensor.abs().max() > limit]:
+            names = ", ".join(large[:5])
+            raise ValueError(f"`dtype` must be 'float32', got 'float16', which {names} exceed: {limit:,.0f}.")
     metadata = {
         "config": {name: config[name] for name in SIZES},
         "class_names": pipeline.id2label,
         "dtype": dtype,
+        "onnxruntime": ONNXRUNTIME,
         **(license or {}),
     }
     batch, points = {0: torch.export.Dim("batch")}, {0: torch.export.Dim("num_points")}

@@ -1,7 +1,8 @@
 """diffusers' own tests on our classes. pytest does not collect this file: scripts/run_diffusers_testers.py does.
 
-Not here, as nothing of ours is like it: attention, caching, quantization, LoRA, IP adapters, single files, schedulers,
-text encoders. Group offloading is refused, by name. Tests of an accelerator's memory or of several of them need those.
+Not here, as nothing of ours is like it: attention, caching, IP adapters, single files, schedulers, text encoders. Int8
+weights, LoRA (test_quantization.py) and a device_map (test_modeling_poly_inr.py) are tested in our own way. Group
+offloading is refused, by name. Tests of an accelerator's memory or of several of them need those.
 """
 
 import pytest
