@@ -370,7 +370,7 @@ class PolyINRPipeline(DiffusionPipeline):
                 times faster: 0.1 is hard to tell from the exact image, of a range of 2. See
                 [`~PolyINRGenerator.render`].
             generator: One `torch.Generator`, from which latents are drawn image by image, or a list of one per image.
-                The same seed gives the same image on every device and in any batch.
+                The same seed gives the same image, up to rounding, on every device and in any batch.
             latents: z (B, z_dim), instead of drawing them. An unconditional model draws an image of each.
             w: w (B, L, w_dim), such as levels of two images mixed. It is taken as it is: no labels, latents or
                 truncation then.
