@@ -75,8 +75,8 @@ class ImageLoader:
     process's share of the batch.
 
     Attributes:
-        images_seen: images drawn so far by all processes together; what a resumed run starts from.
-        num_skipped: broken images that this process has skipped.
+        images_seen: Images drawn so far by all processes together; what a resumed run starts from.
+        num_skipped: Broken images that this process has skipped.
     """
 
     def __init__(
@@ -137,24 +137,24 @@ def make_loader(
 
     Args:
         dataset: `ImageDataset`.
-        resolution: side in pixels.
-        batch_size: images per batch over all processes; this one yields `batch_size / num_processes`.
-        seed: of order and flips.
-        images_seen: images drawn before, over all processes (and over all resolutions).
-        num_workers: worker processes that decode (threads when streaming), 0 for none.
-        mirror: flip each image with probability 1/2, drawn anew each epoch.
-        cache_in_memory: decode all images once, at the start, and keep them as uint8; None: if that takes up to 2 GiB.
-        shuffle_buffer: rows in the shuffle buffer of a streaming dataset.
-        stream: where to go on in a streaming dataset, from this process's `ImageLoader.state_dict()`.
-        decoded: what `decode_all` gave for this dataset and resolution, if that has been done already.
-        device: where batches are put.
+        resolution: Side in pixels.
+        batch_size: Images per batch over all processes; this one yields `batch_size / num_processes`.
+        seed: Of order and flips.
+        images_seen: Images drawn before, over all processes (and over all resolutions).
+        num_workers: Worker processes that decode (threads when streaming), 0 for none.
+        mirror: Flip each image with probability 1/2, drawn anew each epoch.
+        cache_in_memory: Decode all images once, at the start, and keep them as uint8; None: if that takes up to 2 GiB.
+        shuffle_buffer: Rows in the shuffle buffer of a streaming dataset.
+        stream: Where to go on in a streaming dataset, from this process's `ImageLoader.state_dict()`.
+        decoded: What `decode_all` gave for this dataset and resolution, if that has been done already.
+        device: Where batches are put.
 
     Returns:
         `ImageLoader`
 
     Raises:
-        ValueError: `batch_size` not divisible by `num_processes`, values out of range.
-        CorruptImageError: a broken image, while iterating or while filling the cache.
+        ValueError: for a `batch_size` that `num_processes` does not divide, and values out of range.
+        CorruptImageError: for a broken image, while iterating or while filling the cache.
     """
     for name, value in (("resolution", resolution), ("batch_size", batch_size)):
         check_count(name, value)
