@@ -75,6 +75,12 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return dtype if dtype in describe(device).products else torch.float32
 
 
+def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Products in `dtype`, where the device multiplies it; where it only emulates it, and for float32, none is cast."""
+    native = product_dtype(dtype, device)
+    return torch.autocast(device.type, torch.bfloat16 if native not in HALVES else native, enabled=native in HALVES)
+
+
 def describe(device: torch.device | str) -> Device:
     """As [`Device.of`], which is asked once for each device."""
     key = str(device)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from polyinr_hf.devices import KNOWN, Device
 from polyinr_hf.evaluation import features as features_module
 from polyinr_hf.evaluation.features import Extraction, read_reference, write_reference
 from polyinr_hf.evaluation.metrics import FeatureSet
@@ -182,3 +183,21 @@ def test_chunks_hold_plain_features(images, tmp_path):
         make(tmp_path).features(Counted(images, fail_at=10), {"means": ["means"]}, "images")
     (chunk,) = tmp_path.rglob("*.safetensors")
     torch.testing.assert_close(load_file(chunk)["means/means"], images[:8].float().mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("products", "dtype"), [((torch.bfloat16,), "bfloat16"), ((), "float32")])
+def test_features_are_computed_in_what_the_device_multiplies(monkeypatch, tmp_path, products, dtype):
+    """And kept as what they are: float32's, where bfloat16 would only be emulated."""
+    monkeypatch.setitem(KNOWN, "cpu", Device("cpu", products=frozenset(products)))
+    seen = []
+
+    class Extractor(torch.nn.Module):
+        features_list = ["mean"]
+
+        def forward(self, images):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return [images.float().mean(dim=(2, 3))]
+
+    extraction = Extraction({"mean": Extractor()}, Accelerator(cpu=True), tmp_path, dtype="bfloat16", progress=False)
+    extraction.extract("mean", torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+    assert (extraction.dtype, seen) == (dtype, [dtype == "bfloat16"])

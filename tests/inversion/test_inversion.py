@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
+from polyinr_hf.devices import KNOWN, Device
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.images import load_photo
 from polyinr_hf.inversion import InversionSettings, Target, estimate_seconds, load_affine_parameters
@@ -192,7 +193,8 @@ def test_a_small_copy_leads_to_the_image(pipe, image):
     assert (coarse.settings["coarse_side"], coarse.settings["coarse_share"]) == (8, 1)
 
 
-def test_bfloat16_is_for_adam(pipe, image, monkeypatch):
+def test_bfloat16_is_for_adam_where_the_device_multiplies_it(pipe, image, monkeypatch):
+    monkeypatch.setitem(KNOWN, "cpu", Device("cpu"))
     dtypes = []
     synthesize = PolyINRGenerator.synthesize
 
@@ -209,6 +211,10 @@ def test_bfloat16_is_for_adam(pipe, image, monkeypatch):
     assert set(dtypes[:8]) == {torch.bfloat16} and set(dtypes[8:]) == {torch.float32}
     assert half.settings["precision"] == "bfloat16" and half.affine_parameters.dtype == torch.float32
     assert half.psnr > full.psnr - 3
+    dtypes.clear()
+    monkeypatch.setitem(KNOWN, "cpu", Device("cpu", products=frozenset()))
+    emulated = invert(pipe, image, precision="bfloat16", **FAST)
+    assert set(dtypes) == {torch.float32} and torch.equal(emulated.affine_parameters, full.affine_parameters)
 
 
 # -- losses -----------------------------------------------------------------------------------------------------------

@@ -45,13 +45,12 @@ def weights_of(run, name: str) -> bytes:
 
 
 def test_every_export_arrives_in_order(hub, run):
-    pusher = BackgroundPusher(run, "ann/inr", private=True)
+    pusher = BackgroundPusher(run, "ann/inr")
     names = ["kimg-000001", "kimg-000002", "kimg-000003"]
     for name in names:
         pusher.submit(name)
     assert pusher.finish(LONG) == []
     repository = hub["ann/inr"]
-    assert repository.private
     for name in names:
         assert repository.files(name)[WEIGHTS] == weights_of(run, name)
     assert list(repository.messages.values())[1:] == [f"kimg {kimg}, 8 x 8" for kimg in (1, 2, 3)]

@@ -534,9 +534,11 @@ def test_fine_tuning_starts_from_the_pipeline(undisturbed, make_recipe, tmp_path
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_conditional_model_needs_labels(make_recipe, unlabelled_images, tmp_path):
-    with pytest.raises(ValueError, match="`label_column` is missing: a class-conditional model needs labels"):
-        Trainer(make_recipe(f"data.dataset={unlabelled_images}"), tmp_path)
+def test_a_conditional_model_of_images_without_labels_has_the_folders_name_for_a_class(
+    make_recipe, unlabelled_images, tmp_path
+):
+    trainer = Trainer(make_recipe(f"data.dataset={unlabelled_images}"), tmp_path)
+    assert trainer.dataset.id2label == {0: "unlabelled"} and trainer.generator.config.num_classes == 1
 
 
 def test_classes_that_do_not_match_init_from(undisturbed, make_recipe, unlabelled_images, tmp_path):

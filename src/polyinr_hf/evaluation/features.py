@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..devices import autocast, product_dtype
 from ..files import replace_file, weights_digest
 from .metrics import FeatureSet
 from .sources import Source
@@ -61,7 +62,8 @@ class Extraction:
     ):
         self.extractors = {name: module.to(accelerator.device) for name, module in extractors.items()}
         self.accelerator, self.cache_dir = accelerator, Path(cache_dir)
-        self.batch_size, self.dtype = batch_size, dtype
+        native = product_dtype(getattr(torch, dtype), accelerator.device)
+        self.batch_size, self.dtype = batch_size, str(native).removeprefix("torch.")  # what features are computed in
         self.progress = progress and accelerator.is_main_process
         self.digests = {name: weights_digest(module) for name, module in extractors.items()}
         self.seconds: dict[str, float] = {}
@@ -153,8 +155,7 @@ class Extraction:
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"`images` must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
         device, extractor = self.accelerator.device, self.extractors[name]
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
-        with self.timed(name), autocast, without_tf32():
+        with self.timed(name), autocast(getattr(torch, self.dtype), device), without_tf32():
             features = extractor(images.to(device))
         return {layer: x.float().cpu() for layer, x in zip(extractor.features_list, features, strict=True)}
 

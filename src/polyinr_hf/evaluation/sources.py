@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_count, check_number
+from ..devices import autocast
 from ..files import tensor_digest, weights_digest
 from ..images import to_uint8
 from ..pipeline_poly_inr import PolyINRPipeline
@@ -190,8 +191,7 @@ class PipelineSource:
 
     def load(self, start: int, stop: int) -> Tensor:
         labels = None if self.labels is None else self.labels[start:stop].tolist()
-        device = self.pipeline.generator.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with autocast(getattr(torch, self.dtype), self.pipeline.generator.device):
             images = self.pipeline(
                 class_labels=labels,
                 num_images_per_label=stop - start if labels is None else 1,

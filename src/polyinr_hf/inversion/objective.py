@@ -19,6 +19,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from .._lazy import naming_extra
+from ..devices import autocast
 from ..files import tensor_digest
 from ..images import to_float, to_rgb
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
@@ -170,7 +171,7 @@ def synthesize(generator: PolyINRGenerator, A: Tensor, coordinates: Tensor, prec
     """`generator.synthesize`, (1, N, 3) in float32, its products with the weights in `precision`."""
     if precision == "float32":
         return generator.synthesize(A, coordinates)
-    with torch.autocast(generator.device.type, torch.bfloat16):
+    with autocast(torch.bfloat16, generator.device):
         return generator.synthesize(A, coordinates).float()
 
 
