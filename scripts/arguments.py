@@ -277,8 +277,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None
     """Adds what `read_recipe` reads."""
     parser.add_argument("recipe", nargs="?", help=f"{recipe_help}; not needed with --resume")
     parser.add_argument(
-        "overrides", nargs="*", help="recipe values to change, such as data.dataset=my/pictures stages.0.batch_size=32"
+        "overrides",
+        nargs="*",
+        help="recipe values to change, such as data.dataset=my/pictures stages.0.batch_size=32; all keys, and what they "
+        "may be, are in src/polyinr_hf/training/recipe.py",
     )
+    parser.add_argument("--dataset", help="pictures to train on: a folder or a Hub id (data.dataset)")
     parser.add_argument("--output", required=True, type=Path, help="folder for checkpoints, exports, samples and logs")
     parser.add_argument("--resume", action="store_true", help="resume from the newest complete checkpoint in --output")
 
@@ -290,6 +294,12 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     name, overrides = arguments.recipe, list(arguments.overrides)
     if name is not None and "=" in name:  # an override where no recipe is named
         name, overrides = None, [name, *overrides]
+    if arguments.dataset is not None:
+        overrides.insert(0, f"data.dataset={arguments.dataset}")
+    if name not in (None, "small") and not Path(name).is_file():
+        raise ValueError(
+            f"`recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, which is no file."
+        )
     init_from, minutes = getattr(arguments, "init_from", None), getattr(arguments, "minutes", None)
     if init_from == "scratch":
         init_from = None

@@ -218,9 +218,10 @@ def test_two_processes_train_as_one_does(recipe_file, make_recipe, tmp_path):
         (["stages.1.resolution=8"], "`stages.1.resolution` must be at least"),
         (["stages.0.gradient_accumulation_steps=3"], "`stages.0.batch_size` must be a multiple"),
         (["data.label_column=kind"], "got 'kind'"),
-        (["data.dataset=./nowhere"], "nowhere"),
+        (["data.dataset=./nowhere"], "got ./nowhere: there is no such file or folder."),
+        (["--dataset", "/nowhere"], "got /nowhere: there is no such file or folder."),
         (["--init_from", "./nowhere"], "nowhere"),
-        (["discriminator.feature_resolution=50"], "`feature_resolution` is 50"),
+        (["discriminator.feature_resolution=50"], "`feature_resolution` must be a multiple of 32, 64 or more, got 50"),
     ],
 )
 def test_bad_recipes_end_with_a_message(recipe_file, tmp_path, arguments, message):
@@ -230,8 +231,12 @@ def test_bad_recipes_end_with_a_message(recipe_file, tmp_path, arguments, messag
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_missing_recipe_is_named(tmp_path):
-    assert "nowhere.yaml" in error_of(tmp_path / "nowhere.yaml", "--output", tmp_path / "run")
+@pytest.mark.parametrize("name", ["nowhere.yaml", "tiny", "configs"])
+def test_a_recipe_that_is_no_file_is_told_what_there_is(tmp_path, name):
+    text = error_of(name, "--output", tmp_path / "run", "--dataset", tmp_path)
+    assert text == (
+        f"error: `recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, which is no file."
+    )
 
 
 def test_a_corrupt_picture_ends_with_its_name_and_the_key_that_leaves_it_out(recipe_file, tmp_path):

@@ -83,7 +83,10 @@ def load_image_dataset(
         kinds = ", ".join([*_FILE_BUILDERS, ".zip"])
         raise ValueError(f"`name_or_path` must be a folder or a file of {kinds}, got {path}.")
     elif not path.exists() and (path.is_absolute() or str(name_or_path)[:1] in ".~" or len(path.parts) > 2):
-        raise ValueError(f"`name_or_path` must be a local file or folder or a Hub id (owner/name), got {name_or_path}.")
+        raise ValueError(
+            f"`name_or_path` must be a local file or folder or a Hub id (owner/name), got {name_or_path}: there is no "
+            "such file or folder."
+        )
     else:
         if path.exists():
             listing = open_folder(path, cache_dir)
