@@ -279,8 +279,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None
     parser.add_argument(
         "overrides",
         nargs="*",
-        help="recipe values to change, such as data.dataset=my/pictures stages.0.batch_size=32; all keys, and what they "
-        "may be, are in src/polyinr_hf/training/recipe.py",
+        help="recipe values to change, such as data.dataset=my/pictures stages.0.batch_size=32; all keys, and what "
+        "they may be, are in src/polyinr_hf/training/recipe.py",
     )
     parser.add_argument("--dataset", help="pictures to train on: a folder or a Hub id (data.dataset)")
     parser.add_argument("--output", required=True, type=Path, help="folder for checkpoints, exports, samples and logs")
