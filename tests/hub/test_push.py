@@ -41,6 +41,7 @@ FILES = {
     "adaptive_rendering.py",
     "generator/modeling_poly_inr.py",
     "checks.py",
+    "devices.py",
     "model_index.json",
     "modeling_poly_inr.py",
     "pipeline_poly_inr.py",
