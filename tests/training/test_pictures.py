@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -11,8 +14,9 @@ import torch
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.training import codes, pictures
 from polyinr_hf.training.pictures import PicturesTrainer
-from polyinr_hf.training.recipe import make_recipe
+from polyinr_hf.training.recipe import load_recipe, make_recipe, save_recipe
 
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 MODEL = {"channels": 16, "num_levels": 3, "z_dim": 4}
 
 
@@ -180,3 +184,22 @@ def test_what_does_not_fit_is_refused_before_any_work(flat, tmp_path):
             recipe_for(flat, *overrides)
     with pytest.raises(ValueError, match="`run.mixed_precision` must be .*, got 'fp16'"):
         PicturesTrainer(recipe_for(flat, "run.mixed_precision=fp16"), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_does(flat, tmp_path, monkeypatch):
+    """By torchrun, of seven pictures four and three each: the same figures, and a run that one process goes on with."""
+    monkeypatch.undo()  # other processes know nothing of it
+    save_recipe(recipe_for(flat, "run.codes=6 steps"), tmp_path / "recipe.yaml")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT]
+    command = [*launch, tmp_path / "recipe.yaml", "--output", tmp_path / "two"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("redraws and blends the 7 pictures") == 1
+    one = PicturesTrainer(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "one")
+    assert one.train()
+    logs = [read_log(tmp_path / name) for name in ("one", "two")]
+    found = [[(line["step"], line["phase"], line["psnr"], line["loss"]) for line in log] for log in logs]
+    for ours, theirs in zip(*found, strict=True):  # rounding moves what Adam makes of gradients near zero
+        assert ours[:2] == theirs[:2] and theirs[2:] == pytest.approx(ours[2:], rel=0.05), found
+    assert exported(tmp_path / "two").generator.config.z_dim == 4

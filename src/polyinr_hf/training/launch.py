@@ -21,7 +21,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, gather_object
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
 from filelock import FileLock, Timeout
 from torch.nn.parallel import DistributedDataParallel
 
@@ -60,7 +66,9 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
             fp16 on a CPU.
     """
     processes = InitProcessGroupKwargs(timeout=timedelta(days=1))  # all wait while one embeds classes
-    device = PartialState(**processes.to_kwargs()).device
+    # Accelerator heeds this variable; the state by itself does not, and there would be one process then.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    device = PartialState(cpu=on_cpu, **processes.to_kwargs()).device
     accelerator = Accelerator(
         mixed_precision=_choose_precision(recipe, device)[0],
         log_with=recipe.run.log_with or None,
