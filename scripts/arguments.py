@@ -301,19 +301,16 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
             f"`recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, which is no file."
         )
     init_from, minutes = getattr(arguments, "init_from", None), getattr(arguments, "minutes", None)
-    if init_from == "scratch":
-        init_from = None
-    elif init_from is None and name == "small":
-        init_from = str(BUNDLED)
-    if name == "small" and not (arguments.resume and (arguments.output / "recipe.yaml").exists()):
-        return training.small_recipe(overrides, minutes, init_from)
+    own = arguments.output / "recipe.yaml"
     if name == "small":
-        name = None
+        if not (arguments.resume and own.exists()):
+            start = None if init_from == "scratch" else init_from or str(BUNDLED)
+            return training.small_recipe(overrides, minutes, start)
+        name = None  # the run's own
     if minutes is not None:
         overrides.append(f"run.codes={minutes:g} minutes")
     if init_from is not None:
-        overrides.append(f"run.init_from={init_from}")
-    own = arguments.output / "recipe.yaml"
+        overrides.append(f"run.init_from={'null' if init_from == 'scratch' else init_from}")
     if name is None:
         if not arguments.resume:
             raise ValueError("`recipe` is missing: name one, such as small or configs/ffhq.yaml, or --resume a run.")

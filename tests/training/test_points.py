@@ -9,8 +9,9 @@ import torch
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.images import to_float
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
+from polyinr_hf.training.cells import LatentCells, load_cells, save_cells
 from polyinr_hf.training.image_generator import ImageGenerator
-from polyinr_hf.training.matching import selector
+from polyinr_hf.training.matching import images_of_latents, selector
 from polyinr_hf.training.points import EDGE_RADIUS, PointMatching, colors_at, edge_pixels, random_points
 from polyinr_hf.training.trainer import Trainer
 
@@ -43,6 +44,22 @@ def test_points_have_the_colours_of_the_image_that_the_latent_stands_for(images)
         pixels = (where * (SIDE - 1)).round().long()
         torch.testing.assert_close(where, pixels / (SIDE - 1))  # pixel centres, as `render` draws them
         assert torch.equal(found, to_float(images[image])[:, pixels[:, 0], pixels[:, 1]].T)
+
+
+def test_cells_that_a_run_on_few_pictures_left_say_what_latents_stand_for(images, tmp_path):
+    """In place of quantiles, for points and for matching by latent; cells of another number of images say nothing."""
+    cells = LatentCells(5, 8)
+    cells.fit(torch.randn(5, 16, generator=torch.Generator().manual_seed(0)))
+    save_cells(cells, tmp_path)
+    assert load_cells(str(tmp_path), 4) is None and load_cells(str(tmp_path / "none"), 5) is None
+    found, z = load_cells(str(tmp_path), 5), torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
+    expected = cells(z)
+    assert len(expected.unique()) == 5
+    matching = PointMatching(16, cells=found)
+    matching.see_images(images, None)
+    points, colors = matching.draw(z, None, torch.rand(60, 16))
+    torch.testing.assert_close(colors, colors_at(images, expected, points))
+    assert torch.equal(images_of_latents(z, torch.zeros(60, dtype=torch.long), [torch.arange(5)], found), expected)
 
 
 def test_half_of_the_points_lie_near_edges():

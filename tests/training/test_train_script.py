@@ -169,6 +169,26 @@ def test_a_run_says_what_it_costs_where_it_is_and_what_comes_next(recipe_file, t
     assert error_of("--output", run).startswith("error: `recipe` is missing: name one, such as small or configs/")
 
 
+def test_small_makes_a_model_of_a_folder(tmp_path, capsys):
+    """From scratch; what comes next is said; resuming what has ended changes nothing; no time is refused."""
+    for index in range(5):
+        path = tmp_path / "pictures" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        PIL.Image.new("RGB", (20, 30), (50 * index, 99, 0)).save(path)
+    run = tmp_path / "run"
+    arguments = ["small", "--output", run, "--init_from", "scratch", f"data.dataset={path.parent}"]
+    tiny = ["run.codes=4 steps", "model.channels=16", "model.num_levels=3", "run.compile=false"]
+    train(*arguments, *tiny)
+    told = capsys.readouterr().out
+    assert "5 pictures at 20 px, 4 steps, on a CPU, from scratch" in told and "4 steps: " in told
+    assert "--height 1024" in told and "edit.py zoom" in told and "edit.py mix" in told and "POLYINR_MODEL=" in told
+    (export,) = (run / "exports").iterdir()
+    weights = (export / "generator" / "diffusion_pytorch_model.safetensors").read_bytes()
+    train("small", "--output", run, "--resume")
+    assert (export / "generator" / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    assert "`minutes` must be above 0, got -1" in error_of(*arguments, "--minutes=-1")
+
+
 # --- two processes ----------------------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ from .showcase import FILM_STOPS, describe_samples, save_contact_sheet, save_mor
 
 logger = logging.getLogger(__name__)
 
-MARKS = 15  # grids and checkpoints of a run, or one a minute where it is longer than that
+MARKS, MOST_MARKS = 15, 60  # grids and checkpoints of a run: about one a minute, up to an hour
 SHOWN = 16  # pictures of a grid
 START_STD = 0.5  # of codes without a source: about that of w where a trained mapping network gives it
 END_SHARE, END_SECONDS = 0.1, 75.0  # of the time, at most, kept for the export, the film and the measurement at the end
@@ -233,7 +233,7 @@ class PicturesTrainer:
 
     def _mark(self, done: float) -> int:
         """Number of the grid that is due next."""
-        return int(done * max(MARKS, (self._minutes or 0) // 2))
+        return int(done * min(max(MARKS, self._minutes or 0), MOST_MARKS))
 
     def _report(self, bar: tqdm, done: float, loss: Tensor) -> None:
         """A grid, a line of the log, and one on stderr."""
