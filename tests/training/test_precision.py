@@ -15,7 +15,7 @@ from polyinr_hf.training.trainer import Trainer
 
 STEPS = 50
 OVERRIDES = [
-    f"stages=[{{resolution: 16, kimg: {STEPS * 4 / 1000}, batch_size: 4}}]",
+    f"stages=[{{resolution: 16, kimg: {STEPS * 4 / 1000}, batch_size: 4, lr_generator: 2e-5, lr_discriminator: 2e-5}}]",
     f"run.checkpoint_every_kimg={STEPS * 4 / 2000}",
 ]
 
