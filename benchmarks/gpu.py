@@ -11,6 +11,7 @@ one, `loader` how many images a second it gives; `small` trains the recipe small
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -43,12 +44,12 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def timed(run: Callable[[], object], device: torch.device, repeats: int = 2) -> float:
-    """Seconds of the fastest call, the device's work included."""
+def timed(device: torch.device, run: Callable[..., object], *arguments, repeats: int = 2, **options) -> float:
+    """Seconds of the fastest of some calls, the device's work included."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        run()
+        run(*arguments, **options)
         if device.type != "cpu":
             torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
@@ -83,29 +84,24 @@ def product_rate(channels: int, dtype: str, device: torch.device) -> float:
     options = {"dtype": DTYPES[dtype], "device": device}
     rows = 512 if device.type == "cpu" else 8192
     x, weight = torch.randn(rows, channels, **options), torch.randn(channels, channels, **options)
-    return 2 * rows * channels**2 / timed(lambda: x @ weight, device, 5)
+    return 2 * rows * channels**2 / timed(device, torch.matmul, x, weight, repeats=5)
 
 
 def measure_rendering(args: argparse.Namespace) -> Iterator[dict]:
     products = describe(args.device).products
     dtypes = ["float32", *[name for name in ("bfloat16", "float16") if DTYPES[name] in products][:1]]
-    for channels in args.channels:
-        for dtype in dtypes:
-            model, A = make_model(channels, dtype, args.device)
-            a = torch.randn(
-                8192 if args.device.type != "cpu" else 512, channels, device=args.device, dtype=DTYPES[dtype]
-            )
-            weight = torch.randn(channels, channels, device=args.device, dtype=DTYPES[dtype])
-            rate = 2 * len(a) * channels**2 / timed(lambda: a @ weight, args.device, 5)
-            model.render(A, 32, 32, tolerance=TOLERANCE)
-            for size in args.sizes:
-                row = {"channels": channels, "dtype": dtype, "size": size}
-                exact = timed(lambda: model.render(A, size, size), args.device)
-                limit = size**2 * 2 * channels**2 * (model.config.num_levels - 1) / rate
-                adaptive = timed(lambda: model.render(A, size, size, tolerance=TOLERANCE), args.device)
-                yield row | {"exact_seconds": exact, "share_of_limit": limit / exact, "adaptive_seconds": adaptive}
-                if 4 * exact > args.seconds_left() / 10:  # the next one takes four times as long
-                    break
+    for channels, dtype in itertools.product(args.channels, dtypes):
+        model, A = make_model(channels, dtype, args.device)
+        rate = product_rate(channels, dtype, args.device)
+        model.render(A, 32, 32, tolerance=TOLERANCE)
+        for size in args.sizes:
+            row = {"channels": channels, "dtype": dtype, "size": size}
+            exact = timed(args.device, model.render, A, size, size)
+            limit = size**2 * 2 * channels**2 * (model.config.num_levels - 1) / rate
+            adaptive = timed(args.device, model.render, A, size, size, tolerance=TOLERANCE)
+            yield row | {"exact_seconds": exact, "share_of_limit": limit / exact, "adaptive_seconds": adaptive}
+            if 4 * exact > args.seconds_left() / 10:  # the next one takes four times as long
+                break
 
 
 def write_pictures(folder: Path, number: int = 64, size: int = 256) -> Path:
@@ -143,8 +139,8 @@ def time_steps(recipe: "training.Recipe", device: torch.device) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         trainer, stage = training.Trainer(recipe, folder), recipe.stages[0]
         loader = trainer.enter_stage(stage)
-        first = timed(lambda: trainer.train_step(stage, loader), device, 1)
-        seconds = timed(lambda: trainer.train_step(stage, loader), device, 3)
+        first = timed(device, trainer.train_step, stage, loader, repeats=1)
+        seconds = timed(device, trainer.train_step, stage, loader, repeats=3)
         row = {
             "resolution": stage.resolution,
             "images": stage.batch_size,
