@@ -13,6 +13,7 @@ one, `loader` how many images a second it gives; `small` trains the recipe small
 import argparse
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def measure_compiling(args: argparse.Namespace) -> Iterator[dict]:
 
 def measure_loader(args: argparse.Namespace) -> Iterator[dict]:
     recipe = stage_recipe(args, 0)
-    for workers in (0, 4):
+    for workers in (0, min(4, os.cpu_count() or 1)):
         with tempfile.TemporaryDirectory() as folder:
             settings = replace(recipe, data=replace(recipe.data, num_workers=workers))
             trainer, stage = training.Trainer(settings, folder), settings.stages[0]
