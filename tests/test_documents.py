@@ -38,11 +38,7 @@ NOT_RUN = {
 # In docs/ the arguments of scripts are checked, but for the export that a block of Python opens; in the README they run
 # with what this appends.
 SHORTER = {
-    "scripts/train.py small": [
-        "stages.0.kimg=0.064",
-        "stages.1.kimg=0.032",
-        "run.compile=false",
-    ],
+    "scripts/train.py small": ["--minutes", "0.2"],
     "scripts/edit.py zoom": ["--frames", "4"],
     "scripts/edit.py invert": ["--num_steps", "2", "--num_refine_steps", "2"],
     "scripts/edit.py tune": ["--num_steps", "2"],
