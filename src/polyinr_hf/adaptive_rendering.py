@@ -87,7 +87,8 @@ def refine(
         padding = max(0, MIN_ROWS - len(index))
         return colors(torch.cat([coordinates, coordinates[:1].expand(padding, 2)]))[: len(index)].float()
 
-    values, ran, doubt = None, None, None
+    values = doubt = None
+    ran = rows.new_zeros(0, 0, dtype=torch.bool)
     while True:
         shape = [-(-(side - 1) // pitch) + 1 for side in (height, width)]
         if values is None:
@@ -140,9 +141,11 @@ def draw(
     band = max(1, max(height * width, 2**20) // (width * k * k))
     bands, done = [], 0
     for part in rows.split(min(band, height)):
+        values = part
         for lattice in refine(colors, part.flatten(), columns.flatten(), pitch, tolerance, chunk_size):
             report(done + min(part.shape[0] * width, lattice.ran.numel() // (k * k)))
-        bands.append(torch.nn.functional.avg_pool2d(lattice.values, k) if k > 1 else lattice.values)
+            values = lattice.values  # the last one's are the band
+        bands.append(torch.nn.functional.avg_pool2d(values, k) if k > 1 else values)
         done += part.shape[0] * width
     return torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
 

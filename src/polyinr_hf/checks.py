@@ -75,7 +75,7 @@ def finite_number(value: Any) -> float | None:
     return value if -math.inf < value < math.inf else None
 
 
-def check_count(name: str, value: int, minimum: int = 1) -> int:
+def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """`value` as an int; raises ValueError unless it is a whole number of at least `minimum`."""
     number = whole_number(value)
     if number is None or number < minimum:
@@ -83,7 +83,7 @@ def check_count(name: str, value: int, minimum: int = 1) -> int:
     return number
 
 
-def check_number(name: str, value: float, positive: bool = False) -> float:
+def check_number(name: str, value: Any, positive: bool = False) -> float:
     """`value` as a float or int; raises ValueError unless it is finite and not negative, or not zero either."""
     number = finite_number(value)
     if number is None or number < 0 or (positive and number == 0):
@@ -102,9 +102,10 @@ def check_extent(extent: tuple[float, float, float, float]) -> tuple[float, floa
         sides = tuple(finite_number(side) for side in extent)
     except TypeError:  # a lone number, a 0-d tensor
         sides = ()
-    if len(sides) != 4 or None in sides:
+    numbers = [side for side in sides if side is not None]
+    if len(sides) != 4 or len(numbers) != 4:
         raise ValueError(f"`extent` must be four finite numbers (top, left, bottom, right), got {extent!r}.")
-    top, left, bottom, right = sides
+    top, left, bottom, right = numbers
     if not (top < bottom and left < right):
         raise ValueError(f"`extent` must have top < bottom and left < right, got {extent!r}.")
     return top, left, bottom, right
@@ -134,7 +135,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         ValueError: for a size that is no whole number or out of range, an unknown option, or a model of more than
             `MAX_PARAMETERS` parameters.
     """
-    sizes = {name: config[name] for name in LIMITS if name in config}
+    sizes: dict[str, Any] = {name: config[name] for name in LIMITS if name in config}
     sizes = {name: size for name, size in sizes.items() if size is not None or name not in OPTIONAL_SIZES}
     for name, value in sizes.items():
         try:

@@ -12,6 +12,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -179,7 +180,8 @@ def _named_tensors(network: object) -> dict[str, StoredTensor]:
         prefix, module, depth = waiting.pop()
         if not isinstance(module, Record):
             raise TypeError(f"{prefix or 'the network'} is no module but {describe(module)}")
-        own = [module.state[kind] for kind in ("_parameters", "_buffers", "_modules")]
+        state: Any = module.state
+        own = [state[kind] for kind in ("_parameters", "_buffers", "_modules")]
         if not all(isinstance(names, dict) and all(isinstance(name, str) for name in names) for names in own):
             raise TypeError(f"{prefix or 'the network'} is no module")
         entries += 1 + sum(map(len, own))
@@ -210,7 +212,6 @@ def _displacement(grid: Tensor) -> Tensor:
 
 
 def _infer_config(tensors: dict[str, Tensor]) -> dict:
-    embedding = tensors.get("mapping.embed.weight")
     first_layer, projection = tensors["mapping.fc0.weight"], tensors.get("mapping.embed_proj.weight")
     # Unconditional networks carry an embedding too, without a use: it is no input of the first layer.
     config = {"z_dim": first_layer.shape[1], "num_classes": None, "class_embed_dim": 320}
@@ -218,7 +219,7 @@ def _infer_config(tensors: dict[str, Tensor]) -> dict:
         config["z_dim"] = first_layer.shape[1] - projection.shape[0]
         # The embedding may have more rows: the authors' code starts from ImageNet's 1000, whatever it is trained on.
         config["num_classes"] = tensors["mapping.w_avg"].shape[0]
-        config["class_embed_dim"] = embedding.shape[1]
+        config["class_embed_dim"] = tensors["mapping.embed.weight"].shape[1]
     grid = _stored_grid(tensors)
     trained = not _displacement(grid).abs().max() <= _GRID_TOLERANCE
     return config | {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,7 +30,11 @@ class FrozenNetwork(nn.Module):
         backbone: A timm model; its `pretrained_cfg` holds the mean and std it normalizes images with.
     """
 
-    def __init__(self, backbone: nn.Module):
+    backbone: Any  # a timm model, with attributes of its own
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Any):
         super().__init__()
         self.backbone = backbone.eval().requires_grad_(False)
         for name in ("mean", "std"):
@@ -80,10 +85,10 @@ class FeatureNetwork(FrozenNetwork):
         is_vit: Whether the backbone is a plain ViT.
     """
 
-    def __init__(self, backbone: nn.Module, feature_resolution: int = 224):
+    def __init__(self, backbone: Any, feature_resolution: int = 224):
         super().__init__(backbone)
         self.is_vit = isinstance(backbone, VisionTransformer)
-        self.feature_resolution = backbone.pretrained_cfg["input_size"][-1] if self.is_vit else feature_resolution
+        self.feature_resolution: int = backbone.pretrained_cfg["input_size"][-1] if self.is_vit else feature_resolution
         self.taps, self.channels = _vit_taps(backbone) if self.is_vit else _cnn_taps(backbone)
         backbone.prune_intermediate_layers(self.taps, prune_norm=True, prune_head=True)
 
@@ -138,9 +143,9 @@ def keep_strided_depthwise_in_float32(backbone: nn.Module) -> None:
 class Classifier(FrozenNetwork):
     """A frozen timm classifier of images in [-1, 1], resized to 224 x 224. Load one with [`build_classifier`]."""
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: Any):
         super().__init__(backbone)
-        self.num_classes = backbone.num_classes
+        self.num_classes: int = backbone.num_classes
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to logits (B, num_classes); differentiable."""
@@ -204,7 +209,7 @@ def load_backbone(name: str, weights: str | Path | None = None, pretrained: bool
         raise FileNotFoundError(f"`weights` for {name} must be an existing file, got {str(path)!r}.")
     if path is not None or not pretrained:
         backbone = timm.create_model(name, pretrained=False)
-        return _load_file(backbone, name, path) if pretrained else backbone
+        return _load_file(backbone, name, path) if pretrained and path is not None else backbone
     try:
         return timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError) as error:

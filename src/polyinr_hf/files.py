@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in itertools.chain(module.named_parameters(), module.named_buffers()):
         digest.update(name.encode())
-        digest.update(_bytes_of(value))
+        digest.update(_bytes_of(value).data)
     return digest.hexdigest()[:16]
 
 
@@ -79,5 +80,5 @@ def tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(repr(tuple(tensor.shape)).encode() + _bytes_of(tensor).tobytes()).hexdigest()[:16]
 
 
-def _bytes_of(tensor: Tensor):
+def _bytes_of(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("colors of 16 bits with a transparent one among them are not read")
     image.load()
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation) or 0)
     except Exception:  # damaged EXIF raises anything; the pixels are none the worse
         turn = None
     if image.mode.startswith("I"):
@@ -107,7 +107,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _gray_to_rgb(image: Image.Image) -> Image.Image:
     """Grayscale of more than 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
     values = np.asarray(image).astype(np.int64)
-    bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,))[0] if image.format == "TIFF" else 16
+    tags: Any = getattr(image, "tag_v2", {})  # of a TIFF file
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))[0] if image.format == "TIFF" else 16
     if image.mode == "I" and (bits != 16 or image.format == "TIFF" or values.min() < 0 or values.max() > 65535):
         raise ValueError("grayscale of 32 bits, or signed, has no known range")
     gray = np.round(np.clip(values / (2**bits - 1), 0, 1) * 255).astype(np.uint8)
@@ -172,7 +173,7 @@ def save_grid(images: Tensor, columns: int, path: Path) -> None:
     """Writes images (B, 3, R, R) in [-1, 1] as one PNG of full rows."""
     rows = max(1, len(images) // columns)
     columns = min(columns, len(images))
-    pictures = VaeImageProcessor().postprocess(images[: rows * columns].float().cpu(), "pil")
+    pictures: Any = VaeImageProcessor().postprocess(images[: rows * columns].float().cpu(), "pil")
     path.parent.mkdir(parents=True, exist_ok=True)
     make_image_grid(pictures, rows, columns).save(path)
 

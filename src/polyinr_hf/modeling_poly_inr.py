@@ -7,6 +7,7 @@ This file, adaptive_rendering.py, checks.py and devices.py need torch, safetenso
 repository can carry them.
 """
 
+import itertools
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,10 +76,8 @@ class MappingNetwork(nn.Module):
 
     def __init__(self, z_dim: int, w_dim: int, num_classes: int | None, class_embed_dim: int, num_layers: int):
         super().__init__()
-        self.embedding = self.class_projection = None
-        if num_classes:
-            self.embedding = nn.Embedding(num_classes, class_embed_dim)
-            self.class_projection = EqualizedLinear(class_embed_dim, z_dim)
+        self.embedding = nn.Embedding(num_classes, class_embed_dim) if num_classes else None
+        self.class_projection = EqualizedLinear(class_embed_dim, z_dim) if num_classes else None
         widths = [2 * z_dim if num_classes else z_dim] + [w_dim] * num_layers
         self.layers = nn.ModuleList(
             EqualizedLinear(fan_in, w_dim, lr_multiplier=0.1) for fan_in in widths[:-1]
@@ -85,7 +85,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: Tensor, class_labels: Tensor | None = None) -> Tensor:
         x = normalize_rms(z)  # (B, z_dim)
-        if self.embedding is not None:
+        if self.embedding is not None and self.class_projection is not None:
             y = self.class_projection(self.embedding(class_labels))  # (B, z_dim)
             x = torch.cat([x, normalize_rms(y)], dim=1)  # (B, 2 * z_dim)
         for layer in self.layers:
@@ -113,7 +113,7 @@ class AffineLevel(nn.Module):
         h = w if self.hidden is None else self.hidden(w)  # (B, fan_in)
         coefficient = self.coefficient(h).float().unflatten(1, (2, -1))  # (B, 2, n)
         bias = self.bias(h).float()  # (B, n)
-        if self.rotation is None:
+        if self.rotation is None or self.shift is None:
             return coefficient, bias, None, None
         rotation = self.rotation(h).float().unflatten(1, (2, 2))  # (B, 2, 2)
         return coefficient, bias, rotation, self.shift(h).float().unsqueeze(1)  # shift (B, 1, 2)
@@ -130,7 +130,8 @@ class FoldingLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, channels))
         self.bias = nn.Parameter(torch.empty(channels))
-        nn.Linear.reset_parameters(self)  # torch's own start, as that of the other levels
+        reset: Any = nn.Linear.reset_parameters  # torch's own start, as that of the other levels
+        reset(self)
 
     def forward(self, A: Tensor) -> Tensor:
         with full_precision(A.device):
@@ -252,6 +253,11 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
     _supports_group_offloading = False
     _auto_class = "AutoModel"  # diffusers writes it into config.json, for `AutoModel.from_pretrained`
 
+    config: Any  # diffusers' FrozenDict, whose entries are attributes as well
+    w_mean: Tensor
+    grid_displacement: Any  # a Tensor, or None without `config.grid_size`
+    _gradient_checkpointing_func: Any  # a function once checkpointing is on
+
     @register_to_config
     def __init__(
         self,
@@ -361,8 +367,9 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
 
     def _colors(self, level_0: Tensor, A: Tensor, X: Tensor) -> Tensor:
         """`synthesize` with level 0 folded by `_fold_level_0`, at homogeneous coordinates X (N or B, N, 3)."""
-        for features in self._features(level_0, A, X):
-            x = features  # (B, N, n); only the last is kept, a level is freed when the next is there
+        x = X
+        for x in self._features(level_0, A, X):  # noqa: B007
+            pass  # (B, N, n); only the last is kept, a level is freed when the next is there
         return self.to_rgb(x)  # (B, N, 3)
 
     def _features(self, level_0: Tensor, A: Tensor, X: Tensor) -> Iterator[Tensor]:
@@ -419,7 +426,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         """Draws the weights of the affine and synthesis levels as `config.initialization` says.
 
         "released" is torch's default for every linear layer: the multiplications then shrink features and coordinates
-        level by level until images are flat. "signal_preserving" lets every level see coordinates centerd in [-1, 1],
+        level by level until images are flat. "signal_preserving" lets every level see coordinates centered in [-1, 1],
         starts the modulation near 1, and scales W_l so that the features' mean square over the image is 1 after every
         level.
         """
@@ -429,6 +436,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         squared_radius = rows[:, None] ** 2 + columns**2  # (32, 32)
         power = torch.ones_like(squared_radius)  # mean square of the features at each pixel
         for level, (affine, linear) in enumerate(zip(self.affine_levels, self.synthesis_levels, strict=True)):
+            assert isinstance(affine, AffineLevel) and isinstance(linear, (FoldingLinear, PixelLinear))
             coefficient_std = COEFFICIENT_STD_0 if level == 0 else COEFFICIENT_STD
             self._initialize_affine(affine, level, coefficient_std)
             rectified = level > 0 and self.config.modulation_activation == "leaky_relu"
@@ -449,7 +457,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         affine.coefficient.bias.zero_()
         affine.bias.weight.normal_(0, STYLE_STD / math.sqrt(fan_in))
         affine.bias.bias.fill_(1.0)
-        if affine.rotation is None:  # the pixel grid itself: c (2u - 1) = 2c u - c
+        if affine.rotation is None or affine.shift is None:  # the pixel grid itself: c (2u - 1) = 2c u - c
             affine.bias.weight.sub_(affine.coefficient.weight.unflatten(0, (2, -1)).sum(dim=0))
             affine.coefficient.weight.mul_(2)
             return
@@ -525,7 +533,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         for start in range(0, height * width, chunk_size):
             index = torch.arange(start, min(start + chunk_size, height * width), device=A.device)
             centers = torch.stack([rows[index // width], columns[index % width]], dim=1)  # (N, 2)
-            total = 0
+            total: Any = 0
             for offset in offsets:
                 total = total + self._drawn(level_0, A, displace(centers + offset))  # (B, N, 3)
             image[:, :, start : start + len(index)] = (total / len(offsets)).transpose(1, 2)
@@ -588,8 +596,8 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         images = [refine(colors, rows, columns, pitch, tolerance, chunk_size) for colors in functions]
         while True:
             with self._upcast_weights(A.device):  # not while the caller has its preview
-                lattices = [next(image, None) for image in images]
-            if None in lattices:
+                lattices = [lattice for image in images for lattice in itertools.islice(image, 1)]
+            if not lattices:
                 return
             yield torch.stack([lattice.enlarge(height, width) for lattice in lattices]).to(self.dtype)
 
@@ -710,11 +718,12 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         wants_info = kwargs.pop("output_loading_info", False)
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         check_shard_indices(folder)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        model, info = loaded
         if "disk" in getattr(model, "hf_device_map", {}).values():
             cls._load_buffers_from_disk(model)
         check_weights(model, info["missing_keys"], folder)
-        return (model, info) if wants_info else model
+        return loaded if wants_info else model
 
     @staticmethod
     @torch.no_grad()
@@ -748,7 +757,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         except RecursionError as error:
             raise OSError(f"{json_file} is nested too deep to be read.") from error
 
-    def to(self, *args, **kwargs) -> "PolyINRGenerator":
+    def to(self, *args, **kwargs) -> "PolyINRGenerator":  # pyright: ignore[reportIncompatibleVariableOverride]
         """As [`torch.nn.Module.to`]."""
 
         def says_something(record: logging.LogRecord) -> bool:

@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -187,8 +188,9 @@ def measure_onnx(pipeline: PolyINRPipeline, folder: str | Path, num_points: int 
     )
     inputs = {"z": z.numpy(), "truncation_psi": torch.tensor(0.7).numpy()}
     inputs |= {} if labels is None else {"class_labels": labels.numpy()}
-    A = mapping.run(None, inputs)[0][0]
-    rgb = synthesis.run(None, {"affine_parameters": A, "coordinates": coordinates.numpy()})[0]
+    outputs: Any = mapping.run(None, inputs)  # of all kinds that ONNX has
+    A = outputs[0][0]
+    rgb: Any = synthesis.run(None, {"affine_parameters": A, "coordinates": coordinates.numpy()})[0]
     found = torch.from_numpy(rgb)  # (N, 3)
     images = [colors.T[None, :, None] for colors in (found, expected.clamp(-1, 1))]  # (1, 3, 1, N) each
     return {
@@ -221,6 +223,7 @@ def _export_graph(
             dynamic_shapes=tuple(axes for _, axes in inputs.values()),
             verbose=False,
         )
+    assert program is not None  # `dynamo` gives one
     model = program.model_proto
     if metadata["dtype"] == "float16":
         _store_in_half_precision(model)

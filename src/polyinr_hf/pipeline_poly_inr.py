@@ -68,6 +68,8 @@ class PolyINRPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "generator"
 
     generator: PolyINRGenerator
+    config: Any  # diffusers' FrozenDict, whose entries are attributes as well
+    progress_bar: Any  # a decorator hides what it gives
 
     def __init__(
         self,
@@ -135,7 +137,8 @@ class PolyINRPipeline(DiffusionPipeline):
             kwargs.setdefault("generator", pipeline.generator)
             if "torch_dtype" not in kwargs:  # diffusers casts to float32, and the old pipeline shares the network
                 kwargs.setdefault("dtype", kwargs["generator"].dtype)
-        return super().from_pipe(pipeline, **kwargs)
+        pipe: Any = super().from_pipe(pipeline, **kwargs)
+        return pipe
 
     @staticmethod
     def _variant_hint(path: str, opened: str, error: Exception, kwargs: dict) -> str | None:
@@ -283,12 +286,12 @@ class PolyINRPipeline(DiffusionPipeline):
             for name in joined.split(","):
                 known.setdefault(_folded(name), set()).add(key)
         known |= whole
-        alike: dict[str, set[int]] = {}
+        alike: dict[str | None, set[int]] = {}
         for name, keys in known.items():
             alike.setdefault(_spaced(name), set()).update(keys)
         return [self._label_id(name, known, alike) for name in names]
 
-    def _label_id(self, name: str, known: dict[str, set[int]], alike: dict[str, set[int]]) -> int:
+    def _label_id(self, name: str, known: dict[str, set[int]], alike: dict[str | None, set[int]]) -> int:
         spelled = _folded(name)
         found = known.get(spelled) or alike.get(_spaced(spelled) or None) or set()
         if len(found) > 1:
@@ -334,7 +337,7 @@ class PolyINRPipeline(DiffusionPipeline):
     def __call__(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple: ...
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # pyright: ignore[reportInconsistentOverload]  the second stands for these arguments
         self,
         class_labels: int | str | list[int | str] | Tensor | None = None,
         num_images_per_label: int = 1,
@@ -407,18 +410,20 @@ class PolyINRPipeline(DiffusionPipeline):
             self._check_tensor("affine_parameters", affine_parameters)
             self.generator.check_affine_parameters(affine_parameters)
         truncation = self.truncation_or_default(truncation_psi, truncation_cutoff)
+        make_w = None
         if affine_parameters is None:
             make_w = self._w_maker(class_labels, num_images_per_label, *truncation, generator, latents, w)
 
         with self._loaded_model() as model:
-            if affine_parameters is None:
+            if make_w is not None:
                 affine_parameters = self._affine(make_w(), truncation[0])
-            images = [
+            assert affine_parameters is not None
+            drawn = [
                 model.render(A[None], height, width, extent, antialias, tolerance=tolerance, pixel_grid=pixel_grid)
                 for A in self.progress_bar(affine_parameters.to(device))
             ]
 
-        images = self.image_processor.postprocess(torch.cat(images), output_type)  # from [-1, 1] to [0, 1]
+        images: Any = self.image_processor.postprocess(torch.cat(drawn), output_type)  # from [-1, 1] to [0, 1]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()
@@ -537,16 +542,16 @@ class PolyINRPipeline(DiffusionPipeline):
             return None
         if class_labels is None:
             raise ValueError(f"`class_labels` is required: names or ids in 0..{num_classes - 1}.")
-        if hasattr(class_labels, "tolist"):  # arrays and tensors
-            class_labels = class_labels.tolist()
-        if isinstance(class_labels, str) or not isinstance(class_labels, Sequence):
-            class_labels = [class_labels]
-        if len(class_labels) == 0:
+        labels: Any = class_labels
+        if hasattr(labels, "tolist"):  # arrays and tensors
+            labels = labels.tolist()
+        if isinstance(labels, str) or not isinstance(labels, Sequence):
+            labels = [labels]
+        if len(labels) == 0:
             raise ValueError("`class_labels` is empty: give at least one name or id.")
-        named = iter(self.get_label_ids([label for label in class_labels if isinstance(label, str)]))
+        named = iter(self.get_label_ids([label for label in labels if isinstance(label, str)]))
         ids = [
-            next(named) if isinstance(label, str) else self._check_id(whole_number(label), label)
-            for label in class_labels
+            next(named) if isinstance(label, str) else self._check_id(whole_number(label), label) for label in labels
         ]
         return [key for key in ids for _ in range(num_images_per_label)]
 
@@ -604,11 +609,12 @@ def describe_hub_error(
 
     `opening` a pipeline, `repo_id` may have been meant for a folder, which there is none of.
     """
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    found = {kind: e for e in reversed(chain) for kind in type(e).__mro__}  # the first of a kind
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    found: dict[type, Any] = {kind: e for e in reversed(chain) for kind in type(e).__mro__}  # the first of a kind
     if errors.GatedRepoError in found:
         return f"{repo_id} is gated: accept its terms on its page, then `hf auth login` or pass `token`."
     if errors.RevisionNotFoundError in found:

@@ -1,6 +1,7 @@
 """How close a reconstruction is to its image: PSNR, and scikit-image's SSIM."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -31,8 +32,9 @@ def ssim(reconstructions: Tensor, images: Tensor) -> list[float]:
         from skimage.metrics import structural_similarity
     if min(images.shape[-2:]) < 11:
         raise ValueError(f"`images` must be at least 11 x 11 pixels, got {tuple(images.shape)}.")
+    similarity: Any = structural_similarity  # scikit-image's types allow for more results
     pairs = zip(*(part.cpu().numpy() for part in _checked(reconstructions, images)), strict=True)
-    return [float(structural_similarity(x, y, channel_axis=0, data_range=2, **SSIM)) for x, y in pairs]
+    return [float(similarity(x, y, channel_axis=0, data_range=2, **SSIM)) for x, y in pairs]
 
 
 def _checked(reconstructions: Tensor, images: Tensor) -> Iterator[Tensor]:

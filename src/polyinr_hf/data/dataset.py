@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_DATASET_PIXELS = 2**28  # 16,384 x 16,384; more of one image is taken for a decompression bomb
 STREAM_SHARDS = 64  # that a streamed folder of pictures is cut into, and that are shuffled
 _FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
-Row = dict[str, object]
+Row = dict[str, Any]
 Sample = tuple[Tensor, int | None, list[str]]  # image, class id, sentences on broken images
 Rows = datasets.Dataset | datasets.IterableDataset
 
@@ -137,7 +138,7 @@ def _load_as_datasets_does(name: str, config: str | None, listing: Listing | Non
 def _with_class_ids(dataset: datasets.Dataset, label_column: str | None) -> datasets.Dataset:
     """A dataset whose classes, of text or numbers, are a ClassLabel column: a stream cannot be asked for them."""
     column = find_label_column(dataset, label_column)
-    if column is None or isinstance(dataset.features[column], datasets.ClassLabel):
+    if column is None or isinstance(_columns(dataset)[column], datasets.ClassLabel):
         return dataset
     names, ids = read_classes(dataset, column)
     values = [ids[value] for value in dataset[column]]
@@ -147,13 +148,18 @@ def _with_class_ids(dataset: datasets.Dataset, label_column: str | None) -> data
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
+def _columns(dataset: Rows) -> datasets.Features:
+    assert dataset.features is not None  # a stream's are resolved as it is opened
+    return dataset.features
+
+
 def describe_columns(dataset: Rows) -> str:
     """Names and types of a dataset's columns, for a message."""
-    return ", ".join(f"{name} ({getattr(f, 'dtype', None) or f})" for name, f in dataset.features.items())
+    return ", ".join(f"{name} ({getattr(f, 'dtype', None) or f})" for name, f in _columns(dataset).items())
 
 
 def _check_column(dataset: Rows, argument: str, name: str) -> str:
-    if name not in dataset.features:
+    if name not in _columns(dataset):
         raise ValueError(f"`{argument}` must be one of the columns {describe_columns(dataset)}, got {name!r}.")
     return name
 
@@ -165,10 +171,10 @@ def find_image_column(dataset: Rows, name: str | None = None) -> str:
         ValueError: for no such column, none at all, or one that holds no images.
     """
     if name is None:
-        name = next((name for name, kind in dataset.features.items() if _is_image(kind)), None)
+        name = next((name for name, kind in _columns(dataset).items() if _is_image(kind)), None)
     if name is None:
         raise ValueError(f"`image_column` is missing and none was found: the columns are {describe_columns(dataset)}.")
-    kind = dataset.features[_check_column(dataset, "image_column", name)]
+    kind = _columns(dataset)[_check_column(dataset, "image_column", name)]
     if not _is_image(kind) and getattr(kind, "dtype", None) not in ("string", "large_string", "binary", "large_binary"):
         raise ValueError(f"`image_column` must hold images, {name!r} does not: {describe_columns(dataset)}.")
     return name
@@ -187,10 +193,10 @@ def find_label_column(dataset: Rows, name: str | None = None) -> str | None:
     """
     if name is not None:
         return _check_column(dataset, "label_column", name)
-    for column, kind in dataset.features.items():
+    for column, kind in _columns(dataset).items():
         if isinstance(kind, datasets.ClassLabel):
             return column
-    dtype = getattr(dataset.features.get("label"), "dtype", "")
+    dtype = getattr(_columns(dataset).get("label"), "dtype", "")
     return "label" if dtype.startswith(("string", "large_string", "int", "uint")) else None
 
 
@@ -199,7 +205,7 @@ def read_classes(dataset: Rows, column: str) -> tuple[list[str], dict[object, in
 
     Text and whole numbers are the classes that occur, named by themselves; names are in composed letters (NFC).
     """
-    feature = dataset.features[column]
+    feature = _columns(dataset)[column]
     if isinstance(dataset, datasets.IterableDataset):
         if isinstance(feature, datasets.ClassLabel):
             return [nfc(name) for name in feature.names], None
@@ -262,9 +268,9 @@ class ImageDataset:
     ):
         self.skip_corrupt = skip_corrupt
         self.streaming = isinstance(dataset, datasets.IterableDataset)
-        if self.streaming and dataset.features is None:
+        if isinstance(dataset, datasets.IterableDataset) and dataset.features is None:
             dataset = dataset._resolve_features()
-        if not self.streaming and len(dataset) == 0:
+        if isinstance(dataset, datasets.Dataset) and len(dataset) == 0:
             raise ValueError("`dataset` has no rows.")
         self.image_column = find_image_column(dataset, image_column)
         self.label_column, self.id2label, self._ids, self.empty_classes = None, None, None, []
@@ -283,12 +289,12 @@ class ImageDataset:
         if self.label_column is not None:
             names, self._ids = read_classes(dataset, self.label_column)
             self.id2label = dict(enumerate(names))
-            if self._ids is None and not self.streaming:
+            if self._ids is None and isinstance(dataset, datasets.Dataset):
                 self.empty_classes = sorted(set(self.id2label).difference(dataset.unique(self.label_column)))
             if empty := [names[key] for key in self.empty_classes]:
                 say(f"{len(empty)} of {len(names)} classes have no picture: {shorten(empty)}")
         # Rows keep the encoded file; decoding is ours, so that a broken image can be named.
-        self.dataset = dataset.cast_column(self.image_column, datasets.Image(decode=False))
+        self.dataset: Any = dataset.cast_column(self.image_column, datasets.Image(decode=False))
 
     def __len__(self) -> int:
         if self.streaming:
@@ -320,12 +326,12 @@ class ImageDataset:
             ) from error
         if self.label_column is None:
             return image, None if self.id2label is None else 0
-        label = row[self.label_column]
+        label, num_classes = row[self.label_column], self.num_classes or 0
         if self._ids is not None:
             label = self._ids[label]
-        if label is None or not 0 <= label < self.num_classes:
+        if label is None or not 0 <= label < num_classes:
             raise ValueError(
-                f"`label_column` must hold class ids 0..{self.num_classes - 1}, "
+                f"`label_column` must hold class ids 0..{num_classes - 1}, "
                 f"{self.label_column!r} has {label} in row {index}."
             )
         return image, label

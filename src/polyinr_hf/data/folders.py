@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 import datasets
+import datasets.config
 import pyarrow
 from datasets.fingerprint import Hasher
 from huggingface_hub import HfApi, snapshot_download
@@ -238,7 +239,7 @@ def open_repository(
             return open_folder(Path(snapshot_download(repo_id, local_files_only=True, **options)), cache_dir)
         except LocalEntryNotFoundError:
             return None
-    names = [file.rfilename for file in info.siblings]
+    names = [file.rfilename for file in info.siblings or ()]
     listing = sort_files(names, Path(), f"hf://datasets/{repo_id}@{info.sha}")
     listing.is_declared = bool((info.card_data or {}).get("configs"))
     if listing.row_tables or listing.is_declared or not (listing.pictures or listing.zips):
@@ -285,9 +286,9 @@ def read_pictures(
     if labels is None and listing.metadata:
         columns, rows = _read_metadata(listing, name, cache_dir)
     paths = next(iter(columns.values()))
-    splits = [SPLITS.get(path.partition("/")[0].lower()) if "/" in path else None for path in paths]
-    has_splits = all(splits)
-    splits = splits if has_splits else ["train"] * len(paths)
+    named = [SPLITS.get(path.partition("/")[0].lower(), "") if "/" in path else "" for path in paths]
+    has_splits = all(named)
+    splits = named if has_splits else ["train"] * len(paths)
     folders = [path.split("/")[has_splits:-1] for path in paths]
     if labels is not None:
         how = "classes by dataset.json" if labels else "no classes, as dataset.json has none"

@@ -1,6 +1,7 @@
 """Regions of the image plane: details, zoom paths, and what lies beyond the border."""
 
 import math
+from typing import Any
 
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -19,8 +20,9 @@ def detail(center: tuple[float, float] = (0.5, 0.5), factor: float = 8.0) -> Ext
     Raises:
         ValueError: for a center or a factor that is not finite, or a factor not above 0.
     """
-    place = [finite_number(value) for value in center]
-    if len(place) != 2 or None in place:
+    given = [finite_number(value) for value in center]
+    place = [number for number in given if number is not None]
+    if len(given) != 2 or len(place) != 2:
         raise ValueError(f"`center` must be two finite numbers (row, column), got {center!r}.")
     (row, column), half = place, 0.5 / check_number("factor", factor, positive=True)
     return row - half, column - half, row + half, column + half
@@ -79,10 +81,10 @@ def extrapolate(
     if border is not None:
         Image.new("RGB", (1, 1), border)  # its error names the color
     top, left, bottom, right = extent
-    size = pipe.generator.config.sample_size
-    height = 1 + round((size - 1) * (bottom - top)) if height is None else height
-    width = 1 + round((size - 1) * (right - left)) if width is None else width
-    size = {"height": height, "width": width, "extent": extent}
+    side: int = pipe.generator.config.sample_size
+    height = 1 + round((side - 1) * (bottom - top)) if height is None else height
+    width = 1 + round((side - 1) * (right - left)) if width is None else width
+    size: dict[str, Any] = {"height": height, "width": width, "extent": extent}
     images = pipe(affine_parameters=affine_parameters, antialias=antialias, tolerance=tolerance, **size).images
     if border is not None:
         rows = [round((height - 1) * (value - top) / (bottom - top)) for value in (0, 1)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from diffusers.utils import export_to_video, make_image_grid
 from PIL import Image
@@ -21,7 +22,7 @@ def draw_frames(
     pipe: PolyINRPipeline,
     affine_parameters: Tensor | Iterable[Tensor],
     extents: Sequence[Extent] | None = None,
-    **drawing,
+    **drawing: Any,
 ) -> Iterator[Image.Image]:
     """Pictures of a film, one at a time: `draw_frames(pipe, walk(...))`, `draw_frames(pipe, A, extents)`.
 

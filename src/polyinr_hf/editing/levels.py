@@ -1,6 +1,7 @@
 """What the levels of the synthesis network do to an image: figure 3's heat maps, and the image after each level."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from diffusers.utils import make_image_grid
@@ -76,7 +77,9 @@ def prefix_images(
     return images.unflatten(3, (height, width))  # (B, L, 3, H, W)
 
 
-def _prepare(generator, affine_parameters, height, width, extent, chunk_size, callback, passes):
+def _prepare(
+    generator: PolyINRGenerator, affine_parameters: Tensor, height, width, extent, chunk_size, callback, passes: int
+) -> tuple[int, int, Tensor, Callable[[], Iterator[tuple[slice, int, Tensor]]]]:
     """Size, A where the model is, and a function that goes once through all (pixels, level, features (B, N, n))."""
     generator.check_affine_parameters(affine_parameters)
     height, width = generator.size_or_default(height, width)
@@ -128,15 +131,15 @@ def level_figure(
     size = generator.size_or_default(height, width)
     pixels = size[0] * size[1]
 
-    def report(offset: int):
-        return callback and (lambda done, _: callback(offset + done, 3 * pixels))
+    def report(offset: int) -> Callable[[int, int], None]:
+        return lambda done, _: callback(offset + done, 3 * pixels) if callback is not None else None
 
     maps = heat_maps(generator, affine_parameters, *size, extent, callback=report(0))  # (B, L, H, W)
     images = prefix_images(generator, affine_parameters, *size, extent, callback=report(2 * pixels))
     rows = []
     for heat, image in zip(maps, images, strict=True):
         levels = [caption(picture, f"level {level}") for level, picture in enumerate(colorize(heat))]
-        after = pipe.image_processor.postprocess(image, "pil")
+        after: Any = pipe.image_processor.postprocess(image, "pil")
         rows += [
             caption(make_image_grid(levels, 1, len(levels)), HEAT_TITLE, above=True),
             caption(make_image_grid(after, 1, len(after)), PREFIX_TITLE, above=True),

@@ -6,6 +6,7 @@ The authors draw images with the scripts of StyleGAN-XL, which their code is bui
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def draw_latents(
     is_numpy, num_classes = seed_source == "numpy", pipe.generator.config.num_classes
     seeds = _check_seeds(seeds, NUMPY_SEEDS if is_numpy else 2**64)
     if class_labels is None and is_numpy and num_classes:
-        class_labels = numpy_class_ids(seeds, num_classes)
+        class_labels = [*numpy_class_ids(seeds, num_classes)]
     ids = pipe.class_ids(class_labels)
     if ids is not None:
         count = max(len(ids), len(seeds))
@@ -78,8 +79,9 @@ def draw_latents(
 
 
 def _check_seeds(given: int | Sequence[int], limit: int) -> list[int]:
-    seeds = whole_numbers(given)
-    if not seeds or any(seed is None or not 0 <= seed < limit for seed in seeds):
+    numbers = whole_numbers(given)
+    seeds = [seed for seed in numbers if seed is not None and 0 <= seed < limit]
+    if not seeds or len(seeds) < len(numbers):
         raise ValueError(f"`seeds` must be whole numbers in 0..{limit - 1}, at least one, got {given!r}.")
     return seeds
 
@@ -137,7 +139,8 @@ def w_centroids(pipe: PolyINRPipeline, num_centroids: int = 64, num_samples: int
     labels = torch.randint(num_classes, (num_samples,), generator=generator).tolist() if num_classes else None
     images = {"class_labels": labels, "num_images_per_label": 1 if labels else num_samples}
     w = pipe.encode(**images, truncation_psi=1.0, generator=generator, space="w")[:, 0].float()  # (S, w_dim)
-    centers, _ = kmeans2(w.cpu().numpy(), num_centroids, minit="++", seed=np.random.default_rng(seed))
+    cluster: Any = kmeans2  # its `seed` is called `rng` since scipy 1.15
+    centers, _ = cluster(w.cpu().numpy(), num_centroids, minit="++", seed=np.random.default_rng(seed))
     return torch.from_numpy(centers).to(w)  # (C, w_dim)
 
 

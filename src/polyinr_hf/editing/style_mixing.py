@@ -1,6 +1,7 @@
 """Levels of two images mixed (section 4.2, figure 6 of the paper)."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -63,8 +64,9 @@ def _check_levels(levels: int | str | Iterable[int], num_levels: int) -> list[in
         if levels not in groups:
             raise ValueError(f"`levels` must be numbers or one of {', '.join(groups)}, got {levels!r}.")
         return list(groups[levels])
-    numbers = whole_numbers(levels)
-    if not numbers or not all(level is not None and 0 <= level < num_levels for level in numbers):
+    given = whole_numbers(levels)
+    numbers = [level for level in given if level is not None and 0 <= level < num_levels]
+    if not numbers or len(numbers) < len(given):
         raise ValueError(f"`levels` must be whole numbers in 0..{num_levels - 1}, at least one, got {levels!r}.")
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"`levels` must be different ones, got {levels!r}.")
@@ -79,7 +81,7 @@ def style_mixing_grid(
     callback: Callable[[int, int], None] | None = None,
     source_names: Sequence[str] | None = None,
     target_names: Sequence[str] | None = None,
-    **drawing,
+    **drawing: Any,
 ) -> Image.Image:
     """Figure 6 as one picture: `sources` along the upper edge, `targets` along the left one, a block for each group.
 

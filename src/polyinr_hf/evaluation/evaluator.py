@@ -175,7 +175,7 @@ def evaluate(
         ValueError: An argument out of range, classes that do not fit, too few images, NaN pixels.
         FileNotFoundError: Weights that cannot be had; the message names the file.
     """
-    resolution = resolution or pipeline.generator.config.sample_size
+    resolution = resolution or int(pipeline.generator.config.sample_size)
     if upsample_to is not None and upsample_to <= resolution:
         raise ValueError(f"`upsample_to` must be above `resolution`, {resolution}, got {upsample_to}.")
     sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "truncation_psi": truncation_psi}
@@ -216,7 +216,7 @@ def truncation_sweep(
     """
     if not truncation_psis:
         raise ValueError("`truncation_psis` must be one or more numbers, got none.")
-    resolution = resolution or pipeline.generator.config.sample_size
+    resolution = resolution or int(pipeline.generator.config.sample_size)
     sampling = {"num_samples": num_samples, "seed": seed, "dtype": dtype, "tolerance": tolerance}
     sampling["resolution"] = resolution
     variants = {f" at psi {psi:g}": {"truncation_psi": psi} for psi in truncation_psis}
@@ -319,7 +319,7 @@ def perceptual_path_length(
             cuda=source.pipeline.generator.device.type == "cuda",
             verbose=progress,
         )
-    distances = values[KEY_METRIC_PPL_RAW]
+    distances = np.asarray(values[KEY_METRIC_PPL_RAW])
     low, high = np.percentile(distances, 1, method="lower"), np.percentile(distances, 99, method="higher")
     inner = distances[(low <= distances) & (distances <= high)]
     return {"ppl": float(inner.mean()), "ppl_std": float(inner.std())}

@@ -18,6 +18,7 @@ from urllib.error import URLError
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 from torch_fidelity.sample_similarity_lpips import URL_VGG16_LPIPS
@@ -89,7 +90,9 @@ class SpatialInception(FeatureExtractorInceptionV3):
         return (*FeatureExtractorInceptionV3.get_provided_features_list(), "spatial")
 
 
-def load_extractor(name: str, layers: Iterable[str], weights: Weights | None = None) -> nn.Module:
+def load_extractor(
+    name: str, layers: Iterable[str], weights: Weights | None = None
+) -> FeatureExtractorBase | Lite0Extractor:
     """Builds an extractor with its weights: from a file, else torch's cache of downloads, else a download.
 
     Args:

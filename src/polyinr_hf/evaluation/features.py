@@ -21,11 +21,13 @@ from accelerate import Accelerator
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from tqdm import tqdm
 
 from ..devices import autocast, product_dtype
 from ..files import replace_file, weights_digest
+from .extractors import Lite0Extractor
 from .metrics import FeatureSet
 from .sources import Source
 
@@ -53,7 +55,7 @@ class Extraction:
 
     def __init__(
         self,
-        extractors: Mapping[str, nn.Module],
+        extractors: Mapping[str, FeatureExtractorBase | Lite0Extractor],
         accelerator: Accelerator,
         cache_dir: str | Path,
         batch_size: int = 32,
@@ -174,11 +176,11 @@ def without_tf32() -> Iterator[None]:
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul.allow_tf32 = cudnn.allow_tf32 = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = before  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _pairs(layers: Mapping[str, list[str]]) -> list[tuple[str, str]]:
@@ -198,8 +200,8 @@ def summarize(files: list[Path], name: str) -> FeatureSet:
                 yield file.get_tensor(name)
 
     count = sum(len(features) for features in chunks())
-    mean = sum(features.double().sum(dim=0) for features in chunks()) / count  # (D,)
-    scatter = 0
+    mean = sum((features.double().sum(dim=0) for features in chunks()), torch.zeros(())) / count  # (D,)
+    scatter = torch.zeros(())
     for features in chunks():
         centered = features.double() - mean  # (B, D)
         scatter = scatter + centered.T @ centered  # (D, D)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -192,7 +192,7 @@ class PipelineSource:
     def load(self, start: int, stop: int) -> Tensor:
         labels = None if self.labels is None else self.labels[start:stop].tolist()
         with autocast(getattr(torch, self.dtype), self.pipeline.generator.device):
-            images = self.pipeline(
+            images: Any = self.pipeline(
                 class_labels=labels,
                 num_images_per_label=stop - start if labels is None else 1,
                 truncation_psi=self.truncation_psi,

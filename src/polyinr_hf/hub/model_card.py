@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -37,7 +38,7 @@ PATH_IN_COMMENT = re.compile(r"(?<![^\s('\"=])~?/(?:[\w.@+-]+/)*([\w.@+-]+)")
 INTENDED_USE = "Research and play: generation, editing of images as functions of their coordinates, and teaching."
 
 
-def without_paths(value: object) -> object:
+def without_paths(value: Any) -> Any:
     """`value`, of JSON or YAML, in which absolute paths of this machine are cut to their last name."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
@@ -92,7 +93,7 @@ def _cut_paths(text: str, content: dict) -> str:
     return text if (yaml.safe_load(text) or {}) == short else yaml.safe_dump(short, sort_keys=False, allow_unicode=True)
 
 
-def _changes(before: object, after: object) -> Iterator[tuple[str, str]]:
+def _changes(before: Any, after: Any) -> Iterator[tuple[str, str]]:
     """The texts that differ between two values of the same shape."""
     if isinstance(before, dict):
         before, after = list(before.values()), list(after.values())

@@ -96,7 +96,8 @@ def invert(
     if not isinstance(settings, InversionSettings):
         raise ValueError(f"`settings` must be InversionSettings, got {settings!r}.")
     target = Target.prepare(image, mask)
-    class_id = None if class_label is None else pipe.class_ids(class_label)[0]
+    ids = None if class_label is None else pipe.class_ids(class_label)
+    class_id = None if ids is None else ids[0]
     model = float32_generator(pipe)
     network = load_perceptual_network(backbone, weights, model.device)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Target:
             pixels = to_float(pixels)
         if not pixels.is_floating_point():
             raise ValueError(f"`image` must be uint8, or floating-point in [-1, 1], got {pixels.dtype}.")
-        size = tuple(pixels.shape[2:])
+        size = pixels.shape[2], pixels.shape[3]
         known = torch.ones(1, 1, *size, dtype=torch.bool) if mask is None else _known_pixels(mask, *size)
         pixels = torch.where(known, pixels.float(), 0.0)  # from here on, nothing of the unknown pixels is left
         if not (pixels.abs() <= 1).all():
@@ -78,7 +78,7 @@ class Target:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return tuple(self.image.shape[2:])
+        return self.image.shape[2], self.image.shape[3]
 
     @property
     def is_whole(self) -> bool:
@@ -138,7 +138,8 @@ class Target:
         if self.is_whole:
             return ssim(drawn, self.image)[0]
         pair = [(image * self.known)[0].double().numpy() for image in (drawn, self.image)]
-        _, values = structural_similarity(*pair, channel_axis=0, data_range=2, full=True, **SSIM)  # (3, H, W)
+        similarity: Any = structural_similarity  # scikit-image's types allow for more results
+        _, values = similarity(*pair, channel_axis=0, data_range=2, full=True, **SSIM)  # (3, H, W)
         return float(values[:, self.known[0, 0].bool().numpy()].mean())
 
 
@@ -280,17 +281,19 @@ class InversionLoss:
             torch._foreach_add_(gradients, torch.autograd.grad(error, inputs))
             loss += error.item()
         if perceptual and self.perceptual is not None:
-            loss += self.perceptual_weight * self._add_perceptual(A, inputs, gradients)
+            loss += self.perceptual_weight * self._add_perceptual(self.perceptual, A, inputs, gradients)
         return loss, gradients
 
-    def _add_perceptual(self, A: Tensor, inputs: list[Tensor], gradients: list[Tensor]) -> float:
+    def _add_perceptual(
+        self, perceptual: PerceptualLoss, A: Tensor, inputs: list[Tensor], gradients: list[Tensor]
+    ) -> float:
         # First without a graph; then the gradient with respect to the colors goes back chunk by chunk.
         parts = self.small_coordinates.split(PIXEL_CHUNK)
         with torch.no_grad():
             rgb = torch.cat([self._draw(A, part) for part in parts])  # (h * w, 3)
         image = rgb.T.unflatten(1, self.small_size).unsqueeze(0).requires_grad_()  # (1, 3, h, w)
         with torch.enable_grad():
-            distance = self.perceptual(image)[0]
+            distance = perceptual(image)[0]
         (image_gradient,) = torch.autograd.grad(self.perceptual_weight * distance, image)
         rgb_gradients = image_gradient[0].flatten(1).T.split(PIXEL_CHUNK)  # of (N, 3)
         for part, rgb_gradient in zip(parts, rgb_gradients, strict=True):

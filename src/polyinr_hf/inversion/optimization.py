@@ -201,7 +201,10 @@ def _make_optimizers(search: Search, phase: Phase, saved: list[dict] | None) -> 
         groups = search.parameter_groups()
         matrices = [group for group in groups if group.get("matrices")]
         others = [group for group in groups if not group.get("matrices")]
-        optimizers = [torch.optim.Adam(others, betas=ADAM_BETAS), *([Muon(matrices)] if matrices else [])]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(others, betas=ADAM_BETAS),
+            *([Muon(matrices)] if matrices else []),
+        ]
     else:
         lbfgs = torch.optim.LBFGS(
             search.variables,
@@ -298,7 +301,7 @@ def _lbfgs_steps(
     variables = search.variables
     known: dict[str, Any] = {"variables": None}  # the last point evaluated: where an iteration ends, the next begins
 
-    def closure() -> Tensor:
+    def closure() -> Any:  # a Tensor, as `LBFGS` has it
         if known["variables"] is None or not _equal(known["variables"], variables):
             known["loss"] = search.evaluate(objective, objective.known, perceptual=False, random=None)
             known["variables"] = [variable.detach().clone() for variable in variables]

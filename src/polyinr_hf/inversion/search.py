@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -88,7 +88,8 @@ class Search:
     def draw(self, height: int, width: int) -> tuple[Tensor, Image.Image]:
         """The present image, as (1, 3, H, W) in [-1, 1] on the CPU, and as 8-bit RGB."""
         drawn = self.model.render(self.affine(), height, width).clamp(-1, 1).cpu()
-        return drawn, VaeImageProcessor().postprocess(drawn, "pil")[0]
+        pictures: Any = VaeImageProcessor().postprocess(drawn, "pil")
+        return drawn, pictures[0]
 
     def parameter_groups(self) -> list[dict]:
         """Groups of the variables; each one's `size` multiplies the learning rate, `matrices` asks for Muon.

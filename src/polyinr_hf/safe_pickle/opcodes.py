@@ -2,6 +2,7 @@
 
 import pickletools
 from collections import OrderedDict
+from typing import Any
 
 from .values import MAX_NAME, MAX_TEXT, Budget, Call, Name, Record, check_key, describe, refuse
 
@@ -77,7 +78,8 @@ class OpcodeReader:
         self._memo: dict[int, object] = {}
 
     def load(self) -> object:
-        for opcode, argument, _ in pickletools.genops(self._stream):
+        stream: Any = self._stream  # as much of a file as is asked for
+        for opcode, argument, _ in pickletools.genops(stream):
             self._budget.spend()
             if opcode.name == "STOP":
                 return self._stack.pop()

@@ -5,6 +5,7 @@ import math
 import mmap
 import pickle
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def describe(value: object) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def refuse(what: str) -> None:
+def refuse(what: str) -> NoReturn:
     raise UnsafePickleError(f"refused: the pickle {what}, which reading weights does not need. Nothing was run.")
 
 
