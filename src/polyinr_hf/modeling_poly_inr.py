@@ -738,7 +738,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             model.get_buffer(name).copy_(weights[name])
 
     @classmethod
-    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> dict | tuple:
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
         """The configuration of a model, config.json, of a folder or Hub repository."""
         loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded

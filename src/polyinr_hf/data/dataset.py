@@ -141,8 +141,10 @@ def _with_class_ids(dataset: datasets.Dataset, label_column: str | None) -> data
     if column is None or isinstance(_columns(dataset)[column], datasets.ClassLabel):
         return dataset
     names, ids = read_classes(dataset, column)
+    assert ids is not None  # as the column is no ClassLabel
     values = [ids[value] for value in dataset[column]]
-    return dataset.remove_columns(column).add_column(column, values, feature=datasets.ClassLabel(names=names))
+    rest: Any = dataset.remove_columns(column)  # whose type its decorator hides
+    return rest.add_column(column, values, feature=datasets.ClassLabel(names=names))
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Regions of the image plane: details, zoom paths, and what lies beyond the border."""
 
 import math
-from typing import Any
 
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -84,8 +83,14 @@ def extrapolate(
     side: int = pipe.generator.config.sample_size
     height = 1 + round((side - 1) * (bottom - top)) if height is None else height
     width = 1 + round((side - 1) * (right - left)) if width is None else width
-    size: dict[str, Any] = {"height": height, "width": width, "extent": extent}
-    images = pipe(affine_parameters=affine_parameters, antialias=antialias, tolerance=tolerance, **size).images
+    images = pipe(
+        affine_parameters=affine_parameters,
+        height=height,
+        width=width,
+        extent=extent,
+        antialias=antialias,
+        tolerance=tolerance,
+    ).images
     if border is not None:
         rows = [round((height - 1) * (value - top) / (bottom - top)) for value in (0, 1)]
         columns = [round((width - 1) * (value - left) / (right - left)) for value in (0, 1)]

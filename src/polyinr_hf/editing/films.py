@@ -35,12 +35,13 @@ def draw_frames(
     Raises:
         ValueError: as the pipeline; and for `extents` with more than one image.
     """
+    draw: Any = pipe  # which `drawing` may ask for anything
     if extents is not None:
         if not isinstance(affine_parameters, Tensor) or len(affine_parameters) != 1:
             raise ValueError("`affine_parameters` must be those of one image, (1, L, n, 3), where `extents` move.")
-        return (pipe(affine_parameters=affine_parameters, extent=extent, **drawing).images[0] for extent in extents)
+        return (draw(affine_parameters=affine_parameters, extent=extent, **drawing).images[0] for extent in extents)
     frames = affine_parameters.split(1) if isinstance(affine_parameters, Tensor) else affine_parameters
-    return (pipe(affine_parameters=A, **drawing).images[0] for A in frames)
+    return (draw(affine_parameters=A, **drawing).images[0] for A in frames)
 
 
 def tile_films(films: Sequence[Iterable[Image.Image]], rows: int, columns: int) -> Iterator[Image.Image]:

@@ -113,7 +113,8 @@ def style_mixing_grid(
 
     def draw(parameters: Tensor) -> list[Image.Image]:
         nonlocal done
-        images = pipe(**{kind: parameters}, **drawing).images
+        drawn: Any = pipe(**{kind: parameters}, **drawing)
+        images = drawn.images
         done += len(images)
         if callback is not None:
             callback(done, total)

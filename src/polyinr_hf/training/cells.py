@@ -36,6 +36,10 @@ class LatentCells(nn.Module):
         offsets: (N,), added to a picture's score.
     """
 
+    anchors: Tensor
+    offsets: Tensor
+    labels: Tensor
+
     def __init__(self, num_pictures: int, z_dim: int, labels: Tensor | None = None):
         super().__init__()
         self.register_buffer("anchors", torch.zeros(num_pictures, z_dim))
@@ -90,7 +94,7 @@ def load_cells(pipeline: str | None, num_pictures: int) -> LatentCells | None:
     state = load_file(path)
     if len(state["anchors"]) != num_pictures:
         return None
-    cells = LatentCells(*state["anchors"].shape)
+    cells = LatentCells(num_pictures, state["anchors"].shape[1])
     cells.load_state_dict(state)
     return cells
 

@@ -53,6 +53,7 @@ def compute_class_embeddings(
         batches = image_batches(dataset, RESOLUTION, batch_size, num_workers=num_workers, start=images_done)
         progress = tqdm(total=len(dataset), initial=images_done, desc="class embeddings", unit="image", disable=quiet)
         for number, (images, labels) in enumerate(batches, start=1):
+            assert labels is not None  # as there are classes
             features = network.forward_pooled(to_float(images.to(device))).double().cpu()  # (B, 320)
             sums.index_add_(0, labels, features)
             counts.index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
@@ -75,7 +76,7 @@ def _describe(dataset: ImageDataset) -> dict[str, str]:
     for index in range(0, number, max(1, number // IMAGES_COMPARED)):
         image, label, _ = dataset.decode_row(index, 32)
         digest.update(image.numpy().tobytes() + str(label).encode())
-    names = [dataset.id2label[row] for row in sorted(dataset.id2label)]
+    names = [name for _, name in sorted((dataset.id2label or {}).items())]
     return {"num_images": str(number), "classes": json.dumps(names, ensure_ascii=False), "images": digest.hexdigest()}
 
 

@@ -14,6 +14,7 @@ What comes out redraws and blends what it was shown. Adversarial training can go
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,11 @@ class Codes(nn.Module):
     `torch.optim.SparseAdam` counts steps for all rows together; here each row's bias correction is its own.
     """
 
+    weight: Tensor
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
     def __init__(self, start: Tensor):
         super().__init__()
         self.register_buffer("weight", start.clone())
@@ -76,7 +82,7 @@ class Shard:
 
     index: int = 0
     count: int = 1
-    reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor  # sum over processes
+    reduce: Callable[[Tensor], Any] = lambda tensor: tensor  # sum over processes
 
     def part(self, whole: Tensor) -> Tensor:
         """This process's rows, perhaps none."""
@@ -131,7 +137,7 @@ class PicturesStep:
         self._synthesize = generator.synthesize
         if compile_synthesis:
             self._synthesize = torch.compile(generator.synthesize, dynamic=False)
-        self.matrices = [level.weight for level in generator.synthesis_levels[1:]]
+        self.matrices: list[Any] = [level.weight for level in generator.synthesis_levels[1:]]
         mapping = {id(parameter) for parameter in generator.mapping.parameters()}
         taken = mapping | {id(parameter) for parameter in self.matrices}
         self.others = [parameter for parameter in generator.parameters() if id(parameter) not in taken]
@@ -214,6 +220,7 @@ class PicturesStep:
         """
         mapping = list(self.generator.mapping.parameters())
         if progress < REGRESSION_SHARE:
+            error = torch.zeros(())
             for update in range(REGRESSIONS_PER_STEP):
                 error, *_ = self._regression(REGRESSION_BATCH, step, update)
                 error.backward()

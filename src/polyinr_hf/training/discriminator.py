@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,7 @@ class FrozenRandom(nn.Module):
             fan_in = conv.in_channels if isinstance(conv, nn.ConvTranspose2d) else conv.weight[0].numel()
             weight = torch.randn(conv.weight.shape, generator=generator, device="cpu") / math.sqrt(fan_in)
             conv.weight.data.copy_(weight)
+            assert conv.bias is not None  # of none of them
             nn.init.zeros_(conv.bias)
         super().requires_grad_(False)
 
@@ -180,7 +182,7 @@ class Head(nn.Module):
         if min(x.shape[2:]) < LOGIT_KERNEL:  # features below 128 pixels
             x = F.pad(x, (1, 1, 1, 1))
         x = self.logit_conv(x).float()  # (B, 64 or 1, t - 3, t - 3)
-        if self.class_embedding is not None:
+        if self.class_embedding is not None and self.class_projection is not None:
             classes = self.class_projection(self.class_embedding(class_labels)).float()  # (B, 64)
             x = (x * classes[:, :, None, None]).sum(dim=1) / math.sqrt(HEAD_DIM)  # (B, t - 3, t - 3)
         return x.flatten(1)  # (B, K)
@@ -210,8 +212,8 @@ class ProjectedBranch(nn.Module):
         self.augment = augment
         self.feature_network = feature_network
         is_vit, channels = feature_network.is_vit, feature_network.channels
-        self.taps = RandomTaps(channels, generator) if is_vit else nn.Identity()
-        channels = self.taps.channels if is_vit else channels
+        taps = RandomTaps(channels, generator) if is_vit else None
+        self.taps, channels = (nn.Identity(), channels) if taps is None else (taps, taps.channels)
         self.projection = RandomProjection(channels, projection_width, generator)
         self.heads = nn.ModuleList(
             Head(self.projection.channels[scale], scale, num_classes, batch_norm_group_size)
@@ -266,6 +268,8 @@ class ProjectedDiscriminator(nn.Module):
         ValueError: if an argument is out of range, or a feature network unknown or unsuitable.
         FileNotFoundError: if the weights of a feature network cannot be had.
     """
+
+    branches: Any  # a ModuleList of [`ProjectedBranch`]
 
     def __init__(
         self,
@@ -332,7 +336,7 @@ class ProjectedDiscriminator(nn.Module):
         images = gaussian_blur(images, blur_sigma)
         if draws is None and self.training:
             draws = self.sample_augmentations(len(images), device=images.device)
-        per_network = draws.unbind(1) if self.training else [None] * len(self.branches)
+        per_network = draws.unbind(1) if draws is not None and self.training else [None] * len(self.branches)
         logits = [
             branch(images, class_labels, draw, num_batches)
             for branch, draw in zip(self.branches, per_network, strict=True)
@@ -382,7 +386,7 @@ class ProjectedDiscriminator(nn.Module):
             _ = conv.weight  # computed, which is when the iteration happens
             conv.parametrizations.eval()
 
-    def _spectral_convs(self) -> Iterator[nn.Module]:
+    def _spectral_convs(self) -> Iterator[Any]:
         return (module for module in self.modules() if is_parametrized(module, "weight"))
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from huggingface_hub import get_token
@@ -84,7 +85,7 @@ def save_description(
 @cache
 def count_licenses(name_or_path, config=None, split="train", image_column=None, cache_dir=None, revision=None):
     """{license: images}, most first, by the license column; {} without one. Arguments as in `load_image_dataset`."""
-    options = {"image_column": image_column, "cache_dir": cache_dir, "revision": revision}
+    options: dict[str, Any] = {"image_column": image_column, "cache_dir": cache_dir, "revision": revision}
     for column in LICENSE_COLUMNS:
         try:  # as if the license were the class: its column is the one that is kept
             dataset = load_image_dataset(
@@ -92,7 +93,9 @@ def count_licenses(name_or_path, config=None, split="train", image_column=None, 
             )
         except ValueError:
             continue
-        names = (value if isinstance(value, str) else dataset.id2label[value] for value in dataset.dataset[column])
+        names = (
+            value if isinstance(value, str) else (dataset.id2label or {})[value] for value in dataset.dataset[column]
+        )
         return dict(Counter(names).most_common())
     return {}
 

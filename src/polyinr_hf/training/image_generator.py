@@ -47,7 +47,7 @@ class ImageGenerator(nn.Module):
         pixel_chunk: int | None = None,
         windows: Windows | None = None,
         points: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor | None, Tensor]:
+    ) -> Tensor | tuple[Tensor | None, Tensor] | None:
         """z (B, z_dim) and labels (B,) -> images (B, 3, R, R); `pixel_chunk` counts points of the whole batch.
 
         Whole images, a point in each pixel, or `windows`, several in the coarser ones. With `points` (B, P, 2), images

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
@@ -68,10 +69,10 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
     processes = InitProcessGroupKwargs(timeout=timedelta(days=1))  # all wait while one embeds classes
     # Accelerator heeds this variable; the state by itself does not, and there would be one process then.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    device = PartialState(cpu=on_cpu, **processes.to_kwargs()).device
+    device: Any = PartialState(cpu=on_cpu, **processes.to_kwargs()).device
     accelerator = Accelerator(
         mixed_precision=_choose_precision(recipe, device)[0],
-        log_with=recipe.run.log_with or None,
+        log_with=[*recipe.run.log_with] or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir)),
         kwargs_handlers=[processes],
     )
@@ -82,7 +83,7 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
             "would not know of each other. Start one, or several by accelerate launch on GPUs, by "
             "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N on CPUs."
         )
-    accelerator.ddp_handler = LocalBuffers()  # it takes no subclass among the handlers
+    accelerator.ddp_handler = LocalBuffers()  # pyright: ignore[reportAttributeAccessIssue]  no handlers' subclass is taken
     accelerator.gradient_accumulation_steps = 1  # the stages have theirs, whatever Accelerate is configured to
     return accelerator
 

@@ -75,6 +75,8 @@ class FeatureMatching(nn.Module):
             [`~FeatureMatching.cache_features`].
     """
 
+    dual: Tensor
+
     def __init__(
         self,
         feature_network: FeatureNetwork,
@@ -87,7 +89,8 @@ class FeatureMatching(nn.Module):
         super().__init__()
         self.feature_network, self.num_classes, self.by, self.dual_rate = feature_network, num_classes, by, dual_rate
         self.register_buffer("dual", torch.zeros(num_images))
-        self.window_images, self.cells = None, cells
+        self.window_images: Tensor | None = None
+        self.cells = cells
 
     @torch.no_grad()
     def cache_features(self, batches: Iterable[tuple[Tensor, Tensor | None]], chunk: int = 64) -> None:
@@ -159,12 +162,15 @@ class FeatureMatching(nn.Module):
         """
         features = self._flatten(self._maps(images))  # (B, D)
         if matches is None:
+            assert class_rows is not None  # one or the other, as `choose` gives them
             matches = self._nearest(features.detach(), class_rows)
         if windows is None:
             reals = self.reals[matches].float()  # (B, D)
         else:
+            kept = self.window_images
+            assert kept is not None  # by `keep_images`
             with torch.no_grad():
-                originals = self.window_images[matches.to(self.window_images.device)].to(features.device)
+                originals = kept[matches.to(kept.device)].to(features.device)
                 reals = self._flatten(self._maps(cut_windows(originals, windows, images.shape[-1])))
         return (features - reals).square().sum(dim=1).mean(), matches
 

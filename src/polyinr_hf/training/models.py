@@ -77,6 +77,7 @@ def resolve_source(recipe: Recipe) -> Recipe:
         )
     if recipe.model is not None and recipe.data.class_conditional is not None:
         return recipe
+    assert recipe.run.init_from is not None  # which the recipe leaves them to
     source, _, revision = Source.parse(recipe.run.init_from)
     config = PolyINRGenerator.load_config(source, subfolder="generator", revision=revision)
     model, data = recipe.model, recipe.data
@@ -91,7 +92,7 @@ def build_generator(recipe: Recipe, num_classes: int | None) -> PolyINRGenerator
     """The generator with weights drawn from the recipe's seed, and the last stage's resolution as its own."""
     torch.manual_seed(recipe.run.seed)
     return PolyINRGenerator(
-        **recipe.model.generator_arguments(), num_classes=num_classes, sample_size=recipe.stages[-1].image_size
+        **recipe.known_model.generator_arguments(), num_classes=num_classes, sample_size=recipe.stages[-1].image_size
     )
 
 
@@ -111,7 +112,7 @@ def start_weights(
     id2label: dict[int, str] | None,
 ) -> None:
     """Gives `generator` its initial class embeddings (classes, class_embed_dim), then the weights of `source`."""
-    if class_embeddings is not None:
+    if class_embeddings is not None and generator.mapping.embedding is not None:
         generator.mapping.embedding.weight.data.copy_(class_embeddings)
     if source is not None:
         copy_weights(generator, source, id2label)

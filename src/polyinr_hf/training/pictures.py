@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -65,7 +66,7 @@ class PicturesTrainer:
         self, recipe: Recipe, output_dir: str | Path, resume: bool = False, clock: Callable[[], float] = time.monotonic
     ):
         self._clock, self._began = clock, clock()
-        self._minutes, self._steps = read_budget(recipe.run.codes)
+        self._minutes, self._steps = read_budget(recipe.run.codes or "")
         recipe = resolve_source(recipe)
         self.output_dir = Path(output_dir)
         if not resume and any(self.output_dir.glob("checkpoints/step-*")):
@@ -104,7 +105,7 @@ class PicturesTrainer:
             images = images.to(self.device)
         else:
             path, labels, problems = self.output_dir / "pictures.bin", None, []
-            images = None
+            images: Any = None
             for mine in (True, False):  # the main process decodes, then the others open its file
                 if self.accelerator.is_main_process == mine:
                     size = number * 3 * side**2
@@ -237,12 +238,12 @@ class PicturesTrainer:
 
     def _report(self, bar: tqdm, done: float, loss: Tensor) -> None:
         """A grid, a line of the log, and one on stderr."""
-        loss = self.accelerator.reduce(loss, "sum").item()
+        total: Any = self.accelerator.reduce(loss, "sum")
         if not self.accelerator.is_main_process:
             return
         psnr, phase = self.learner.psnr(self._mapping_began), "mapping" if self._mapping_began else "codes"
         minutes = self.seconds / 60
-        line = {"step": self.step, "minutes": minutes, "phase": phase, "loss": loss, "psnr": psnr}
+        line = {"step": self.step, "minutes": minutes, "phase": phase, "loss": total.item(), "psnr": psnr}
         with (self.output_dir / "log.jsonl").open("a") as file:
             file.write(json.dumps(line | {"memory_mb": peak_memory_mb(self.device)}) + "\n")
         path = self.output_dir / "samples" / f"minute-{minutes:05.1f}.png"

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psutil
 import torch
@@ -186,7 +187,7 @@ class _Rehearsal:
     def __init__(self, recipe: Recipe, num_classes: int | None, num_images: int):
         names = (*recipe.discriminator.feature_networks, recipe.loss.guidance_classifier)
         untrained = replace(recipe.discriminator, feature_weights=dict.fromkeys(names, "random"))
-        model = replace(recipe.model, initialization="released")  # the other one reads numbers off its weights
+        model = replace(recipe.known_model, initialization="released")  # the other one reads numbers off its weights
         self.recipe = recipe = replace(recipe, discriminator=untrained, model=model)
         self.num_images, self.num_classes = num_images, num_classes
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -199,14 +200,15 @@ class _Rehearsal:
             modules.to_empty(device="cpu")
             matching = build_matching(recipe, num_images, num_classes, discriminator.branches[0].feature_network)
         self.tensors = [*modules.parameters(), *modules.buffers()]
-        self.step = AdversarialStep(
-            recipe, _Alone(recipe), images, discriminator, None, None, None, matching, None, classifier
-        )
+        alone: Any = _Alone(recipe)
+        none: Any = None  # no optimizer, no running mean
+        self.step = AdversarialStep(recipe, alone, images, discriminator, none, none, none, matching, None, classifier)
+        self.log, self.drawing = alone, images
 
     def count(self, stage: StageConfig, images: int) -> StageCost:
         """The cost of a stage whose micro-batches are `images`."""
-        step, loss, log = self.step, self.recipe.loss, self.step.accelerator
-        generator, discriminator, drawing = step.generator, step.discriminator, step.G
+        step, loss, log = self.step, self.recipe.loss, self.log
+        generator, discriminator, drawing = step.generator, step.discriminator, self.drawing
         sigma = blur_sigma_at(0.0, fade_kimg=loss.blur_fade_kimg)
         # Images are split for a CPU's cache where there are no chunks, which no other device does.
         counted = replace(stage, pixel_chunk=stage.pixel_chunk or 2**62)
@@ -257,14 +259,14 @@ class _Rehearsal:
 
     def _batch(self, stage: StageConfig, images: int, extents: Tensor | None) -> Batch:
         """A micro-batch as [`AdversarialStep.sample`] makes it, but for what its numbers would decide."""
-        loss, z_dim, side = self.recipe.loss, self.recipe.model.z_dim, stage.image_size
-        draws = [
+        loss, z_dim, side = self.recipe.loss, self.recipe.known_model.z_dim, stage.image_size
+        of_generator, of_discriminator = (
             Draws(torch.zeros(images, z_dim), self.step.discriminator.sample_augmentations(passes * images))
             for passes in (2 if self.recipe.discriminator.joint_batch_norm else 1, 2)
-        ]
+        )
         labels = None if self.num_classes is None else torch.zeros(images, dtype=torch.long)
-        batch = Batch(torch.zeros(images, 3, side, side), labels, *draws)
-        if extents is not None:
+        batch = Batch(torch.zeros(images, 3, side, side), labels, of_generator, of_discriminator)
+        if extents is not None and stage.image_resolution is not None:
             batch.windows = Windows(extents, stage.image_resolution)
             batch.images = cut_windows(batch.images, batch.windows, stage.resolution)  # (B, 3, R, R)
         if loss.matching_weight > 0 and loss.matching_by == "latent":
@@ -278,7 +280,7 @@ class _Rehearsal:
 
     def _count_chunk(self, images: int, points: Tensor) -> tuple[int, int]:
         """Products of one chunk's forward, and of its backward, at points (N, 2) or (images, N, 2)."""
-        model, generator = self.recipe.model, self.step.generator
+        model, generator = self.recipe.known_model, self.step.generator
         A = torch.zeros(images, model.num_levels, model.channels, 3, requires_grad=True)
         with _Meter(()) as meter:
             with self.step.accelerator.autocast():

@@ -7,6 +7,8 @@ memory.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -99,11 +101,11 @@ def random_points(near_edges: Tensor, rows: Tensor, number: int, random: torch.G
 
 def edge_pixels(pictures: Tensor) -> Tensor:
     """Which pixels of pictures (N, 3, S, S), uint8, have varying brightness about them, bool (N, S, S)."""
-    window = {"kernel_size": 2 * EDGE_RADIUS + 1, "stride": 1, "padding": EDGE_RADIUS}
+    highest = partial(F.max_pool2d, kernel_size=2 * EDGE_RADIUS + 1, stride=1, padding=EDGE_RADIUS)
     near = []
     for part in pictures.split(64):
         brightness = part.float().mean(dim=1)  # (B, S, S)
-        near.append(F.max_pool2d(brightness, **window) + F.max_pool2d(-brightness, **window) > EDGE_CONTRAST)
+        near.append(highest(brightness) + highest(-brightness) > EDGE_CONTRAST)
     return torch.cat(near)
 
 

@@ -246,7 +246,9 @@ def _is_budget(text: str) -> bool:
 
 def read_budget(text: str) -> tuple[float | None, int | None]:
     """Minutes or steps of `run.codes`, such as (15.0, None) or (None, 400)."""
-    number, unit = _BUDGET.fullmatch(text).groups()
+    found = _BUDGET.fullmatch(text)
+    assert found is not None  # as `check_recipe` makes sure
+    number, unit = found.groups()
     return (float(number), None) if unit == "minutes" else (None, int(float(number)))
 
 
@@ -260,6 +262,12 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     stages: list[StageConfig] = field(default_factory=list)
     run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def known_model(self) -> ModelConfig:
+        """`model`, which a run fills in where the recipe leaves it to `run.init_from`."""
+        assert self.model is not None
+        return self.model
 
 
 # Keys of earlier versions: what they were where nobody set them, and what is done now. _ANY: no weight hung on it.
@@ -322,7 +330,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
 def make_recipe(settings: dict | DictConfig, overrides: list[str] | None = None) -> Recipe:
     """A recipe of nested `settings`, overrides on top; errors as in [`load_recipe`], OmegaConf's for bad settings."""
-    config = OmegaConf.merge(OmegaConf.structured(Recipe), settings)
+    config: Any = OmegaConf.merge(OmegaConf.structured(Recipe), settings)
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:
@@ -333,14 +341,15 @@ def make_recipe(settings: dict | DictConfig, overrides: list[str] | None = None)
             _override(config, key, value)
         except (OmegaConfBaseException, IndexError, TypeError, yaml.YAMLError) as error:
             raise ValueError(f"`overrides` has {override!r}: {str(error).splitlines()[0]}") from error
-    recipe = OmegaConf.to_object(config)
+    recipe: Any = OmegaConf.to_object(config)
     check_recipe(recipe)
     return recipe
 
 
-def _override(config: DictConfig, key: str, value: str) -> None:
+def _override(config: DictConfig, key: str, value: Any) -> None:
     """Sets a dotted key: text as it is, anything else as YAML."""
-    declared, names = Recipe, key.split(".")
+    declared: Any = Recipe
+    names = key.split(".")
     for place, name in enumerate(names):
         declared = _not_none(declared)
         if get_origin(declared) is dict:  # its keys, timm's names, may have dots
@@ -353,8 +362,8 @@ def _override(config: DictConfig, key: str, value: str) -> None:
     if _not_none(declared) is str:
         value = None if value == "null" and declared is not str else value
     else:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
-        value = _as_written(parsed, yaml.load(value, yaml.BaseLoader), declared)
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+        value = _as_written(parsed["value"], yaml.load(value, yaml.BaseLoader), declared)
     OmegaConf.update(config, key, value)
 
 
@@ -404,10 +413,10 @@ def _drop_gone(settings: dict) -> list[str]:
 
 def differences(before: Recipe, after: Recipe) -> list[str]:
     """What a recipe has otherwise than another, as "run.seed: 0 -> 1"."""
-    before, after = OmegaConf.structured(before), OmegaConf.structured(after)
+    given, taken = OmegaConf.structured(before), OmegaConf.structured(after)
     found = []
-    for section in after:
-        old, new = before[section], after[section]
+    for section in taken:
+        old, new = given[section], taken[section]
         if OmegaConf.is_dict(old) and OmegaConf.is_dict(new):
             found += [f"{section}.{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         elif old != new:
@@ -458,6 +467,7 @@ def _check_stage(recipe: Recipe, index: int) -> None:
 
 
 def _check_windows(recipe: Recipe, stage: StageConfig, where: str) -> None:
+    assert stage.image_resolution is not None
     _require(
         2 <= stage.resolution <= stage.image_resolution,
         f"{where}.image_resolution",

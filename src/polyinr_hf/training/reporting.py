@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -60,7 +61,8 @@ class TrainingLog:
         """Logs the means per step since the last line, with speed, memory and time to go; returns the line."""
         device, names = self.accelerator.device, sorted(self._sums)
         means = torch.stack([self._sums[name].to(device) for name in names]) / (step - self._step)
-        means = self.accelerator.reduce(means, "mean").tolist()
+        reduced: Any = self.accelerator.reduce(means, "mean")
+        means = reduced.tolist()
         clock_step, clock_images, clock = self._clock if self._clock[0] < step else self._start
         seconds = time.perf_counter() - clock
         images_per_second = (images_seen - clock_images) / seconds

@@ -50,7 +50,7 @@ def describe_samples(
     options = {"accelerator": accelerator, "cache_dir": cache_dir}
     real = image_features(TensorSource(pictures[those].cpu()), "pictures", **options)
     drawn = image_features(samples, "samples", **options)
-    if real is None:  # another process has them all
+    if real is None or drawn is None:  # another process has them all
         return ""
     distances, _, reached = nearest_pictures(drawn, real)
     between = (

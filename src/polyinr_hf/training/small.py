@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -42,7 +43,8 @@ def small_recipe(
         raise ValueError(f"`minutes` must be above 0, got {minutes}.")
     own = [f"run.init_from={init_from}"] if init_from else []
     given = make_recipe({"stages": [{"resolution": CPU_SIDE, "kimg": 1.0}]}, own + overrides)
-    on_gpu = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device.type == "cuda"
+    device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    on_gpu = device.type == "cuda"
     dataset = _load(given.data)
     recipe = make_recipe(choose(dataset, on_gpu, given.run.init_from, minutes), own + overrides)
     report(

@@ -7,16 +7,19 @@ generator's state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..modeling_poly_inr import PolyINRGenerator
 from .discriminator import ProjectedDiscriminator
 from .image_generator import Windows, cut_windows, sample_extents
 from .matching import FeatureMatching
@@ -70,6 +73,12 @@ class Batch:
     colors: Tensor | None = None
 
 
+def labels_of(batches: list[Batch]) -> Tensor | None:
+    """All their labels, (B,); None without classes."""
+    labels = [batch.class_labels for batch in batches if batch.class_labels is not None]
+    return torch.cat(labels) if labels else None
+
+
 def sample_windows(recipe: Recipe, stage: StageConfig, step: int) -> Tensor | None:
     """Extents of a step's whole batch, (N, 4), which the seed and the step decide; None where images are whole."""
     if stage.image_resolution is None:
@@ -117,7 +126,7 @@ class AdversarialStep:
         self.discriminator: ProjectedDiscriminator = accelerator.unwrap_model(D, keep_torch_compile=True)
 
     @property
-    def generator(self) -> nn.Module:
+    def generator(self) -> PolyINRGenerator:
         return self.accelerator.unwrap_model(self.G, keep_torch_compile=True).generator
 
     def take(
@@ -137,7 +146,7 @@ class AdversarialStep:
         self.generator_gradients(stage, batches, sigma, log)
         apply_gradients(self.accelerator, self.G_optimizer, "generator", log)
         if self.matching is not None and self.matching.by == "likeness":
-            self._update_matching(batches)
+            self._update_matching(self.matching, batches)
         if sigma is not None:
             self.discriminator_gradients(stage, batches, sigma, log)
             apply_gradients(self.accelerator, self.D_optimizer, "discriminator", log)
@@ -160,18 +169,18 @@ class AdversarialStep:
         batches = []
         for index, real in enumerate(loaded):
             mine = partial(rows_of_process, self.accelerator, index=index, parts=parts)
-            draws = [
+            of_generator, of_discriminator = (
                 Draws(mine(z).to(self.device), torch.cat([mine(those) for those in augmentations]).to(self.device))
                 for z, augmentations in (for_generator, for_discriminator)
-            ]
-            batch = Batch(real["images"], real["class_labels"], *draws)
+            )
+            batch = Batch(real["images"], real["class_labels"], of_generator, of_discriminator)
             z, labels = batch.for_generator.z, batch.class_labels
-            if extents is not None:
+            if extents is not None and stage.image_resolution is not None:
                 batch.windows = Windows(mine(extents), stage.image_resolution)
                 batch.images = cut_windows(batch.images, batch.windows, stage.resolution)  # (B, 3, R, R)
             if self.matching is not None:
                 batch.matches, batch.class_rows = self.matching.choose(z, labels)
-            if self.points is not None:
+            if self.points is not None and uniform is not None:
                 batch.points, batch.colors = self.points.draw(z, labels, mine(uniform))
             batches.append(batch)
         return batches
@@ -179,7 +188,7 @@ class AdversarialStep:
     def _sample_draws(self, seed: int, number: int, kinds: int) -> tuple[Tensor, list[Tensor]]:
         """Latents (N, z_dim) and, for each kind of images to judge, augmentations' numbers, of the whole batch."""
         source = torch.Generator().manual_seed(seed)
-        z = torch.randn(number, self.recipe.model.z_dim, generator=source)
+        z = torch.randn(number, self.recipe.known_model.z_dim, generator=source)
         return z, [self.discriminator.sample_augmentations(number, source) for _ in range(kinds)]
 
     def generator_gradients(
@@ -208,7 +217,8 @@ class AdversarialStep:
                     distance, batch.matches = self.matching(images, batch.matches, batch.class_rows, batch.windows)
                     loss = loss + weights.matching_weight * distance
                     log.add(matching_loss=distance / parts)
-                if self.classifier is not None and stage.resolution >= GUIDANCE_START_RESOLUTION:
+                guided = labels is not None and stage.resolution >= GUIDANCE_START_RESOLUTION
+                if self.classifier is not None and labels is not None and guided:
                     guidance = classifier_guidance_loss(self.classifier, images, labels)
                     loss = loss + weights.guidance_weight * guidance
                     log.add(guidance_loss=guidance / parts)
@@ -253,23 +263,23 @@ class AdversarialStep:
         """Context of a backward: gradients of all processes are averaged in the last one of a step only."""
         return nullcontext() if is_last else self.accelerator.no_sync(model)
 
-    def _update_matching(self, batches: list[Batch]) -> None:
+    def _update_matching(self, matching: FeatureMatching, batches: list[Batch]) -> None:
         """Moves the matching's dual variables, once a step, by what all processes matched."""
-        matches = self.accelerator.gather(torch.cat([batch.matches for batch in batches]))
-        self.matching.update_dual(matches, self._labels_of_all(batches))
+        found = [batch.matches for batch in batches if batch.matches is not None]
+        matches: Any = self.accelerator.gather(torch.cat(found))
+        matching.update_dual(matches, self._labels_of_all(batches))
 
     @torch.no_grad()
     def _update_w_mean(self, batches: list[Batch]) -> None:
         """Moves the generator's running mean of w, once a step, by the whole batch."""
         z = torch.cat([batch.for_discriminator.z for batch in batches])
-        labels = None if batches[0].class_labels is None else torch.cat([batch.class_labels for batch in batches])
-        w = self.accelerator.gather(self.generator.mapping(z, labels))  # (N, w_dim)
+        w: Any = self.accelerator.gather(self.generator.mapping(z, labels_of(batches)))  # (N, w_dim)
         update_w_mean(self.generator.w_mean, w, self._labels_of_all(batches))
 
     def _labels_of_all(self, batches: list[Batch]) -> Tensor | None:
-        if batches[0].class_labels is None:
-            return None
-        return self.accelerator.gather(torch.cat([batch.class_labels for batch in batches]))  # (N,)
+        labels = labels_of(batches)
+        gathered: Any = None if labels is None else self.accelerator.gather(labels)  # (N,)
+        return gathered
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -280,22 +290,26 @@ class AdversarialStep:
 # `classifier_guidance_loss`.
 
 
+def _add(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(operator.add, terms)
+
+
 def hinge_loss_real(logits: Mapping[str, Tensor]) -> Tensor:
     """`E[max(0, 1 - D(x))]`, the discriminator's hinge loss on real images (Lim & Ye, Geometric GAN, 2017).
 
     A mean per network, summed over networks (Sauer et al., Projected GANs Converge Faster, 2021, equation 2).
     """
-    return sum(F.relu(1 - network_logits).mean() for network_logits in logits.values())
+    return _add(F.relu(1 - network_logits).mean() for network_logits in logits.values())
 
 
 def hinge_loss_fake(logits: Mapping[str, Tensor]) -> Tensor:
     """`E[max(0, 1 + D(G(z)))]`, the discriminator's hinge loss on generated images; see [`hinge_loss_real`]."""
-    return sum(F.relu(1 + network_logits).mean() for network_logits in logits.values())
+    return _add(F.relu(1 + network_logits).mean() for network_logits in logits.values())
 
 
 def generator_loss(logits: Mapping[str, Tensor]) -> Tensor:
     """`-E[D(G(z))]`, the generator's adversarial loss that goes with the hinge: a mean per network, summed."""
-    return -sum(network_logits.mean() for network_logits in logits.values())
+    return -_add(network_logits.mean() for network_logits in logits.values())
 
 
 def classifier_guidance_loss(classifier: Callable[[Tensor], Tensor], images: Tensor, class_labels: Tensor) -> Tensor:
@@ -315,7 +329,7 @@ def classifier_guidance_loss(classifier: Callable[[Tensor], Tensor], images: Ten
 
 def mean_sign(logits: Mapping[str, Tensor]) -> Tensor:
     """Mean sign of logits: 1 if all are judged real, -1 if all are judged generated."""
-    return sum(values.detach().sign().mean() for values in logits.values()) / len(logits)
+    return _add(values.detach().sign().mean() for values in logits.values()) / len(logits)
 
 
 # --- schedules, running means and gradients ---------------------------------------------------------------------------

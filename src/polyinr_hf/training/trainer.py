@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +124,7 @@ class Trainer:
         start_weights(generator, embeddings, source, id2label)
         if embeddings is not None:
             discriminator.set_class_embeddings(embeddings)
-        self._untrained_discriminator = None
+        self._untrained_discriminator: dict[str, Tensor] = {}
         if recipe.run.stage_start == "fresh":
             self._untrained_discriminator = {name: value.clone() for name, value in discriminator.state_dict().items()}
         for module in (classifier, self.matching):
@@ -131,7 +132,7 @@ class Trainer:
                 module.to(self.device)
         ema = copy.deepcopy(generator).requires_grad_(False).to(self.device)
         adam = adam_options(recipe, self.device)
-        prepared = accelerator.prepare(
+        G, D, G_optimizer, D_optimizer = accelerator.prepare(
             ImageGenerator(generator, recipe.run.compile),
             discriminator,
             torch.optim.Adam(generator_groups(generator, recipe.run.mapping_lr_multiplier), **adam),
@@ -140,7 +141,9 @@ class Trainer:
         for module in (ema, self.matching):
             if module is not None:
                 accelerator.register_for_checkpointing(module)
-        self.networks = AdversarialStep(recipe, accelerator, *prepared, ema, self.matching, self.points, classifier)
+        self.networks = AdversarialStep(
+            recipe, accelerator, G, D, G_optimizer, D_optimizer, ema, self.matching, self.points, classifier
+        )
         self.generator, self.discriminator, self.ema = self.networks.generator, self.networks.discriminator, ema
 
     def _resume(self) -> None:
@@ -289,7 +292,7 @@ class Trainer:
         for name, value in self.log.latest.items():
             if name.endswith("_loss") and not torch.isfinite(value):
                 flags["discriminator" if name.startswith("discriminator") else "generator"] = True
-        of_all = self.accelerator.reduce(torch.tensor([*flags.values()], dtype=torch.float32, device=self.device))
+        of_all: Any = self.accelerator.reduce(torch.tensor([*flags.values()], dtype=torch.float32, device=self.device))
         broken = [name for name, number in zip(flags, of_all.tolist(), strict=True) if number]
         if not broken:
             return
@@ -338,13 +341,11 @@ class Trainer:
         """By `run.stage_start`: goes on with everything, or takes over the best averaged generator and nothing else."""
         if self.recipe.run.stage_start == "carry":
             return
-        best = None if self.best_export is None else self.best_export.best
-        if best is None:
+        if self.best_export is None or self.best_export.best is None:
             weights = {name: value.clone() for name, value in self.ema.state_dict().items()}
         else:
-            weights = PolyINRPipeline.from_pretrained(
-                self.best_export.folder(best["resolution"])
-            ).generator.state_dict()
+            best = self.best_export.folder(self.best_export.best["resolution"])
+            weights = PolyINRPipeline.from_pretrained(best).generator.state_dict()
         self.generator.load_state_dict(weights)
         self.ema.load_state_dict(weights)
         self.discriminator.load_state_dict(self._untrained_discriminator)
@@ -365,13 +366,13 @@ class Trainer:
                 group["lr"] = lr * group.get("lr_multiplier", 1)
         if self.accelerator.is_main_process:
             self._save_grid(self._real_images(stage.image_size), f"reals-{stage.image_size}")
-        options = {"num_workers": self.recipe.data.num_workers}
+        options: dict[str, Any] = {"num_workers": self.recipe.data.num_workers}
         in_memory = self.points or (self.matching and stage.image_resolution)
         decoded = decode_all(self.dataset, stage.image_size, **options) if in_memory else None
-        if self.points is not None:
+        if self.points is not None and decoded is not None:
             self.points.see_images(*decoded[:2])
         with self.accelerator.autocast():
-            if self.matching is not None and stage.image_resolution is not None:
+            if self.matching is not None and stage.image_resolution is not None and decoded is not None:
                 self.matching.keep_images(*decoded[:2], stage.resolution)
             elif self.matching is not None:
                 self.matching.cache_features(image_batches(self.dataset, stage.resolution, 64, **options))
@@ -415,6 +416,7 @@ class Trainer:
         def write(folder: Path) -> None:
             self._write_export(folder, stage)
 
+        assert self.best_export is not None
         self.best_export.measure(self.ema, stage.image_size, self.step, self.images_seen, write)
 
     def _export(self, stage: StageConfig) -> None:
