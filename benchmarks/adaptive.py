@@ -155,9 +155,9 @@ def draw_where_run(generator: PolyINRGenerator, A: Tensor, size: int, tolerance:
         exact = generator.render(a, size, size)[0].float().clamp(-1, 1)  # (3, H, W)
         image = lattice.values.clamp(-1, 1)
         error = ((image - exact).abs() * 8 - 1).clamp(-1, 1)
-        grey = exact.mean(dim=0, keepdim=True).mul(0.3).sub(0.1).expand(3, -1, -1)  # dimmed
-        orange = torch.tensor([1.0, 0.3, -1.0], device=grey.device)[:, None, None]
-        where = torch.where(lattice.ran, orange, grey)
+        gray = exact.mean(dim=0, keepdim=True).mul(0.3).sub(0.1).expand(3, -1, -1)  # dimmed
+        orange = torch.tensor([1.0, 0.3, -1.0], device=gray.device)[:, None, None]
+        where = torch.where(lattice.ran, orange, gray)
         for column, part in zip(columns.values(), (image, error, where), strict=True):
             column.append(part.cpu())
     pictures = []
@@ -191,9 +191,9 @@ def _measure_images(pipeline, A: Tensor, size: int, tolerances, dtype: str, thre
     generator = _open(pipeline, dtype, threads)
     points = 0
 
-    def count(module, features: tuple[Tensor], colours: Tensor) -> None:
+    def count(module, features: tuple[Tensor], colors: Tensor) -> None:
         nonlocal points
-        points += colours.shape[1]  # of (1, N, 3)
+        points += colors.shape[1]  # of (1, N, 3)
 
     generator.to_rgb.register_forward_hook(count)
     results, peak_mb = [], None

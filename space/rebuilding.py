@@ -39,7 +39,7 @@ def rebuild(
     num_steps: int,
     callback: Callable[[int, int, Callable[[], Image.Image]], None] | None = None,
 ) -> Rebuilt:
-    """Finds affine parameters and weights that draw a picture so that it is recognised.
+    """Finds affine parameters and weights that draw a picture so that it is recognized.
 
     Args:
         callback: see [`actions.Studio.rebuild`].

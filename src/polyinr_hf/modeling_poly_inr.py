@@ -49,9 +49,9 @@ PIXEL_GRIDS = ("native", "interpolated", "uniform")  # what a trained grid is us
 COEFFICIENT_STD_0, COEFFICIENT_STD, STYLE_STD, RGB_STD = 2.0, 0.5, 0.5, 0.5
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Layers
-# ---------------------------------------------------------------------------------------------------------------------
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
 class EqualizedLinear(nn.Module):
     """Linear layer with an equalized learning rate: weight ~ N(0, 1) / lr_multiplier, scaled where it is used.
 
@@ -217,9 +217,9 @@ class PolyINRGeneratorOutput(BaseOutput):
     sample: Tensor
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Model
-# ---------------------------------------------------------------------------------------------------------------------
+# --- model ------------------------------------------------------------------------------------------------------------
+
+
 class PolyINRGenerator(ModelMixin, ConfigMixin):
     """Poly-INR generator.
 
@@ -820,9 +820,9 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
             )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Named sizes (Tables 1 and 2)
-# ---------------------------------------------------------------------------------------------------------------------
+# --- named sizes (Tables 1 and 2) -------------------------------------------------------------------------------------
+
+
 NAMED_SIZES = {
     # name        learnable parameters; published, counting a coordinate grid and, for FFHQ, an unused embedding
     "imagenet": {"channels": 1024, "num_classes": 1000},  # 45,869,695; 46.0M
@@ -830,9 +830,9 @@ NAMED_SIZES = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Coordinates
-# ---------------------------------------------------------------------------------------------------------------------
+# --- coordinates ------------------------------------------------------------------------------------------------------
+
+
 def homogeneous(coordinates: Tensor) -> Tensor:
     """X = [u, v, 1]: coordinates (..., N, 2) -> (..., N, 3), float32."""
     return F.pad(coordinates.float(), (0, 1), value=1.0)
@@ -870,9 +870,9 @@ def _subpixel_offsets(antialias: int, height: int, width: int, extent) -> Tensor
     )  # (k * k, 2)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The mean square of a rectified modulation
-# ---------------------------------------------------------------------------------------------------------------------
+# --- the mean square of a rectified modulation ------------------------------------------------------------------------
+
+
 def _second_moment(variance: Tensor, slope: float) -> Tensor:
     """E[lrelu(m)^2] for m ~ N(1, variance); `slope` 1 is the identity."""
     std = variance.sqrt()

@@ -231,7 +231,7 @@ class PolyINRPipeline(DiffusionPipeline):
 
         diffusers runs it for `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` and in no other case.
         """
-        for name, source in travelling_code().items():
+        for name, source in traveling_code().items():
             target = Path(save_directory, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(source, encoding="utf-8")
@@ -584,10 +584,10 @@ def _spaced(name: str) -> str:
     return re.sub(r"[\W_]+", " ", _folded(name)).strip()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What travels with a pipeline, and what goes wrong on the way
-# ---------------------------------------------------------------------------------------------------------------------
-def travelling_code() -> dict[str, str]:
+# --- what travels with a pipeline, and what goes wrong on the way -----------------------------------------------------
+
+
+def traveling_code() -> dict[str, str]:
     """The code that a pipeline folder or repository carries, by its path there.
 
     Of a component's folder diffusers downloads the one module that model_index.json names and none beside it: the

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from ..pipeline_poly_inr import PolyINRPipeline, describe_hub_error, travelling_code
+from ..pipeline_poly_inr import PolyINRPipeline, describe_hub_error, traveling_code
 from .model_card import Export, correct_card, create_card, without_paths
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 NUM_SAMPLE_COLUMNS = 4  # and as many rows, in the card's picture
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Push
-# ---------------------------------------------------------------------------------------------------------------------
+# --- push -------------------------------------------------------------------------------------------------------------
+
+
 def push_pipeline(
     pipeline: PolyINRPipeline,
     repo_id: str,
@@ -178,9 +178,9 @@ def redact(text: str, token: str | bool | None = None) -> str:
     return TOKEN_PATTERN.sub("hf_***", text)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks
-# ---------------------------------------------------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
 def check_repo_id(repo_id: str | None, name: str = "repo_id") -> None:
     """Raises ValueError that calls it `name` unless it is org/name or a name."""
     try:
@@ -219,9 +219,9 @@ def check_no_tokens(files: dict[str, Path | bytes], token: str | bool | None = N
             raise ValueError(f"{name} holds what looks like a Hub token: nothing was uploaded.")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
 def shared_files(
     folder: str | Path | Export,
     repo_id: str,
@@ -255,7 +255,7 @@ def shared_files(
         {key: value for key, value in export.config.items() if key != "_name_or_path"}
     )
     files |= {name: export.texts[name].encode() for name in ("recipe.yaml", "training.json") if name in export.texts}
-    files |= {name: source.encode() for name, source in travelling_code().items()}
+    files |= {name: source.encode() for name, source in traveling_code().items()}
     if evaluation := without_paths(evaluation) or export.evaluation:
         files["evaluation.json"] = _json(evaluation)
     if draw_samples and "samples.png" not in files:

@@ -113,7 +113,7 @@ def _widen_latents(state: dict[str, Tensor], generator: PolyINRGenerator) -> Non
             mine[name][:z_dim] = state[name]
             state[name] = mine[name]
     widened = torch.zeros_like(mine[layer])
-    # An equalised layer divides by the root of its inputs' number.
+    # An equalized layer divides by the root of its inputs' number.
     gain = math.sqrt(generator.config.z_dim / z_dim)
     for block, target in zip(blocks, widened.chunk(len(blocks), dim=1), strict=True):
         target[:, :z_dim] = block * gain

@@ -23,7 +23,7 @@ from .image_generator import Windows, cut_windows
 def selector(z: Tensor) -> Tensor:
     """What of latents (B, z_dim) selects a real image in matching by latent, (B,), N(0, 1) like each of their numbers.
 
-    The projection on (1, ..., 1) / sqrt(z_dim): single numbers of latents of neighbouring seeds can be alike.
+    The projection on (1, ..., 1) / sqrt(z_dim): single numbers of latents of neighboring seeds can be alike.
     """
     return z.float().sum(dim=1) / z.shape[1] ** 0.5
 

@@ -1,4 +1,4 @@
-"""Colours at single points, compared with those of the real image that a latent stands for.
+"""Colors at single points, compared with those of the real image that a latent stands for.
 
 The generator evaluates any points for the price of those points, so a hundred of an image's pixels, drawn anew in each
 step, say where its shapes lie for a hundredth of what drawing it whole costs. For datasets small enough to be held in
@@ -23,7 +23,7 @@ EDGE_RADIUS, EDGE_CONTRAST = 2, 12  # pixels about a point, and levels of bright
 
 
 class PointMatching:
-    """Mean absolute error of colours at random pixels of the real images that latents stand for.
+    """Mean absolute error of colors at random pixels of the real images that latents stand for.
 
     A latent stands for a real image of its class as in [`FeatureMatching`] by latent: by the quantile of its
     [`selector`]. Half of an image's points are pixels near its edges, the others any of its pixels.
@@ -47,7 +47,7 @@ class PointMatching:
         self.edge_starts = F.pad(torch.tensor([len(pixels) for pixels in edges]).cumsum(0), (1, 0))  # (N + 1,)
 
     def draw(self, z: Tensor, class_labels: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Points (B, P, 2) in [0, 1]^2 for latents z (B, z_dim) and labels (B,), and their colours (B, P, 3).
+        """Points (B, P, 2) in [0, 1]^2 for latents z (B, z_dim) and labels (B,), and their colors (B, P, 3).
 
         `uniform` (B, P) are numbers in [0, 1) that decide the points.
         """
@@ -60,9 +60,9 @@ class PointMatching:
         pixels = torch.cat([self.edges[near].long(), anywhere], dim=1)  # (B, P)
         # Image by image: indexing uint8 with a tensor of images copies them whole, slowly.
         rows = zip(matches.tolist(), pixels, strict=True)
-        colours = torch.stack([self.images[image][:, where] for image, where in rows])  # (B, 3, P)
+        colors = torch.stack([self.images[image][:, where] for image, where in rows])  # (B, 3, P)
         points = torch.stack([pixels // self.side, pixels % self.side], dim=-1) / (self.side - 1)  # (B, P, 2)
-        return points.to(device), to_float(colours.transpose(1, 2)).to(device)
+        return points.to(device), to_float(colors.transpose(1, 2)).to(device)
 
 
 def colors_at(pictures: Tensor, rows: Tensor, points: Tensor, device: torch.device | None = None) -> Tensor:

@@ -26,9 +26,9 @@ CLASS_EMBEDDING_NETWORK = "tf_efficientnet_lite0"
 CLASS_EMBED_DIM = 320  # channels of its last block, and so of a class in mapping network and discriminator
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Keys and their legal values
-# ---------------------------------------------------------------------------------------------------------------------
+# --- keys and their legal values --------------------------------------------------------------------------------------
+
+
 def _key(default: Any, legal: str, is_legal: Callable[[Any], bool]) -> Any:
     """A key whose value, where it is not null, is checked when a recipe is read."""
     return field(default=default, metadata={"legal": legal, "is_legal": is_legal})
@@ -67,9 +67,9 @@ class Source(NamedTuple):
         return cls(*parts.groups())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Sections
-# ---------------------------------------------------------------------------------------------------------------------
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class DataConfig:
     """Where real images come from; see [`load_image_dataset`] and [`make_loader`]."""
@@ -301,9 +301,9 @@ _GONE = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# In and out
-# ---------------------------------------------------------------------------------------------------------------------
+# --- in and out -------------------------------------------------------------------------------------------------------
+
+
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a recipe from YAML and applies overrides such as `data.dataset=my/images` or `stages.0.kimg=100`.
 
@@ -429,9 +429,9 @@ def save_recipe(recipe: Recipe, path: str | Path) -> None:
     OmegaConf.save(OmegaConf.structured(recipe), path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Settings that do not go together
-# ---------------------------------------------------------------------------------------------------------------------
+# --- settings that do not go together ---------------------------------------------------------------------------------
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Raises ValueError for settings that cannot train, naming the key, its value and what is legal."""
     _require(len(recipe.stages) > 0, "stages", recipe.stages, "at least one, such as {resolution: 32, kimg: 1000}")
