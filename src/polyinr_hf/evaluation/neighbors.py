@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .sources import Source
 
-BATCH_SIZE = 1024  # rows of distances at once
+BATCH_SIZE = 1024  # rows of distances at once (not tuned)
 
 
 def nearest_neighbors(features: Tensor, train_features: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ _STORAGE_DTYPES = {
     "torch.UntypedStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
-_MAX_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8  # of a tensor; the networks' have four at most
 _MAGIC_NUMBER, _PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of `torch.save` before its zip archives
 
 

@@ -20,7 +20,7 @@ from .recipe import CLASS_EMBEDDING_NETWORK
 logger = logging.getLogger(__name__)
 
 RESOLUTION = 224  # pixels, what the network was trained at
-SAVE_EVERY_BATCHES = 200
+SAVE_EVERY_BATCHES = 200  # what a stopped pass can lose (not tuned)
 IMAGES_COMPARED = 16  # spread over the dataset: what a file of sums is recognized by
 
 

@@ -27,7 +27,7 @@ FEATURE_NETWORKS = ("deit_base_distilled_patch16_224", "tf_efficientnet_lite0")
 EMBEDDING_DIM = 320  # of a class: EfficientNet-lite0's last block, pooled
 HEAD_DIM = 64  # of the space a conditional head compares features and classes in; the release's
 HEAD_WIDTHS = {64: 64, 32: 128, 16: 256, 8: 512}  # nominal map size -> channels; the release's
-LOGIT_KERNEL = 4
+LOGIT_KERNEL = 4  # pixels a side of the last convolution, the release's
 
 
 # --- frozen random convolutions between feature networks and heads (Sauer et al., 2021, section 3.2) ------------------

@@ -17,9 +17,10 @@ from ..images import to_float
 from .cells import LatentCells
 from .matching import class_members, images_of_latents
 
-EDGE_SHARE = 0.5  # of the points, which lie near edges: shapes are decided there
+EDGE_SHARE = 0.5  # of the points, which lie near edges: shapes are decided there (not tuned)
 EDGE_TRIES = 8  # enough that nine of ten points lie near edges where these are a quarter of a picture
-EDGE_RADIUS, EDGE_CONTRAST = 2, 12  # pixels about a point, and levels of brightness between which they range
+# Pixels about a point, and levels of brightness between which they range; not tuned.
+EDGE_RADIUS, EDGE_CONTRAST = 2, 12
 
 
 class PointMatching:
