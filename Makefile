@@ -1,6 +1,6 @@
 # make demo    images into out/
 # make test    the whole test suite
-# make lint    ruff
+# make lint    ruff, import-linter, pyright
 # make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
 # make test-minima    the test suite at the oldest versions that pyproject.toml allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
@@ -50,6 +50,8 @@ static_space: $(VENV)/installed-onnx $(RUNTIME)
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
