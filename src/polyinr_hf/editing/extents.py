@@ -1,6 +1,7 @@
 """Regions of the image plane: details, zoom paths, and what lies beyond the border."""
 
 import math
+from typing import Any
 
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -83,7 +84,7 @@ def extrapolate(
     side: int = pipe.generator.config.sample_size
     height = 1 + round((side - 1) * (bottom - top)) if height is None else height
     width = 1 + round((side - 1) * (right - left)) if width is None else width
-    images = pipe(
+    images: Any = pipe(
         affine_parameters=affine_parameters,
         height=height,
         width=width,
