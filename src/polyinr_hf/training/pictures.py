@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import sys
 import time
@@ -239,6 +240,11 @@ class PicturesTrainer:
     def _report(self, bar: tqdm, done: float, loss: Tensor) -> None:
         """A grid, a line of the log, and one on stderr."""
         total: Any = self.accelerator.reduce(loss, "sum")
+        if not math.isfinite(total.item()):  # before anything of it is written
+            raise FloatingPointError(
+                f"the loss is {total.item()} at step {self.step}: resume from the last checkpoint, with "
+                "run.mixed_precision=no"
+            )
         if not self.accelerator.is_main_process:
             return
         psnr, phase = self.learner.psnr(self._mapping_began), "mapping" if self._mapping_began else "codes"
