@@ -538,9 +538,9 @@ def test_bad_arguments_are_named(tmp_path, small_tensors, reference_values):
         load_original_checkpoint(path, weights="D")
     with pytest.raises(ValueError, match="no network 'G'; its networks:.*G_ema"):
         load_original_checkpoint(path, weights="G")
-    with pytest.raises(ValueError, match="`id2label` has 2 names, the network has 3 classes"):
+    with pytest.raises(ValueError, match="`id2label` must name the network's 3 classes, ids from 0, got 2 names"):
         convert_original_checkpoint(path, id2label={0: "a", 1: "b"})
-    with pytest.raises(ValueError, match="`id2label` has 1 names, the network has 0 classes"):
+    with pytest.raises(ValueError, match="`id2label` must name the network's 0 classes, ids from 0, got 1 names"):
         convert_original_checkpoint(reference_values / f"{NAMES[1]}.pkl", id2label={0: "a"})
     with pytest.raises(FileNotFoundError):
         load_original_checkpoint(tmp_path / "none.pkl")

@@ -264,7 +264,7 @@ def test_a_pipeline_in_bfloat16_is_exported_in_float32_and_left_as_it_is(tmp_pat
 def test_bad_arguments_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=r"`dtype` must be one of .*'int8'"):
         export_onnx(build(), tmp_path / "onnx", "int8")
-    with pytest.raises(ValueError, match=r"`license` has unknown keys \['name'\]"):
+    with pytest.raises(ValueError, match=r"got the unknown keys \['name'\]"):
         export_onnx(build(), tmp_path / "onnx", license={"name": "mit"})
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("mine")

@@ -294,7 +294,9 @@ def convert_original_checkpoint(
     config, state_dict = load_original_checkpoint(path, weights)
     num_classes = config["num_classes"] or 0
     if id2label is not None and set(id2label) != set(range(num_classes)):
-        raise ValueError(f"`id2label` has {len(id2label)} names, the network has {num_classes} classes, ids from 0.")
+        raise ValueError(
+            f"`id2label` must name the network's {num_classes} classes, ids from 0, got {len(id2label)} names."
+        )
     with torch.device("meta"):
         generator = PolyINRGenerator(**config)
     generator.load_state_dict(state_dict, assign=True)

@@ -93,7 +93,7 @@ def export_onnx(
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
     if strangers := set(license or {}) - set(LICENSE_KEYS):
-        raise ValueError(f"`license` has unknown keys {sorted(strangers)}; known are {LICENSE_KEYS}.")
+        raise ValueError(f"`license` must have no keys but {LICENSE_KEYS}, got the unknown keys {sorted(strangers)}.")
     import_onnx()
     generator = _float32_copy(pipeline)
     config = generator.config

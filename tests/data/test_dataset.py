@@ -197,7 +197,7 @@ def test_labels_can_be_ignored_and_required():
 @pytest.mark.parametrize(
     ("dataset", "arguments", "message"),
     [
-        (make_dataset(0), {}, "no rows"),
+        (make_dataset(0), {}, "`dataset` must have rows"),
         (make_dataset().remove_columns("image"), {}, "`image_column` is missing .* the columns are label"),
         (make_dataset(), {"image_column": "img"}, "`image_column` must be one of .*image.* got 'img'"),
         (make_dataset(), {"label_column": "class"}, "`label_column` must be one of .*label.* got 'class'"),

@@ -166,7 +166,7 @@ def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(flat, tmp_path, stop_at)
     stopped = PicturesTrainer(recipe_for(flat), tmp_path / "stopped")
     stop_after(stopped, stop_at)
     assert not stopped.train() and stopped.step == stop_at
-    with pytest.raises(ValueError, match="holds checkpoints of a run"):
+    with pytest.raises(ValueError, match="`output_dir` must be without checkpoints"):
         PicturesTrainer(recipe_for(flat), tmp_path / "stopped")
     resumed = PicturesTrainer(recipe_for(flat), tmp_path / "stopped", resume=True)
     assert resumed.step == stop_at and resumed.train()

@@ -36,7 +36,7 @@ def images():
 
 def test_points_have_the_colours_of_the_image_that_the_latent_stands_for(images):
     matching, labels = PointMatching(40, num_classes=3), torch.tensor([1, 0, 1, 0, 2])
-    matching.see_images(images, labels)
+    matching.keep_images(images, labels)
     z, classes, expected = latents_of([0.1, 0.9, 0.4, 0.6, 0.5]), torch.tensor([1, 1, 0, 0, 2]), [0, 2, 1, 3, 4]
     points, colours = matching.draw(z, classes, torch.rand(5, 40))
     assert points.shape == (5, 40, 2) and colours.shape == (5, 40, 3)
@@ -56,7 +56,7 @@ def test_cells_that_a_run_on_few_pictures_left_say_what_latents_stand_for(images
     expected = cells(z)
     assert len(expected.unique()) == 5
     matching = PointMatching(16, cells=found)
-    matching.see_images(images, None)
+    matching.keep_images(images, None)
     points, colors = matching.draw(z, None, torch.rand(60, 16))
     torch.testing.assert_close(colors, colors_at(images, expected, points))
     assert torch.equal(images_of_latents(z, torch.zeros(60, dtype=torch.long), [torch.arange(5)], found), expected)
@@ -67,7 +67,7 @@ def test_half_of_the_points_lie_near_edges():
     image = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     image[:, :, 20:40, 20:40] = 200
     matching = PointMatching(4000)
-    matching.see_images(image, None)
+    matching.keep_images(image, None)
     points, _ = matching.draw(torch.zeros(1, 8), None, torch.rand(1, 4000))
     pixels = (points[0] * 63).round()
     outside = (19.5 - pixels).clamp(min=0) + (pixels - 39.5).clamp(min=0)

@@ -59,7 +59,7 @@ def test_the_recipe_small_fits_the_folder_and_the_device(flat, tmp_path, capsys)
     assert on_cpu["data"]["class_conditional"] is True
     assert on_cpu["stages"][0]["resolution"] == 64 and on_gpu["stages"][0]["resolution"] == 128
     assert on_cpu["model"]["channels"] < on_gpu["model"]["channels"]
-    with pytest.raises(ValueError, match="`data.dataset` is required by the recipe small"):
+    with pytest.raises(ValueError, match="`data.dataset` must be given"):
         small_recipe(["run.seed=1"])
     with pytest.raises(ValueError, match="`minutes` must be above 0, got -1"):
         small_recipe([f"data.dataset={flat}"], minutes=-1)

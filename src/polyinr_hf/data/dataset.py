@@ -175,7 +175,9 @@ def find_image_column(dataset: Rows, name: str | None = None) -> str:
     if name is None:
         name = next((name for name, kind in _columns(dataset).items() if _is_image(kind)), None)
     if name is None:
-        raise ValueError(f"`image_column` is missing and none was found: the columns are {describe_columns(dataset)}.")
+        raise ValueError(
+            f"`image_column` must be given where none is found, got None: the columns are {describe_columns(dataset)}."
+        )
     kind = _columns(dataset)[_check_column(dataset, "image_column", name)]
     if not _is_image(kind) and getattr(kind, "dtype", None) not in ("string", "large_string", "binary", "large_binary"):
         raise ValueError(f"`image_column` must hold images, {name!r} does not: {describe_columns(dataset)}.")
@@ -214,7 +216,9 @@ def read_classes(dataset: Rows, column: str) -> tuple[list[str], dict[object, in
         raise ValueError(f"`label_column` must be a ClassLabel column when streaming, {column!r} is {feature}.")
     values = dataset.select_columns([column]).with_format("arrow")[:][column]
     if values.null_count:
-        raise ValueError(f"`label_column` {column!r} has {values.null_count} rows without a class.")
+        raise ValueError(
+            f"`label_column` must have a class in each row, {column!r} has {values.null_count} rows without a class."
+        )
     dtype = getattr(feature, "dtype", "")
     found = sorted(values.unique().to_pylist())
     if dtype in ("string", "large_string"):
@@ -273,7 +277,7 @@ class ImageDataset:
         if isinstance(dataset, datasets.IterableDataset) and dataset.features is None:
             dataset = dataset._resolve_features()
         if isinstance(dataset, datasets.Dataset) and len(dataset) == 0:
-            raise ValueError("`dataset` has no rows.")
+            raise ValueError("`dataset` must have rows, got none.")
         self.image_column = find_image_column(dataset, image_column)
         self.label_column, self.id2label, self._ids, self.empty_classes = None, None, None, []
         if class_conditional is not False:

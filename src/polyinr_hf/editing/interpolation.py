@@ -107,7 +107,9 @@ def walk(
     if space not in SPACES:
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")
     if spherical and space != "z":
-        raise ValueError(f"`spherical` is for space 'z', got {space!r}: w and A do not lie on a sphere.")
+        raise ValueError(
+            f"`spherical` must be False but in space 'z', got True in {space!r}: w and A do not lie on a sphere."
+        )
     ids, latents = draw_latents(pipe, class_labels, seeds, seed_source)  # (K, z_dim)
     if (count := len(latents)) < 2:
         raise ValueError("A walk needs at least two images: give several `seeds` or several `class_labels`.")

@@ -145,7 +145,7 @@ def create_card(
     """
     export, details = Export.read(folder), dict(details or {})
     if strangers := set(details) - set(DETAILS):
-        raise ValueError(f"`details` has unknown keys {sorted(strangers)}; known are {DETAILS}.")
+        raise ValueError(f"`details` must have no keys but {DETAILS}, got the unknown keys {sorted(strangers)}.")
     evaluation = without_paths(evaluation) or export.evaluation
     recipe, training, config, index = export.recipe, export.training, export.config, export.index
     evaluations = (evaluation or {}).get("results", [evaluation] if evaluation else [])

@@ -44,7 +44,7 @@ def compute_class_embeddings(
         FileNotFoundError: if the weights of EfficientNet-lite0 cannot be had.
     """
     if not dataset.num_classes:
-        raise ValueError("`dataset` has no classes to embed.")
+        raise ValueError("`dataset` must have classes to embed, got none.")
     path = Path(path)
     subject = _describe(dataset)
     sums, counts, images_done = _load_sums(path, dataset.num_classes, subject)

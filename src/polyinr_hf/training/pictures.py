@@ -71,7 +71,9 @@ class PicturesTrainer:
         recipe = resolve_source(recipe)
         self.output_dir = Path(output_dir)
         if not resume and any(self.output_dir.glob("checkpoints/step-*")):
-            raise ValueError(f"`output_dir` {self.output_dir} holds checkpoints of a run: resume it or choose another.")
+            raise ValueError(
+                f"`output_dir` must be without checkpoints, or its run resumed by --resume, got {self.output_dir}."
+            )
         self.accelerator = make_accelerator(recipe, self.output_dir)
         self.device = self.accelerator.device
         self.recipe = recipe = as_run_here(recipe, self.accelerator)

@@ -38,7 +38,7 @@ class PointMatching:
     def __init__(self, points_per_image: int, num_classes: int | None = None, cells: LatentCells | None = None):
         self.points_per_image, self.num_classes, self.cells = points_per_image, num_classes, cells
 
-    def see_images(self, images: Tensor, class_labels: Tensor | None) -> None:
+    def keep_images(self, images: Tensor, class_labels: Tensor | None) -> None:
         """Keeps real images (N, 3, S, S), uint8, where they are, and finds their edges."""
         self.images, self.side = images.flatten(2), images.shape[-1]  # (N, 3, S * S)
         labels = None if class_labels is None else class_labels.tolist()

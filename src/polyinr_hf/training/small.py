@@ -38,7 +38,7 @@ def small_recipe(
         ValueError: without `data.dataset`, and as [`load_recipe`] and [`load_image_dataset`].
     """
     if not any(override.startswith("data.dataset=") for override in overrides):
-        raise ValueError("`data.dataset` is required by the recipe small, such as data.dataset=path/to/pictures.")
+        raise ValueError("`data.dataset` must be given, such as data.dataset=path/to/pictures, got none.")
     if minutes is not None and not minutes > 0:
         raise ValueError(f"`minutes` must be above 0, got {minutes}.")
     own = [f"run.init_from={init_from}"] if init_from else []

@@ -370,7 +370,7 @@ class Trainer:
         in_memory = self.points or (self.matching and stage.image_resolution)
         decoded = decode_all(self.dataset, stage.image_size, **options) if in_memory else None
         if self.points is not None and decoded is not None:
-            self.points.see_images(*decoded[:2])
+            self.points.keep_images(*decoded[:2])
         with self.accelerator.autocast():
             if self.matching is not None and stage.image_resolution is not None and decoded is not None:
                 self.matching.keep_images(*decoded[:2], stage.resolution)
