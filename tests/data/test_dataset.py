@@ -198,7 +198,7 @@ def test_labels_can_be_ignored_and_required():
     ("dataset", "arguments", "message"),
     [
         (make_dataset(0), {}, "`dataset` must have rows"),
-        (make_dataset().remove_columns("image"), {}, "`image_column` is missing .* the columns are label"),
+        (make_dataset().remove_columns("image"), {}, "`image_column` must be given .* the columns are label"),
         (make_dataset(), {"image_column": "img"}, "`image_column` must be one of .*image.* got 'img'"),
         (make_dataset(), {"label_column": "class"}, "`label_column` must be one of .*label.* got 'class'"),
         (make_dataset(), {"image_column": "label"}, "`image_column` must hold images, 'label' does not"),
