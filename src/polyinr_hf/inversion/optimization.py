@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import replace_file
+from ..optimizers import Muon
 from .objective import InversionLoss
 from .search import Search
 
@@ -226,7 +227,7 @@ def _save(search: Search, state: State, checkpoint: str | Path) -> None:
     state.save(checkpoint)
 
 
-# --- Adam and Muon ----------------------------------------------------------------------------------------------------
+# --- Adam or Muon -----------------------------------------------------------------------------------------------------
 
 
 def learning_rate_factor(step: int, num_steps: int) -> float:
@@ -245,50 +246,6 @@ def _adam_step(
             group["lr"] = lr * group["size"]
         optimizer.step()
     return loss
-
-
-class Muon(torch.optim.Optimizer):
-    """Gradient descent whose steps are orthogonal matrices (Jordan et al., "Muon", 2024), with Nesterov momentum.
-
-    All directions of a weight matrix learn at the same speed, where gradient descent and Adam learn the strongest ones
-    first. `torch.optim.Muon`, of torch 2.9 and later, computes in bfloat16, which most CPUs emulate; this one computes
-    in the weights' dtype.
-
-    Args:
-        params: Matrices (m, n), or groups of them.
-        lr: Root mean square of a step's entries, if the matrix is square.
-        momentum: Of the gradient, 0 to 1; the default is Jordan et al.'s.
-    """
-
-    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al.: of the quintic that pulls singular values to about 1
-    NEWTON_SCHULZ_STEPS = 5  # Jordan et al.'s number: more make the matrix more orthogonal, and cost as much each
-
-    def __init__(self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["average"] = torch.zeros_like(parameter)
-                average = state["average"].lerp_(parameter.grad, 1 - group["momentum"])
-                step = self.orthogonalize(parameter.grad.lerp(average, group["momentum"]))
-                parameter.sub_(step, alpha=group["lr"] * math.sqrt(max(parameter.shape)))
-
-    @classmethod
-    def orthogonalize(cls, matrix: Tensor) -> Tensor:
-        """The orthogonal factor U V^T of a matrix U S V^T (m, n), its singular values within about 0.3 of 1."""
-        a, b, c = cls.COEFFICIENTS
-        X = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-        X = X / X.norm().clamp(min=torch.finfo(X.dtype).tiny)
-        for _ in range(cls.NEWTON_SCHULZ_STEPS):
-            gram = X @ X.T
-            X = torch.addmm(X, torch.addmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-        return X if matrix.shape[0] <= matrix.shape[1] else X.T
 
 
 # --- L-BFGS -----------------------------------------------------------------------------------------------------------

@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.loader import TrainingOrder
-from ..inversion.optimization import Muon
 from ..modeling_poly_inr import PolyINRGenerator, full_precision
-from ..schedules import half_cosine
+from ..optimizers import Muon, half_cosine
 from .cells import LatentCells
 from .points import colors_at, edge_pixels, random_points
 
