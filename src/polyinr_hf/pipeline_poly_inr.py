@@ -334,10 +334,29 @@ class PolyINRPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput: ...
 
     @overload
-    def __call__(self, *args: Any, return_dict: Literal[False], **kwargs: Any) -> tuple: ...
+    def __call__(
+        self,
+        class_labels: int | str | list[int | str] | Tensor | None = None,
+        num_images_per_label: int = 1,
+        truncation_psi: float | None = None,
+        truncation_cutoff: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        antialias: int = 1,
+        tolerance: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        w: Tensor | None = None,
+        affine_parameters: Tensor | None = None,
+        output_type: str = "pil",
+        *,
+        return_dict: Literal[False],
+        pixel_grid: str = "native",
+    ) -> tuple: ...
 
     @torch.no_grad()
-    def __call__(  # pyright: ignore[reportInconsistentOverload]  the second stands for these arguments
+    def __call__(
         self,
         class_labels: int | str | list[int | str] | Tensor | None = None,
         num_images_per_label: int = 1,

@@ -121,5 +121,5 @@ def test_sums_of_an_earlier_version_are_read(dataset, embeddings, tmp_path):
 
 
 def test_no_classes_nothing_to_embed(unlabelled_images, tmp_path):
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="must have classes to embed"):
         compute_class_embeddings(load_image_dataset(unlabelled_images), tmp_path / "sums.safetensors")
