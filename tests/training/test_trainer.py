@@ -492,7 +492,7 @@ def test_weights_may_be_given_for_every_network(make_recipe, tmp_path):
         "discriminator.feature_weights.tf_efficientnet_lite0=x.pth",
         "discriminator.feature_weights.resnet18=random",  # it cannot be had here
     ]
-    with pytest.raises(FileNotFoundError, match="tf_efficientnet_lite0 is 'x.pth'"):
+    with pytest.raises(FileNotFoundError, match="tf_efficientnet_lite0 must be an existing file, got 'x.pth'"):
         Trainer(make_recipe(*overrides, "run.class_embeddings=computed"), tmp_path / "a")
     assert list(Trainer(make_recipe(*overrides), tmp_path / "b").discriminator.feature_network_names) == ["resnet18"]
 
