@@ -44,7 +44,7 @@ same = dill.loads(content) is kind
 print(f"dill {dill.__version__}: {len(content)} bytes, the same class: {same}")
 assert same == (dill.__version__ not in ("0.3.6", "0.3.7"))
 PYTHON
-for version in 0.3.4 0.3.5.1 0.3.6 0.3.7 0.3.8 0.4.1; do
-    "$folder/venv/bin/pip" install --quiet --no-deps --target "$folder/dill-$version" "dill==$version"
-    PYTHONPATH="$folder/dill-$version" "$folder/venv/bin/python" "$folder/check.py"
+for package in dill==0.3.4 dill==0.3.5.1 dill==0.3.6 dill==0.3.7 dill==0.3.8 dill==0.4.1; do
+    "$folder/venv/bin/pip" install --quiet --no-deps --target "$folder/$package" "$package"
+    PYTHONPATH="$folder/$package" "$folder/venv/bin/python" "$folder/check.py"
 done

@@ -142,7 +142,10 @@ def test_ids_with_gaps_are_the_classes_that_occur(caplog):
 def test_a_column_called_label_is_the_classes(label):
     dataset = ImageDataset(make_dataset(label=label), class_conditional=True, class_name="unused")
     assert (dataset.label_column, dataset.id2label) == ("label", {0: "0", 1: "1"})
-    assert ImageDataset(make_dataset(label=datasets.Value("float32")), class_conditional=None).id2label is None
+    other = make_dataset(label=datasets.Value("float32"))
+    assert ImageDataset(other).id2label is None
+    with pytest.raises(ValueError, match="must hold ClassLabel, integers or strings, 'label' is Value"):
+        ImageDataset(other, class_conditional=True, class_name="unused")
 
 
 def test_class_names_are_in_composed_letters():

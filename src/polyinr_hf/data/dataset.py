@@ -189,8 +189,10 @@ def _is_image(kind: object) -> bool:
     return isinstance(kind, datasets.Image) or isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
 
 
-def find_label_column(dataset: Rows, name: str | None = None) -> str | None:
+def find_label_column(dataset: Rows, name: str | None = None, needed: bool = False) -> str | None:
     """The column asked for; or the first ClassLabel, or `label` of text or whole numbers; or None.
+
+    Where classes are needed, `label` is meant whatever it holds.
 
     Raises:
         ValueError: for no such column.
@@ -201,7 +203,8 @@ def find_label_column(dataset: Rows, name: str | None = None) -> str | None:
         if isinstance(kind, datasets.ClassLabel):
             return column
     dtype = getattr(_columns(dataset).get("label"), "dtype", "")
-    return "label" if dtype.startswith(("string", "large_string", "int", "uint")) else None
+    is_meant = needed or dtype.startswith(("string", "large_string", "int", "uint"))
+    return "label" if "label" in _columns(dataset) and is_meant else None
 
 
 def read_classes(dataset: Rows, column: str) -> tuple[list[str], dict[object, int] | None]:
@@ -220,12 +223,13 @@ def read_classes(dataset: Rows, column: str) -> tuple[list[str], dict[object, in
             f"`label_column` must have a class in each row, {column!r} has {values.null_count} rows without a class."
         )
     dtype = getattr(feature, "dtype", "")
-    found = sorted(values.unique().to_pylist())
-    if dtype in ("string", "large_string"):
-        names = sorted({nfc(value) for value in found})
-        return names, {value: names.index(nfc(value)) for value in found}
-    if not dtype.startswith(("int", "uint")):
+    if not dtype.startswith(("string", "large_string", "int", "uint")):
         raise ValueError(f"`label_column` must hold ClassLabel, integers or strings, {column!r} is {feature}.")
+    found = sorted(values.unique().to_pylist())
+    if "string" in dtype:
+        names = sorted({nfc(value) for value in found})
+        ids = {name: index for index, name in enumerate(names)}
+        return names, {value: ids[nfc(value)] for value in found}
     is_named = isinstance(feature, datasets.ClassLabel)
     if found[0] < 0 or is_named and found[-1] >= len(feature.names):
         legal = f"0..{len(feature.names) - 1}" if is_named else "of 0 and more"
@@ -281,7 +285,7 @@ class ImageDataset:
         self.image_column = find_image_column(dataset, image_column)
         self.label_column, self.id2label, self._ids, self.empty_classes = None, None, None, []
         if class_conditional is not False:
-            self.label_column = find_label_column(dataset, label_column)
+            self.label_column = find_label_column(dataset, label_column, needed=bool(class_conditional))
         if class_conditional and self.label_column is None:
             if class_name is None:
                 raise ValueError(

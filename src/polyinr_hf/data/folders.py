@@ -292,7 +292,7 @@ def read_pictures(
     folders = [path.split("/")[has_splits:-1] for path in paths]
     if labels is not None:
         how = "classes by dataset.json" if labels else "no classes, as dataset.json has none"
-    elif rows is not None and label_column in rows.column_names:
+    elif rows is not None and {label_column, "label"} & set(rows.column_names):
         how = f"classes by {label_column} of {shorten(listing.metadata)}"
     else:
         labels, how = _folder_classes(folders, paths)
@@ -302,7 +302,23 @@ def read_pictures(
     found += listing.describe_left_out()
     say("; ".join(found), bool(listing.left_out) or "different depths" in how)
 
-    chosen = _choose_rows(splits, split)
+    dataset = _make_dataset(listing, columns, rows, labels, _choose_rows(splits, split), split)
+    common = os.path.commonprefix(folders)
+    return dataset, nfc(common[-1]) if common else None
+
+
+def _make_dataset(
+    listing: Listing,
+    columns: dict[str, list[str]],
+    rows: datasets.Dataset | None,
+    labels: list[str] | list[int] | None,
+    chosen: list[int],
+    split: str,
+) -> datasets.Dataset:
+    """The chosen rows of pictures by column, the other columns of metadata, and classes, as a dataset.
+
+    Its fingerprint, which names what is cached of it, changes with the pictures' files.
+    """
     columns = {key: [f"{listing.address}/{values[index]}" for index in chosen] for key, values in columns.items()}
     features = datasets.Features({key: datasets.Image() for key in columns})
     if labels:
@@ -315,8 +331,7 @@ def read_pictures(
     files = [Path(path).stat() for key in columns if key != "label" for path in columns[key]] if is_local else []
     states = [(file.st_size, file.st_mtime_ns) for file in files]
     dataset._fingerprint = Hasher.hash([columns, rows and rows._fingerprint, states])
-    common = os.path.commonprefix(folders)
-    return dataset, nfc(common[-1]) if common else None
+    return dataset
 
 
 def _choose_rows(splits: list[str], split: str) -> list[int]:
