@@ -19,7 +19,8 @@ try:
     from settings import MAX_UPLOAD_BYTES, QUEUE_LENGTH
 
     from polyinr_hf import PolyINRPipeline
-    from polyinr_hf.inversion import tune as _  # noqa: F401  of a photograph, which the page offers
+    from polyinr_hf.feature_networks import load_feature_network as _load  # noqa: F401  what the next compares with
+    from polyinr_hf.inversion import tune as _tune  # noqa: F401  of a photograph, which the page offers
 except ImportError as error:
     raise SystemExit(f'error: {error}. In the repository: pip install -e ".[space,eval]"') from error
 

@@ -223,6 +223,7 @@ def test_without_its_extra_it_says_what_to_install(missing):
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert run.returncode == 1
     assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
