@@ -27,9 +27,8 @@ from polyinr_hf._lazy import naming_extra
 from polyinr_hf.adaptive_rendering import Lattice, first_pitch, refine
 from polyinr_hf.checks import check_count, check_number
 from polyinr_hf.files import replace_file
-from polyinr_hf.images import caption
+from polyinr_hf.images import caption, psnr
 from polyinr_hf.modeling_poly_inr import coordinate_axes
-from polyinr_hf.reconstruction import psnr
 from polyinr_hf.training.reporting import peak_memory_mb
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -31,7 +31,7 @@ from measuring import DTYPES, make_parser, run_command
 from polyinr_hf import PolyINRGenerator, training
 from polyinr_hf.checks import check_number
 from polyinr_hf.devices import describe
-from polyinr_hf.reconstruction import psnr
+from polyinr_hf.images import psnr
 from polyinr_hf.training.reporting import peak_memory_mb
 
 ROOT = Path(__file__).resolve().parents[1]

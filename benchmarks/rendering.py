@@ -22,8 +22,8 @@ from torch import Tensor
 from measuring import DTYPES, best_of, in_fresh_process, make_parser, run_command, set_threads
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.checks import check_count
+from polyinr_hf.images import psnr
 from polyinr_hf.modeling_poly_inr import FEATURE_LIMIT, NEGATIVE_SLOPE, pixel_coordinates
-from polyinr_hf.reconstruction import psnr
 from polyinr_hf.training.reporting import peak_memory_mb
 
 MEASURED = ("float32", "bfloat16")  # dtypes

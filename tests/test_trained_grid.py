@@ -10,7 +10,7 @@ import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.conversion import convert_original_checkpoint, measure_grid
-from polyinr_hf.training.fine_tuning import copy_weights, load_source
+from polyinr_hf.training.models import copy_weights, load_source
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "convert_original.py"
 NAME = "authors_dill_cond7_n48"

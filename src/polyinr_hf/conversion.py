@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ._lazy import naming_extra
+from .images import psnr
 from .modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from .pipeline_poly_inr import PolyINRPipeline
-from .reconstruction import psnr
 from .safe_pickle import MAX_TEXT, Call, Record, StoredTensor, UnsafePickleError, describe, read_pickle
 
 __all__ = [

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ._lazy import naming_extra
 from .files import replace_folder
+from .images import psnr
 from .modeling_poly_inr import PolyINRGenerator
 from .pipeline_poly_inr import PolyINRPipeline
-from .reconstruction import psnr
 
 OPSET = 20
 ONNXRUNTIME = ">=1.18"  # the first to read opset 20 and this file format

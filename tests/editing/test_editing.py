@@ -7,8 +7,8 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.conversion import convert_original_checkpoint
 from polyinr_hf.editing.extents import extrapolate
 from polyinr_hf.editing.interpolation import interpolate, walk
+from polyinr_hf.editing.levels import LEVEL_GROUPS, level_groups, mix_levels, style_mixing_grid
 from polyinr_hf.editing.seeds import encode_seeds, numpy_class_ids, numpy_latents, truncate, w_centroids
-from polyinr_hf.editing.style_mixing import LEVEL_GROUPS, level_groups, mix_levels, style_mixing_grid
 
 Z_DIM, SIZE, CHANNELS, LEVELS = 8, 9, 16, 4
 NAN = float("nan")

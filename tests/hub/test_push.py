@@ -24,7 +24,7 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.hub.model_card import count_parameters, create_card
 from polyinr_hf.hub.push import push_folder, shared_files
-from polyinr_hf.training.fine_tuning import load_source
+from polyinr_hf.training.models import load_source
 from polyinr_hf.training.recipe import load_recipe, save_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,11 +16,10 @@ from PIL import Image
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
 from polyinr_hf.devices import KNOWN, Device
 from polyinr_hf.feature_networks import load_feature_network
-from polyinr_hf.images import load_photo
+from polyinr_hf.images import load_photo, psnr, ssim
 from polyinr_hf.inversion import InversionSettings, Target, estimate_seconds, load_affine_parameters
 from polyinr_hf.inversion.objective import InversionLoss
 from polyinr_hf.inversion.optimization import Phase, learning_rate_factor
-from polyinr_hf.reconstruction import psnr, ssim
 
 FAST = {"num_steps": 8, "num_refine_steps": 12, "num_starts": 4, "num_pixels": 64}
 SETTINGS = {field.name for field in dataclasses.fields(InversionSettings)}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
+from polyinr_hf.images import psnr
 from polyinr_hf.inversion import STRENGTHS, InversionSettings, TuningSettings, estimate_seconds, invert
 from polyinr_hf.inversion.objective import InversionLoss
 from polyinr_hf.optimizers import Muon
-from polyinr_hf.reconstruction import psnr
 
 SETTINGS = {field.name for field in dataclasses.fields(TuningSettings)}
 

@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing.extents import extrapolate
-from polyinr_hf.editing.levels import level_figure
+from polyinr_hf.editing.levels import level_figure, mix_levels
 from polyinr_hf.editing.seeds import encode_seeds
-from polyinr_hf.editing.style_mixing import mix_levels
 from polyinr_hf.inversion import load_affine_parameters
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "edit.py"

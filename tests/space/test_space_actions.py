@@ -9,8 +9,8 @@ from settings import MAX_COUNT, MAX_ENCODED, MAX_FRAMES, MAX_THUMBNAILS, PREVIEW
 from turns import SupersededError, time_limit, wanted_while
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.editing.levels import mix_levels
 from polyinr_hf.editing.seeds import encode_seeds
-from polyinr_hf.editing.style_mixing import mix_levels
 
 CAT_TO_TREE = Scene("cat", 3, 1.0, second_class_label="tree", second_seed=8)
 ONE = Scene("dog", 5, 0.8)

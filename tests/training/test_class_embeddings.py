@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from polyinr_hf.data.dataset import image_batches, load_image_dataset
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.images import to_float
-from polyinr_hf.training import class_embeddings
-from polyinr_hf.training.class_embeddings import compute_class_embeddings
+from polyinr_hf.training import models
+from polyinr_hf.training.models import compute_class_embeddings
 
 
 class Stopped(Exception):
@@ -44,7 +44,7 @@ def counted_images(monkeypatch):
             counter.append(len(images))
             yield images, labels
 
-    monkeypatch.setattr(class_embeddings, "image_batches", batches)
+    monkeypatch.setattr(models, "image_batches", batches)
     return counter
 
 
@@ -66,7 +66,7 @@ def test_a_finished_pass_is_read_back(dataset, embeddings, counted_images):
 
 
 def test_a_stopped_pass_goes_on(dataset, embeddings, tmp_path, counted_images, monkeypatch):
-    monkeypatch.setattr(class_embeddings, "SAVE_EVERY_BATCHES", 1)
+    monkeypatch.setattr(models, "SAVE_EVERY_BATCHES", 1)
     path, counted_images.limit = tmp_path / "sums.safetensors", 2
     with pytest.raises(Stopped):
         compute_class_embeddings(dataset, path, batch_size=4)

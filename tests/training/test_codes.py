@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from polyinr_hf import PolyINRGenerator
-from polyinr_hf.training.cells import LatentCells
 from polyinr_hf.training.codes import BETAS_CODES, Codes, PicturesStep, Shard, first_codes
+from polyinr_hf.training.matching import LatentCells
 
 SIDE, NUMBER = 16, 12
 SUM_LOCK = threading.Lock()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.training.fine_tuning import copy_weights, load_source, match_classes
+from polyinr_hf.training.models import copy_weights, load_source, match_classes
 
 NAMES = {0: "tench, Tinca tinca", 1: "goldfish, Carassius auratus", 2: "stork"}
 ROWS = ("mapping.embedding.weight", "w_mean")

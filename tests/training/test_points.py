@@ -9,9 +9,8 @@ import torch
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.images import to_float
 from polyinr_hf.modeling_poly_inr import pixel_coordinates
-from polyinr_hf.training.cells import LatentCells, load_cells, save_cells
 from polyinr_hf.training.image_generator import ImageGenerator
-from polyinr_hf.training.matching import images_of_latents, selector
+from polyinr_hf.training.matching import LatentCells, images_of_latents, load_cells, save_cells, selector
 from polyinr_hf.training.points import EDGE_RADIUS, PointMatching, colors_at, edge_pixels, random_points
 from polyinr_hf.training.trainer import Trainer
 

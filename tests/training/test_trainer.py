@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.training import models
-from polyinr_hf.training.class_embeddings import compute_class_embeddings
 from polyinr_hf.training.launch import find_damage
+from polyinr_hf.training.models import compute_class_embeddings
 from polyinr_hf.training.recipe import load_recipe
 from polyinr_hf.training.trainer import Trainer
 

@@ -14,10 +14,14 @@ from .films import (
 )
 from .interpolation import EASINGS as EASINGS, SPACES as SPACES, interpolate as interpolate, walk as walk
 from .levels import (
+    LEVEL_GROUPS as LEVEL_GROUPS,
     colorize as colorize,
     heat_maps as heat_maps,
     level_figure as level_figure,
+    level_groups as level_groups,
+    mix_levels as mix_levels,
     prefix_images as prefix_images,
+    style_mixing_grid as style_mixing_grid,
 )
 from .seeds import (
     SEED_SOURCES as SEED_SOURCES,
@@ -27,10 +31,4 @@ from .seeds import (
     numpy_latents as numpy_latents,
     truncate as truncate,
     w_centroids as w_centroids,
-)
-from .style_mixing import (
-    LEVEL_GROUPS as LEVEL_GROUPS,
-    level_groups as level_groups,
-    mix_levels as mix_levels,
-    style_mixing_grid as style_mixing_grid,
 )

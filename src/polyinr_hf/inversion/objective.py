@@ -21,9 +21,8 @@ from torch import Tensor
 from .._lazy import naming_extra
 from ..devices import autocast
 from ..files import tensor_digest
-from ..images import to_float, to_rgb
+from ..images import SSIM, psnr, ssim, to_float, to_rgb
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
-from ..reconstruction import SSIM, psnr, ssim
 
 if TYPE_CHECKING:
     from ..feature_networks import FeatureNetwork

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..data.loader import TrainingOrder
 from ..modeling_poly_inr import PolyINRGenerator, full_precision
 from ..optimizers import Muon, half_cosine
-from .cells import LatentCells
+from .matching import LatentCells
 from .points import colors_at, edge_pixels, random_points
 
 PICTURES_PER_STEP = 512  # all, where there are fewer: 200 x 64 points reach in a minute what 16 x 1,024 never did

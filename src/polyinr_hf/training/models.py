@@ -1,16 +1,25 @@
-"""What a recipe builds: the networks of a run, on the CPU, before Accelerate prepares them."""
+"""What a recipe builds: the networks of a run, on the CPU, before Accelerate prepares them, and their first weights."""
 
 import errno
-from collections.abc import Iterator
+import hashlib
+import json
+import logging
+import math
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ..data.dataset import ImageDataset, load_image_dataset
+from ..data.dataset import ImageDataset, image_batches, load_image_dataset
 from ..feature_networks import (
     Classifier,
     FeatureNetwork,
@@ -18,15 +27,16 @@ from ..feature_networks import (
     keep_strided_depthwise_in_float32,
     load_feature_network,
 )
+from ..files import replace_file
+from ..images import to_float
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .cells import load_cells
-from .class_embeddings import compute_class_embeddings
 from .discriminator import ProjectedDiscriminator
-from .fine_tuning import copy_weights, load_source
-from .matching import FeatureMatching
+from .matching import FeatureMatching, load_cells
 from .points import PointMatching
 from .recipe import CLASS_EMBED_DIM, CLASS_EMBEDDING_NETWORK, ModelConfig, Recipe, Source
+
+logger = logging.getLogger(__name__)
 
 
 def open_dataset(recipe: Recipe, accelerator: Accelerator) -> ImageDataset:
@@ -226,3 +236,208 @@ def initial_class_embeddings(
             device=accelerator.device,
             quiet=not accelerator.is_main_process,
         )
+
+
+# --- weights to start from --------------------------------------------------------------------------------------------
+
+
+def load_source(
+    generator: PolyINRGenerator,
+    source: str,
+    id2label: dict[int, str] | None,
+    new_classes: bool,
+    revision: str | None = None,
+) -> PolyINRPipeline:
+    """Opens the pipeline that `generator` is to start from: a folder, or a Hub id and revision, of any resolution.
+
+    With `new_classes` the class lists may differ. `z_dim` may be smaller than `generator`'s.
+
+    Raises:
+        ValueError: if the networks have other sizes, or other classes and `new_classes` is off.
+        OSError: if there is no such pipeline.
+    """
+    pipeline = PolyINRPipeline.from_pretrained(source, revision=revision)
+    if pipeline.generator.drop_trained_grid():  # training draws at any size, and in windows
+        warnings.warn(
+            f"`run.init_from` {source} has a pixel grid that was trained with it; training goes on from a uniform one.",
+            stacklevel=2,
+        )
+    theirs, ours = pipeline.generator.config, generator.config
+    for key in ours:
+        if key in ("num_classes", "sample_size", "initialization") or key.startswith("_"):
+            continue
+        if theirs[key] != ours[key] and not (key == "z_dim" and theirs.z_dim < ours.z_dim):
+            raise ValueError(
+                f"`model.{key}` must be {theirs[key]!r}, as in `run.init_from` {source}, got {ours[key]!r}."
+            )
+    if (theirs.num_classes is None) != (ours.num_classes is None):
+        raise ValueError(
+            f"`data.class_conditional` must be as in `run.init_from`: {source} has {theirs.num_classes or 'no'} "
+            f"classes, the dataset {ours.num_classes or 'none in use'}."
+        )
+    if not new_classes and not _has_same_classes(generator, pipeline, id2label):
+        raise ValueError(
+            f"`run.init_from` {source} has {theirs.num_classes} classes, the dataset {ours.num_classes}, or their "
+            "names differ: set run.new_classes=true to fine-tune on another class list."
+        )
+    return pipeline
+
+
+def copy_weights(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2label: dict[int, str] | None) -> None:
+    """Copies the weights of a pipeline from `load_source` into `generator`.
+
+    If the class lists differ, a class takes the embedding and mean w of the class of that name (see [`match_classes`]),
+    and keeps its own if there is none.
+    """
+    state = pipeline.generator.state_dict()
+    if not _has_same_classes(generator, pipeline, id2label):
+        mine = generator.state_dict()
+        for row, match in match_classes(id2label or {}, pipeline.id2label).items():
+            for key in ("mapping.embedding.weight", "w_mean"):
+                mine[key][row] = state[key][match]
+        for key in ("mapping.embedding.weight", "w_mean"):
+            state[key] = mine[key]
+    if pipeline.generator.config.z_dim < generator.config.z_dim:
+        _widen_latents(state, generator)
+    generator.load_state_dict(state)
+
+
+def match_classes(ours: dict[int, str], theirs: dict[int, str]) -> dict[int, int]:
+    """Classes of `ours` that are in `theirs`, by id: those of the same whole name, then those that share a synonym.
+
+    A name that either list gives to several classes says nothing: ImageNet's "crane" is a bird and a machine. Case and
+    the way in which accents are written do not matter.
+    """
+    found = {}
+    for split in (lambda names: [names], lambda names: names.split(",")):
+        rows_of_ours, rows_of_theirs = _rows_by_name(ours, split), _rows_by_name(theirs, split)
+        for name, rows in rows_of_ours.items():
+            others = rows_of_theirs.get(name, set())
+            if len(rows) == len(others) == 1:
+                found.setdefault(*rows, *others)
+    return found
+
+
+def _rows_by_name(id2label: dict[int, str], split: Callable[[str], list[str]]) -> dict[str, set[int]]:
+    rows: dict[str, set[int]] = {}
+    for row, names in id2label.items():
+        for name in split(names):
+            rows.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), set()).add(row)
+    return rows
+
+
+def _widen_latents(state: dict[str, Tensor], generator: PolyINRGenerator) -> None:
+    """Gives a state dict of few latent numbers, and as many of a class, `generator`'s: the new ones count for nothing.
+
+    Only what they do to the root mean squares of both changes w.
+    """
+    mine = generator.state_dict()
+    layer = "mapping.layers.0.weight"
+    z_dim = state[layer].shape[1]
+    blocks = [state[layer]]
+    if "mapping.class_projection.weight" in state:
+        z_dim //= 2
+        blocks = state[layer].chunk(2, dim=1)  # of z, of the class
+        for name in ("mapping.class_projection.weight", "mapping.class_projection.bias"):
+            mine[name][:z_dim] = state[name]
+            state[name] = mine[name]
+    widened = torch.zeros_like(mine[layer])
+    # An equalized layer divides by the root of its inputs' number.
+    gain = math.sqrt(generator.config.z_dim / z_dim)
+    for block, target in zip(blocks, widened.chunk(len(blocks), dim=1), strict=True):
+        target[:, :z_dim] = block * gain
+    state[layer] = widened
+
+
+def _has_same_classes(generator: PolyINRGenerator, pipeline: PolyINRPipeline, id2label: dict[int, str] | None) -> bool:
+    same_number = pipeline.generator.config.num_classes == generator.config.num_classes
+    return same_number and pipeline.id2label in ({}, id2label)
+
+
+# --- class embeddings -------------------------------------------------------------------------------------------------
+
+RESOLUTION = 224  # pixels, what the network was trained at
+SAVE_EVERY_BATCHES = 200  # what a stopped pass can lose (not tuned)
+IMAGES_COMPARED = 16  # spread over the dataset: what a file of sums is recognized by
+
+
+@torch.inference_mode()
+def compute_class_embeddings(
+    dataset: ImageDataset,
+    path: str | Path,
+    weights: str | Path | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    quiet: bool = False,
+) -> Tensor:
+    """Mean over each class's images of lite0's spatially pooled last block, (num_classes, 320).
+
+    Sums are kept in `path` (safetensors) as the pass goes on, so that a stopped one resumes, and a finished one is
+    read back. A class without images gets the mean of the others.
+
+    Raises:
+        ValueError: if the dataset has no classes, or `path` holds sums of other classes or images.
+        FileNotFoundError: if the weights of EfficientNet-lite0 cannot be had.
+    """
+    if not dataset.num_classes:
+        raise ValueError("`dataset` must have classes to embed, got none.")
+    path = Path(path)
+    subject = _describe(dataset)
+    sums, counts, images_done = _load_sums(path, dataset.num_classes, subject)
+    if images_done < len(dataset):
+        network = load_feature_network(CLASS_EMBEDDING_NETWORK, weights).to(device)
+        batches = image_batches(dataset, RESOLUTION, batch_size, num_workers=num_workers, start=images_done)
+        progress = tqdm(total=len(dataset), initial=images_done, desc="class embeddings", unit="image", disable=quiet)
+        for number, (images, labels) in enumerate(batches, start=1):
+            assert labels is not None  # as there are classes
+            features = network.forward_pooled(to_float(images.to(device))).double().cpu()  # (B, 320)
+            sums.index_add_(0, labels, features)
+            counts.index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
+            images_done += len(images)
+            progress.update(len(images))
+            if number % SAVE_EVERY_BATCHES == 0:
+                _save_sums(path, sums, counts, images_done, subject)
+        _save_sums(path, sums, counts, images_done, subject)
+    empty = counts == 0
+    if empty.any():
+        logger.warning("%d of %d classes have no images", int(empty.sum()), len(counts))
+    means = sums / counts.clamp(min=1).unsqueeze(1)  # (num_classes, 320)
+    means[empty] = means[~empty].mean(dim=0)
+    return means.float()
+
+
+def _describe(dataset: ImageDataset) -> dict[str, str]:
+    """What the sums are of, wherever the dataset lies: its size, its classes, and a few of its images with theirs."""
+    number, digest = len(dataset), hashlib.sha256()
+    for index in range(0, number, max(1, number // IMAGES_COMPARED)):
+        image, label, _ = dataset.decode_row(index, 32)
+        digest.update(image.numpy().tobytes() + str(label).encode())
+    names = [name for _, name in sorted((dataset.id2label or {}).items())]
+    return {"num_images": str(number), "classes": json.dumps(names, ensure_ascii=False), "images": digest.hexdigest()}
+
+
+def _load_sums(path: Path, num_classes: int, subject: dict[str, str]) -> tuple[Tensor, Tensor, int]:
+    """Sums (num_classes, 320) and counts (num_classes,), float64, and the number of images summed so far."""
+    if not path.exists():
+        zeros = torch.zeros(num_classes, 320, dtype=torch.float64)
+        return zeros, torch.zeros(num_classes, dtype=torch.float64), 0
+    with safe_open(path, "pt") as file:
+        sums, counts, metadata = file.get_tensor("sums"), file.get_tensor("counts"), file.metadata()
+    if len(sums) != num_classes:
+        raise ValueError(f"{path} is of {len(sums)} classes, the dataset has {num_classes}: remove it.")
+    theirs = subject | metadata  # earlier versions wrote less
+    if theirs["num_images"] != subject["num_images"]:
+        raise ValueError(
+            f"{path} is of {theirs['num_images']} images, the dataset has {subject['num_images']}: remove it."
+        )
+    if theirs["classes"] != subject["classes"]:
+        raise ValueError(f"{path} is of classes of other names than the dataset's: remove it.")
+    if theirs["images"] != subject["images"]:
+        raise ValueError(f"{path} is of other images than the dataset's: remove it.")
+    return sums, counts, int(metadata["images_done"])
+
+
+def _save_sums(path: Path, sums: Tensor, counts: Tensor, images_done: int, subject: dict[str, str]) -> None:
+    with replace_file(path) as partial:
+        save_file({"sums": sums, "counts": counts}, partial, subject | {"images_done": str(images_done)})

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.dataset import ImageDataset
 from ..data.loader import CACHE_BYTES, decode_all
+from ..editing import draw_frames, interpolate, save_film
 from ..files import replace_folder
-from ..images import save_grid, to_float
+from ..images import sample_images, save_grid, to_float
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .cells import save_cells
 from .codes import CODES_SHARE, PicturesStep, Shard, first_codes
 from .exports import export_name, make_pusher, save_description
 from .launch import (
@@ -34,10 +36,10 @@ from .launch import (
     naming_a_full_disk,
     save_checkpoint,
 )
+from .matching import save_cells
 from .models import build_generator, open_dataset, resolve_source
 from .recipe import ModelConfig, Recipe, Source, read_budget, save_recipe
 from .reporting import drop_lines_after, peak_memory_mb
-from .showcase import FILM_STOPS, describe_samples, save_contact_sheet, save_morph_film
 
 logger = logging.getLogger(__name__)
 
@@ -308,3 +310,59 @@ class PicturesTrainer:
         sentence = describe_samples(pipeline, self.dataset, self.pictures, self.accelerator, cache)
         if self.accelerator.is_main_process:
             print(sentence, file=sys.stderr)
+
+
+# --- what a run leaves to look at -------------------------------------------------------------------------------------
+
+SHEET_COLUMNS = 8
+FILM_STOPS, FRAMES_PER_STOP, FILM_SIDE, FILM_TOLERANCE = 6, 12, 128, 0.1
+MAX_MEASURED = 1000  # samples, and pictures, that are compared: a minute of a CPU
+
+
+def save_contact_sheet(pipeline: PolyINRPipeline, path: Path) -> None:
+    """Samples of fixed latents, a row a class where there are any."""
+    save_grid(
+        sample_images(pipeline.generator, pipeline.generator.config.sample_size, SHEET_COLUMNS), SHEET_COLUMNS, path
+    )
+
+
+def save_morph_film(pipeline: PolyINRPipeline, w: Tensor, path: Path) -> None:
+    """A film through the images of w (K, L, w_dim) and back to the first."""
+    frames = interpolate(w, FRAMES_PER_STOP * len(w), loop=True)  # (F, L, w_dim)
+    with torch.no_grad():
+        A = pipeline.generator.affine(frames)  # (F, L, n, 3)
+    save_film(draw_frames(pipeline, A, height=FILM_SIDE, width=FILM_SIDE, tolerance=FILM_TOLERANCE), path)
+
+
+def describe_samples(
+    pipeline: PolyINRPipeline, dataset: ImageDataset, pictures: Tensor, accelerator: Accelerator, cache_dir: Path
+) -> str:
+    """A sentence on what the model is, with how near its samples are to the pictures, measured.
+
+    Args:
+        pictures: uint8 (N, 3, S, S), all of the dataset.
+        cache_dir: for features that processes share.
+    """
+    from ..evaluation import PipelineSource, TensorSource, image_features, nearest_pictures
+    from ..evaluation.sources import label_frequencies
+
+    side, number = pictures.shape[-1], len(pictures)
+    those = torch.linspace(0, number - 1, min(number, MAX_MEASURED)).round().long().to(pictures.device)
+    frequencies = label_frequencies(dataset.num_classes, dataset)
+    samples = PipelineSource(pipeline, len(those), frequencies, resolution=side)
+    options = {"accelerator": accelerator, "cache_dir": cache_dir}
+    real = image_features(TensorSource(pictures[those].cpu()), "pictures", **options)
+    drawn = image_features(samples, "samples", **options)
+    if real is None or drawn is None:  # another process has them all
+        return ""
+    distances, _, reached = nearest_pictures(drawn, real)
+    between = (
+        torch.cdist(real, real).fill_diagonal_(float("inf")).amin(dim=1).median() if number > 1 else torch.ones(())
+    )
+    by_chance = 1 - (1 - 1 / len(those)) ** len(those)
+    share = (distances.median() / between).item()
+    return (
+        f"This model redraws and blends the {number:,} pictures it was shown. Half of {len(those):,} samples are "
+        f"within {share:.2f} of the distance between neighboring pictures from the nearest one; {reached:.0%} of the "
+        f"pictures are some sample's nearest ({by_chance:.0%} if it drew pictures at random)."
+    )

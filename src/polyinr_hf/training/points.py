@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..images import to_float
-from .cells import LatentCells
-from .matching import class_members, images_of_latents
+from .matching import LatentCells, class_members, images_of_latents
 
 EDGE_SHARE = 0.5  # of the points, which lie near edges: shapes are decided there (not tuned)
 EDGE_TRIES = 8  # enough that nine of ten points lie near edges where these are a quarter of a picture
