@@ -61,13 +61,12 @@ def measure(visitor: Visitor, repeats: int) -> None:
     assert visitor.canvas.size["width"] == SIZE
     label, rows = visitor.link().get("class_label"), []
     for seed in range(1, repeats + 2):  # the first is not counted: both warm up
-        z = visitor.latent(seed)
         link = urlencode({"seed": seed} if label is None else {"class_label": label, "seed": seed})
         visitor.driver.execute_script(STAGE_TIMES, link)
         wait = WebDriverWait(visitor.driver, MAX_SECONDS, poll_frequency=1)
         times = wait.until(lambda driver: (times := driver.execute_script("return stageTimes")).get("exact") and times)
         began = time.perf_counter()
-        A = visitor.pipe.encode(label, latents=z)
+        A = visitor.affine_parameters(label, seed)
         visitor.pipe.generator.render(A, SIZE, SIZE)
         rows.append((times["coarse"], times["sharp"], times["exact"], 1000 * (time.perf_counter() - began)))
         print("  ".join(f"{value:.0f}" for value in rows[-1]), "ms", file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { latent } from "../../space_static/js/latents.js";
 import { coordinatesOf, ExactPicture, ProgressivePicture } from "../../space_static/js/lattice.js";
 import { placeOf } from "../../space_static/js/stage.js";
 import { Classes, defaults, readLink, writeLink } from "../../space_static/js/state.js";
@@ -91,17 +90,6 @@ test("lattices are in place: a snapshot's points are the colors there", () => {
 
 test("coordinates are those of the pipeline: ends included, float32", () => {
   assert.deepEqual([...coordinatesOf([0, 4, 24], 5, 5, [0, -1, 1, 3])], [0, -1, 0, 3, 1, 3]);
-});
-
-test("latents are standard normal, and neighbouring seeds have nothing in common", () => {
-  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const [a, b] = [latent(0, 20001), latent(1, 20001)];
-  for (const z of [a, b]) {
-    assert.ok(Math.abs(mean(z)) < 0.03 && Math.abs(mean(z.map((value) => value ** 2)) - 1) < 0.04);
-  }
-  assert.ok(Math.abs(mean(a.map((value, i) => value * b[i]))) < 0.03);
-  const firsts = Float32Array.from({ length: 2000 }, (_, seed) => latent(seed, 1)[0]);
-  assert.ok(Math.abs(mean(firsts)) < 0.08 && Math.abs(mean(firsts.map((value) => value ** 2)) - 1) < 0.12);
 });
 
 test("a zoom leaves the point under the hand in place, a pan moves by shares of the side", () => {

@@ -20,12 +20,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.editing import encode_seeds
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SECONDS = 120  # what the slowest machine with other work beside it has needed, and more
 DESKTOP = {"width": 900, "height": 300, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-LATENT = "import('./js/latents.js').then(({ latent }) => arguments[2]([...latent(arguments[0], arguments[1])]))"
 
 
 class Visitor:
@@ -77,12 +77,8 @@ class Visitor:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).convert("RGB"))
 
     def affine_parameters(self, class_label: str | None, seed: int, psi: float = 1.0) -> torch.Tensor:
-        """A (1, L, n, 3) of the z that the page draws."""
-        return self.pipe.encode(class_label, truncation_psi=psi, latents=self.latent(seed))
-
-    def latent(self, seed: int) -> torch.Tensor:
-        """The page's z (1, z_dim) of a seed."""
-        return torch.tensor([self.driver.execute_async_script(LATENT, seed, self.pipe.generator.config.z_dim)])
+        """A (1, L, n, 3) of a class and a seed, which mean the same on the page."""
+        return encode_seeds(self.pipe, class_label, seed, psi)
 
     def assert_shows(self, A: torch.Tensor) -> None:
         """The picture is the pipeline's within 2 of 255."""

@@ -1,4 +1,5 @@
 # The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
+from .designs import designs as designs
 from .extents import (
     Extent as Extent,
     detail as detail,
