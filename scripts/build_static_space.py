@@ -8,6 +8,7 @@ it with `hf upload me/poly-inr-demo out/static_space --repo-type space`.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def add_showcase(showcase: Path, labels: dict[str, int], metadata: Path) -> None:
+    """Adds what examples/emoji/showcase.py wrote, if it is there, to the page's `metadata`, by the IDs of classes."""
+    if not showcase.is_file():
+        return
+    shown = json.loads(showcase.read_text(encoding="utf-8"))
+    opening = [[labels[name], seed] for name, seed in shown["opening"]]
+    designs = {labels[name]: seeds for name, seeds in shown["designs"].items()}
+    content = json.loads(metadata.read_text(encoding="utf-8"))
+    content["showcase"] = {"opening": opening, "designs": designs}
+    metadata.write_text(json.dumps(content), encoding="utf-8")
+
+
 def build_static_space(pipeline: str, output: Path, dtype: str = "float16") -> None:
     """Writes the page, onnxruntime-web, the graphs of `pipeline` and a README.md that makes the folder a Space.
 
@@ -70,6 +83,7 @@ def build_static_space(pipeline: str, output: Path, dtype: str = "float16") -> N
         card.data.models = None if Path(pipeline).exists() else [pipeline]
         card.save(folder / "README.md")
         export_onnx(pipe, folder / "model", dtype, license)
+        add_showcase(Path(pipeline, "showcase.json"), pipe.labels, folder / "model" / "model.json")
 
 
 def main(argv=None):

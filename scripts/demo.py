@@ -1,4 +1,4 @@
-"""Draw what the model can do into a folder: samples, one image at three sizes, beyond its border, a walk, a mix.
+"""Draw what the model can do into a folder: a mix, a walk, one image at three sizes, beyond its border, samples.
 
 `index.html` in the folder shows them all.
 
@@ -22,22 +22,28 @@ from PIL import Image
 from arguments import one_line_errors
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.devices import describe
-from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, save_film, style_mixing_grid, walk
+from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, interpolate, save_film, style_mixing_grid
+from polyinr_hf.images import caption
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
-PRETRAINED_CLASSES = ("grinning-face", "red-heart", "four-leaf-clover", "hamburger")
+# Classes of the bundled checkpoint, and the seeds at which they were found to look best; the first is drawn large.
+WALKED = {"cowboy-hat-face": 4, "avocado": 9, "penguin": 20, "hamburger": 9, "butterfly": 19, "frog": 1}
+MIXED = {"butterfly": 4, "frog": 4, "red-apple": 4, "smiling-face-with-horns": 4, "panda": 4, "cold-face": 4}
+MIXED_INTO = {"grinning-face-with-big-eyes": 4, "avocado": 9}
+BEYOND = {"rainbow": 19}  # which touches its border; beyond that of most there is white
 COLUMNS = 8
 MOST_ROWS = 24  # of one class each
 SIZES = (64, 512, 2048)  # pixels, of the same image
 PANEL = 512  # pixels, of each in the picture
+TOLERANCE = 0.1  # of the largest
 CAPTIONS = {
-    "samples.png": "Samples, 64 x 64 pixels each.",
-    "sizes.png": "One image drawn at 64, 512 and 2,048 pixels, and below it a detail of each: one function, "
-    "sampled more densely.",
-    "beyond_the_border.png": "The same image beyond its border, which is drawn in yellow: the function goes on.",
+    "walk.gif": "A walk from image to image: every frame is an image of its own.",
     "style_mixing.png": "Levels of the images above copied into those at the left: coarse levels carry the outline, "
     "fine ones the colors.",
-    "walk.gif": "A walk from image to image: every frame is an image of its own.",
+    "sizes.png": "One image at 64 pixels, these enlarged (bicubic), and drawn at 512 and 2,048 pixels: one function, "
+    "sampled more densely. Below, a detail of each.",
+    "beyond_the_border.png": "An image beyond its border, which is drawn in yellow: the function goes on.",
+    "samples.png": "Samples, 64 x 64 pixels each, not chosen.",
 }
 
 
@@ -76,17 +82,26 @@ def detail(image: Image.Image, left: int, top: int) -> Image.Image:
 
 
 def draw_sizes(pipe: PolyINRPipeline, A: torch.Tensor) -> Image.Image:
-    """The image at every size of `SIZES`, and below it a detail of it: pixels, then edges, then sharp edges."""
-    whole, details = [], []
-    for size in SIZES:
-        image = pipe(affine_parameters=A, height=size, width=size).images[0]
-        sampling = Image.Resampling.NEAREST if size <= PANEL else Image.Resampling.LANCZOS
-        whole.append(image.resize((PANEL, PANEL), sampling))
-        details.append(image)
+    """The image at every size of `SIZES`, the smallest also enlarged; below, a detail of each: pixels, blur, edges."""
+    images = {f"{size:,} px": draw_large(pipe, A, size) for size in SIZES}
+    small, *larger = images.values()
+    enlarged = small.resize((SIZES[-1], SIZES[-1]), Image.Resampling.BICUBIC)
+    columns = {f"{SIZES[0]} px": small, f"{SIZES[0]} px, enlarged (bicubic)": enlarged}
+    columns |= dict(zip(list(images)[1:], larger, strict=True))
     corners = itertools.product(range(7), repeat=2)
-    left, top = max(corners, key=lambda corner: np.std(detail(details[0], *corner), axis=(0, 1)).sum())  # most to see
-    details = [detail(image, left, top).resize((PANEL, PANEL), Image.Resampling.NEAREST) for image in details]
-    return make_image_grid(whole + details, rows=2, cols=len(SIZES))
+    left, top = max(corners, key=lambda corner: np.std(detail(small, *corner), axis=(0, 1)).sum())  # most to see
+    whole, details = [], []
+    for text, image in columns.items():
+        sampling = Image.Resampling.NEAREST if image.width <= PANEL else Image.Resampling.LANCZOS
+        whole.append(caption(image.resize((PANEL, PANEL), sampling), text, above=True))
+        details.append(caption(detail(image, left, top).resize((PANEL, PANEL), Image.Resampling.NEAREST), ""))
+    return make_image_grid(whole + details, rows=2, cols=len(columns))
+
+
+def draw_large(pipe: PolyINRPipeline, A: torch.Tensor, size: int) -> Image.Image:
+    """The image at a size, where it is larger than a panel only where there is detail."""
+    tolerance = TOLERANCE if size > PANEL else 0.0
+    return pipe(affine_parameters=A, height=size, width=size, tolerance=tolerance).images[0]
 
 
 def page() -> str:
@@ -116,35 +131,42 @@ def main(argv=None):
         dest="class_labels",
         nargs="+",
         metavar="CLASS",
-        help="classes that are drawn large, walked between and mixed (default: four of the bundled checkpoint, evenly "
+        help="classes that are drawn large, walked between and mixed (default: some of the bundled checkpoint, evenly "
         "spread ones of any other)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the first image (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="random seed of the first image (default: chosen ones of the bundled checkpoint, else 0)",
+    )
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for the images (default: out)")
     args = parser.parse_args(argv)
     with one_line_errors():
         pipe = load_pipeline(args.pipeline)
         args.output.mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(disable=True)
-    names = args.class_labels
-    if names is None and args.pipeline is None and PRETRAINED.is_dir():
-        names = PRETRAINED_CLASSES
+    seed = args.seed or 0
+    is_chosen = args.class_labels is None and args.seed is None and args.pipeline is None and PRETRAINED.is_dir()
 
-    def chosen(count: int) -> tuple[list[int | str] | None, range]:
-        """Classes, those of `names` over and over if there are any, and seeds."""
+    def encode(picked: dict[str, int], count: int, space: str = "affine") -> torch.Tensor:
+        """The images picked; of another pipeline or of classes asked for, `count` with seeds one after the other."""
+        if is_chosen:
+            return encode_seeds(pipe, list(picked), list(picked.values()), space=space)
+        names = args.class_labels
         labels = list(itertools.islice(itertools.cycle(names), count)) if names else classes(pipe, count)
-        return labels, range(args.seed, args.seed + count)
+        return encode_seeds(pipe, labels, range(seed, seed + count), space=space)
 
     with one_line_errors():
-        image = encode_seeds(pipe, *chosen(1))  # (1, L, n, 3)
-        sources, targets = (encode_seeds(pipe, *chosen(count), space="w") for count in (4, 3))
-        frames = walk(pipe, *chosen(4), 48, loop=True)
-    film = draw_frames(pipe, frames, height=128, width=128)
-    pictures = {
-        "samples.png": lambda: draw_samples(pipe, args.seed),
-        "sizes.png": lambda: draw_sizes(pipe, image),
-        "beyond_the_border.png": lambda: extrapolate(pipe, image, (-0.5, -0.5, 1.5, 1.5), 512, 512)[0],
+        walked = encode(WALKED, 4, "w")
+        beyond, sources, targets = encode(BEYOND, 1), encode(MIXED, 4, "w"), encode(MIXED_INTO, 3, "w")
+    image = pipe.encode(w=walked[:1])  # (1, L, n, 3)
+    frames = interpolate(walked, 12 * len(walked), loop=True, easing="smooth").split(1)
+    film = draw_frames(pipe, (pipe.encode(w=frame) for frame in frames), height=128, width=128)
+    pictures = {  # the quick ones first
+        "beyond_the_border.png": lambda: extrapolate(pipe, beyond, (-0.5, -0.5, 1.5, 1.5), 512, 512)[0],
         "style_mixing.png": lambda: style_mixing_grid(pipe, sources, targets, height=96, width=96),
+        "sizes.png": lambda: draw_sizes(pipe, image),
+        "samples.png": lambda: draw_samples(pipe, seed),
     }
     for name, draw in pictures.items():
         draw().save(args.output / name)

@@ -1,6 +1,6 @@
 """Generate images, one PNG for each class and seed.
 
-    python scripts/generate.py --class penguin --seeds 0-15 --grid --output out
+    python scripts/generate.py --class penguin avocado --seeds 0-23 --distinct --grid --output out
     python scripts/generate.py --pipeline poly-inr-imagenet --class goldfish 207 --seeds 0-3,9 --truncation_psi 0.7 \\
         --height 512 --width 768 --extent -0.25 -0.25 1.25 1.25 --output out
     python scripts/generate.py --pipeline poly-inr-imagenet --class 135 --seeds 1-20 --seed_source numpy \\
@@ -35,7 +35,7 @@ from arguments import (
     say,
 )
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.editing import draw_latents, encode_seeds
+from polyinr_hf.editing import designs, draw_latents, encode_seeds
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import caption
 
@@ -55,6 +55,11 @@ def parse_args(argv=None):
         action="extend",
         metavar="CLASS",
         help="class names or ids; leave out for an unconditional model",
+    )
+    parser.add_argument(
+        "--distinct",
+        action="store_true",
+        help="of the seeds, draw one for each design of a class, and say how many designs there are",
     )
     add_sampling_arguments(parser)
     parser.add_argument("--height", type=int, help="height in pixels (default: the pipeline's own)")
@@ -93,41 +98,57 @@ def file_stems(pipe: PolyINRPipeline) -> list[str]:
 
 def contact_sheet(rows: list[list[Image.Image]]) -> Image.Image:
     """A row for each class; the images of a single one as near to a square as they go. Names are below them."""
-    images = [image for row in rows for image in row]
-    columns = len(rows[0]) if len(rows) > 1 else math.ceil(math.sqrt(len(images)))
-    count = math.ceil(len(images) / columns)
-    images += [Image.new("RGB", images[0].size, "white")] * (count * columns - len(images))
-    return make_image_grid(images, rows=count, cols=columns)
+    columns = max(map(len, rows)) if len(rows) > 1 else math.ceil(math.sqrt(len(rows[0])))
+    blank = Image.new("RGB", rows[0][0].size, "white")
+    images = [image for row in rows for image in [*row, *[blank] * (-len(row) % columns)]]
+    return make_image_grid(images, rows=len(images) // columns, cols=columns)
+
+
+def seeds_of_classes(pipe: PolyINRPipeline, args, classes: list[int] | None) -> list[list[int]]:
+    """The seeds to draw of each class: those asked for or, with --distinct, one for each design of the class."""
+    seeds = list(dict.fromkeys(args.seeds))  # the same class or seed twice is the same image
+    if not args.distinct:
+        return [seeds for _ in classes or [None]]
+    given = [name for name in ("truncation_cutoff", "centroids") if getattr(args, name) is not None]
+    if args.seed_source != "torch" or given:
+        raise ValueError(f"`--distinct` must come without --{given[0] if given else 'seed_source numpy'}.")
+    chosen = []
+    for label in classes or [None]:
+        groups = designs(pipe, label, seeds, args.truncation_psi)
+        chosen.append(sorted(group[0] for group in groups))
+        name = class_names(pipe, [label])[0] if classes else "images"
+        print(f"{name}: {len(groups)} design{'s' * (len(groups) > 1)} among {len(seeds)} seeds", file=sys.stderr)
+    return chosen
 
 
 def generate(args) -> None:
     pipe = load_pipeline(args)
-    # The same class or seed twice is the same image.
     classes = args.class_labels and list(dict.fromkeys(pipe.class_ids(args.class_labels)))
-    seeds = list(dict.fromkeys(args.seeds))
     for label in args.class_labels or []:
         if label.isdecimal() and pipe.id2label:
             print(f"class {label}: {class_names(pipe, [label])[0]}", file=sys.stderr)
     stems, options = file_stems(pipe), sampling(pipe, args)
     rows: list[list[Image.Image]] = [[] for _ in classes or [None]]
     drawing = {"height": args.height, "width": args.width, "extent": tuple(args.extent), "tolerance": args.tolerance}
-    with ProgressBar(total=len(rows) * len(seeds), unit="image") as progress:
-        for seed in seeds:
-            ids, _ = draw_latents(pipe, classes, seed, args.seed_source)
-            w = encode_seeds(pipe, classes, seed, space="w", **options)
+    chosen = seeds_of_classes(pipe, args, classes)
+    with ProgressBar(total=sum(map(len, chosen)), unit="image") as progress:
+        for seed in dict.fromkeys(seed for seeds in chosen for seed in seeds):
+            drawn = [index for index, seeds in enumerate(chosen) if seed in seeds]
+            labels = classes and [classes[index] for index in drawn]
+            ids, _ = draw_latents(pipe, labels, seed, args.seed_source)
+            w = encode_seeds(pipe, labels, seed, space="w", **options)
             images = pipe(w=w, **drawing).images
             args.output.mkdir(parents=True, exist_ok=True)
-            for index, (row, image) in enumerate(zip(rows, images, strict=True)):
-                stem = f"{stems[ids[index]]}-seed{seed:04d}" if ids else f"seed{seed:04d}"
+            for position, (index, image) in enumerate(zip(drawn, images, strict=True)):
+                stem = f"{stems[ids[position]]}-seed{seed:04d}" if ids else f"seed{seed:04d}"
                 image.save(args.output / f"{stem}.png")
                 say(args.output / f"{stem}.png")
                 if args.save:
-                    save_parameters(pipe, w[index : index + 1], args.output / f"{stem}.safetensors")
+                    save_parameters(pipe, w[position : position + 1], args.output / f"{stem}.safetensors")
                 if args.grid:
-                    row.append(
-                        caption(image, f"{class_names(pipe, [ids[index]])[0]} {seed}" if ids else f"seed {seed}")
-                    )
-            progress.update(len(rows))
+                    name = f"{class_names(pipe, [ids[position]])[0]} {seed}" if ids else f"seed {seed}"
+                    rows[index].append(caption(image, name))
+            progress.update(len(drawn))
     if args.grid:
         contact_sheet(rows).save(args.output / "grid.png")
         say(args.output / "grid.png")

@@ -33,10 +33,11 @@ from torch import Tensor
 from turns import check_turn, preview
 
 from polyinr_hf import PolyINRPipeline
-from polyinr_hf.editing import encode_seeds, extrapolate, mix_levels
+from polyinr_hf.editing import designs, encode_seeds, extrapolate, mix_levels
 
 MIXED_FROM = (0.9, 0.8, 0.7, 0.5, 0.3)  # share of the levels that a mixture leaves as they are
 STRIP_COUNT = 7  # thumbnails in a row
+CANDIDATES = 24  # seeds that the designs of a class are looked for among
 BETWEEN = (0.2, 0.35, 0.5, 0.65, 0.8)  # positions of the thumbnails of a morph
 
 
@@ -47,16 +48,19 @@ class Studio:
 
     Args:
         card: what the model's card says, Markdown.
+        showcase: what examples/emoji/showcase.py wrote: pictures to open with, and classes that can be recognized.
     """
 
-    def __init__(self, pipe: PolyINRPipeline, card: str = ""):
+    def __init__(self, pipe: PolyINRPipeline, card: str = "", showcase: dict | None = None):
         self.pipe, self.card = pipe, card
+        self.showcase = showcase or {"opening": [], "designs": {}, "recognized": []}
         pipe.set_progress_bar_config(disable=True)
         pipe.generator.to_rgb.register_forward_pre_hook(check_turn)  # the end of every chunk of pixels
-        self.class_ids, self.settings = class_ids(pipe), settings_of(pipe)
+        self.class_ids, self.settings = class_ids(pipe), settings_of(pipe, self.showcase["opening"])
         self.photos = RebuiltPhotos()
         self._encode = lru_cache(MAX_ENCODED)(self._encode)
         self._thumbnail = lru_cache(MAX_THUMBNAILS)(self._thumbnail)
+        self.design_seeds = lru_cache(MAX_ENCODED)(self.design_seeds)
 
     def check(self, values: dict) -> dict:
         """The settings, each checked; ValueError with a sentence for the person who asked."""
@@ -162,26 +166,52 @@ class Studio:
         return first, readable(scene.second_class_label, scene.second_seed)
 
     def wall(self) -> tuple[list[dict], Image.Image]:
-        """Pictures of as many classes, evenly from the list of them: the settings of each, and a contact sheet."""
-        names, psi = list(self.class_ids) or [None], self.settings["truncation_psi"].default
-        count = WALL_COUNT if names == [None] else min(WALL_COUNT, len(names))
-        picks, images, began = [], [], time.monotonic()
-        for i in range(count):
-            picks.append({"class_label": names[i * len(names) // count], "seed": i})
-            images.append(self._draw(self.pipe, self._encode(*picks[-1].values(), psi, "affine"), PREVIEW_SIZE))
+        """Pictures of as many classes: the settings of each, and a contact sheet.
+
+        Those of the showcase first; then of classes evenly from the list of them, where there is a showcase of those
+        that can be recognized.
+        """
+        psi, picks, images, began = self.settings["truncation_psi"].default, [], [], time.monotonic()
+        for class_label, seed in self._wall_picks():
+            picks.append({"class_label": class_label, "seed": seed})
+            images.append(self._draw(self.pipe, self._encode(class_label, seed, psi, "affine"), PREVIEW_SIZE))
             if time.monotonic() - began > WALL_SECONDS and len(images) >= STRIP_COUNT:
                 break
         return picks, contact_sheet(images, columns=10)
 
-    def picks(self, settings: dict) -> tuple[list[dict], list[dict], list[dict]]:
-        """What to offer beside a picture: other seeds of its class, mixtures, pictures between; each as new settings.
+    def _wall_picks(self) -> list[tuple[str | None, int]]:
+        if not self.class_ids:
+            return [(None, seed) for seed in range(WALL_COUNT)]
+        picks = [(name, seed) for name, seed in self.showcase["opening"] if name in self.class_ids]
+        names = [name for name in self.showcase["recognized"] if name in self.class_ids] or list(self.class_ids)
+        names = [name for name in names if name not in dict(picks)]
+        count = min(WALL_COUNT - len(picks), len(names))
+        chosen = (names[i * len(names) // count] for i in range(count))
+        return picks + [(name, self.seed_to_show(name, i)) for i, name in enumerate(chosen)]
 
-        A rebuilt image has no other seeds.
+    def seed_to_show(self, class_label: str | None, seed: int) -> int:
+        """The seed of the showcase for a class; `seed` if there is none."""
+        return self.showcase["designs"].get(class_label, [seed])[0]
+
+    def design_seeds(self, class_label: str | None, psi: float) -> list[int]:
+        """A seed of each design of a class."""
+        return [group[0] for group in designs(self.pipe, self.class_ids.get(class_label), range(CANDIDATES), psi)]
+
+    def others(self, settings: dict) -> list[int]:
+        """A seed of each other design of the class; of a class without end, of some."""
+        class_label, seed, psi = (settings[name] for name in ("class_label", "seed", "truncation_psi"))
+        seeds = self.design_seeds(class_label, psi)
+        groups = designs(self.pipe, self.class_ids.get(class_label), [seed, *seeds], psi)
+        return [other for other in seeds if not any({seed, other} <= {*group} for group in groups)]
+
+    def picks(self, settings: dict) -> tuple[list[dict], list[dict], list[dict]]:
+        """What to offer beside a picture: other designs of its class, mixtures, pictures between; each as new settings.
+
+        A rebuilt image has no other designs.
         """
-        first = settings["seed"] + 1
         num_levels = self.pipe.generator.config.num_levels
         starts = sorted({round(share * num_levels) for share in MIXED_FROM}, reverse=True)
-        seeds = [] if settings["photo"].strip() else [(first + i) % 2**32 for i in range(STRIP_COUNT)]
+        seeds = [] if settings["photo"].strip() else self.others(settings)[:STRIP_COUNT]
         return (
             [{"tab": "zoom", "seed": seed} for seed in seeds],
             [{"tab": "mix", "levels": list(range(start, num_levels))} for start in starts],
@@ -238,6 +268,14 @@ def readable(class_label: str | None, seed: int) -> str:
     """A sample in words."""
     name = "picture" if class_label is None else class_label.replace("-", " ").replace("_", " ")
     return f"{name} {seed}"
+
+
+def describe_others(count: int) -> str:
+    """How many other designs a class has, as far as they are shown."""
+    if count >= STRIP_COUNT:
+        return "Each seed is a picture of its own; some are:"
+    words = {0: "All its seeds are this one picture.", 1: "It has one other design:"}
+    return words.get(count, f"It has {count} other designs:")
 
 
 def contact_sheet(images: list[Image.Image], columns: int) -> Image.Image:

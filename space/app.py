@@ -7,6 +7,7 @@ The environment variable POLYINR_MODEL names the pipeline, a folder or a Hub id 
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -41,14 +42,16 @@ def find_model() -> str | Path:
 
 
 def load_studio(model: str | Path) -> Studio:
-    """The model of a folder or Hub id, and its card."""
+    """The model of a folder or Hub id, its card, and, of a folder, its showcase."""
     pipe = PolyINRPipeline.from_pretrained(model)
     card = Path(model, "README.md")
     if card.is_file():
         text = ModelCard.load(card, ignore_metadata_errors=True).text
     else:
         text = f"The model is [{model}](https://huggingface.co/{model}), whose card says what it learned from."
-    return Studio(pipe.to("cuda" if torch.cuda.is_available() else "cpu"), text)
+    showcase = Path(model, "showcase.json")
+    shown = json.loads(showcase.read_text(encoding="utf-8")) if showcase.is_file() else None
+    return Studio(pipe.to("cuda" if torch.cuda.is_available() else "cpu"), text, shown)
 
 
 def build(studio: Studio) -> gr.Blocks:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import parse_qsl
 
 import gradio as gr
-from actions import Studio, readable
+from actions import STRIP_COUNT, Studio, describe_others, readable
 from components import Stage, Strip, UploadButton, control, data_uri, strip_of
 from endpoints import DRAWING, HEAVY, PREVIEW, Endpoints, save_frames, sentences
 from PIL import Image
@@ -89,6 +89,7 @@ class Page:
 
     def _add_offers(self) -> None:
         self.dice_button = gr.Button("🎲 Dice: another one of its kind", elem_id="dice-button")
+        self.dice_count = gr.Markdown(elem_id="dice-count")
         self.dice = Strip(elem_id="dice", elem_classes="row-of-tiles")
         with gr.Row(elem_classes="heading"):
             gr.Markdown("**Mix with, or morph to**")
@@ -153,7 +154,7 @@ class Page:
         place = [self.controls[name] for name in PLACE]
         stage.rest(self._rest, stage, [stage, self.link, *place], **(LAST | QUICK))
         stage.sharpen(self._sharpen, stage, stage, **LAST, **DRAWING)
-        offered = [stage, self.dice, self.mixtures, self.between]
+        offered = [stage, self.dice, self.dice_count, self.mixtures, self.between]
         stage.settle(self._settle, stage, offered, **LAST, concurrency_id="offers", concurrency_limit=1)
         made = {"fn": self._film, "inputs": stage, "outputs": [stage, self.film, self.link]}
         for makes_film in (self.film_button.click, stage.film):
@@ -193,13 +194,19 @@ class Page:
     @sentences
     def _surprise(self, scene):
         _, settings = self._seen(scene)
-        chosen = {"class_label": random.choice(list(self.studio.class_ids) or [None])}
-        return self._show("zoom", settings | self.whole | chosen | {"seed": random.randrange(DICE_SIDES)})
+        names = self.studio.showcase["recognized"] or list(self.studio.class_ids) or [None]
+        class_label = random.choice(names)
+        seed = self.studio.seed_to_show(class_label, random.randrange(DICE_SIDES))
+        return self._show("zoom", settings | self.whole | {"class_label": class_label, "seed": seed})
 
     @sentences
     def _dice(self, scene):
         _, settings = self._seen(scene)
-        return self._show("zoom", settings | {"photo": "", "seed": random.randrange(DICE_SIDES)})
+        seeds = self.studio.others(settings)
+        if not seeds:
+            return {self.stage: {"note": describe_others(0)}}
+        seed = random.choice(seeds) if len(seeds) < STRIP_COUNT else random.randrange(DICE_SIDES)
+        return self._show("zoom", settings | {"photo": "", "seed": seed})
 
     @sentences
     def _change(self, name: str, scene, value):
@@ -260,6 +267,8 @@ class Page:
             with time_limit(REQUEST_SECONDS):
                 row = strip_of(labels, picks, self.studio.strip(settings, picks))
             yield {strip: row}
+            if strip is self.dice:
+                yield {self.dice_count: describe_others(len(picks)) if not settings["photo"].strip() else ""}
 
     @sentences
     def _film(self, scene) -> Iterator[dict]:

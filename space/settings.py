@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from urllib.parse import urlencode
@@ -172,16 +172,18 @@ def class_ids(pipe: PolyINRPipeline) -> dict[str, int]:
     return {f"{name} ({i})" if names.count(name) > 1 else name: i for i, name in enumerate(names)}
 
 
-def settings_of(pipe: PolyINRPipeline) -> dict[str, Setting]:
-    """All settings of the page by name."""
+def settings_of(pipe: PolyINRPipeline, opening: Sequence[tuple[str, int]] = ()) -> dict[str, Setting]:
+    """All settings of the page by name; the first two pictures of `opening`, classes and seeds, are the defaults."""
     names = tuple(class_ids(pipe))
+    first, second = (names[0] if names else None, 0), (names[len(names) // 2] if names else None, 1)
+    first, second = ([tuple(pick) for pick in opening if pick[0] in names][:2] + [first, second])[:2]
     num_levels = pipe.generator.config.num_levels
     levels = tuple(range(num_levels))
     seeds = {"minimum": 0, "maximum": MAX_SEED}
     psi = pipe.config.get("default_truncation_psi", 1.0)  # what the model itself recommends
     return {
-        "class_label": Setting("Class", names[0] if names else None, choices=names),
-        "seed": Setting("Seed", 0, **seeds),
+        "class_label": Setting("Class", first[0], choices=names),
+        "seed": Setting("Seed", first[1], **seeds),
         "truncation_psi": Setting("Truncation psi", psi, 0, 1.2, 0.05, info="towards 0 typical, at 1 varied"),
         "count": Setting("Images", 4, 1, MAX_COUNT),
         "size": Setting("Size", 512, choices=SIZES, info="pixels"),
@@ -190,8 +192,8 @@ def settings_of(pipe: PolyINRPipeline) -> dict[str, Setting]:
         "column": Setting("Center, across", 0.5, -1, 2, 1e-6, info="0 is the left border, 1 the right"),
         "zoom": Setting("Zoom", 0.0, -2, 8, 0.01, info="doublings; below 0 shows what lies beyond the border"),
         "border": Setting("Mark the border", True),
-        "second_class_label": Setting("Second class", names[len(names) // 2] if names else None, choices=names),
-        "second_seed": Setting("Second seed", 1, **seeds),
+        "second_class_label": Setting("Second class", second[0], choices=names),
+        "second_seed": Setting("Second seed", second[1], **seeds),
         "levels": Setting("Levels from the second", list(levels[round(0.7 * num_levels) :]), choices=levels),
         "position": Setting("Position", 0.5, 0, 1, 0.01, info="0 is the first image, 1 the second"),
         "num_frames": Setting("Frames of the film", 24, 2, MAX_FRAMES),

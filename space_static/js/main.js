@@ -3,7 +3,7 @@
 import { ClassBox } from "./class_box.js";
 import { listen } from "./gestures.js";
 import { Stage } from "./stage.js";
-import { Classes, MAX_SEED, readLink, writeLink } from "./state.js";
+import { anotherSeed, Classes, designsOf, readLink, writeLink } from "./state.js";
 import { extentOf, WHOLE, zoomAt } from "./view.js";
 
 const MAX_SIDE = 1024; // pixels that are run for the canvas
@@ -86,6 +86,14 @@ function showState() {
   find("second-seed").value = state.secondSeed;
   find("position").value = state.position;
   find("psi").value = state.psi;
+  for (const [id, classLabel, what] of [
+    ["dice", state.classLabel, "seed"],
+    ["second-dice", state.secondClassLabel, "second seed"],
+  ]) {
+    const count = designsOf(metadata, classLabel).length;
+    const designs = count === 1 ? "; all show one design" : `: one of ${count} designs`;
+    find(id).title = find(id).ariaLabel = `Another ${what}${count > 0 ? designs : ""}`;
+  }
   for (const box of find("levels").querySelectorAll("input")) box.checked = state.levels.includes(Number(box.value));
   canvas.ariaLabel = describe();
 }
@@ -118,16 +126,22 @@ function onNumber(id, change) {
 }
 
 function buildControls() {
-  const another = () => Math.floor(Math.random() * 100000) % (MAX_SEED + 1);
+  const firstDesign = (classLabel, seed) => designsOf(metadata, classLabel)[0] ?? seed;
   // Whoever chooses a second image wants to see something of it.
   const secondly = (changes) => update({ ...changes, position: state.position || 0.5 });
-  boxes.first = buildClassBox(find("class-box"), (classLabel) => update({ classLabel }));
-  boxes.second = buildClassBox(find("second-class-box"), (secondClassLabel) => secondly({ secondClassLabel }));
+  boxes.first = buildClassBox(find("class-box"), (classLabel) =>
+    update({ classLabel, seed: firstDesign(classLabel, state.seed) }),
+  );
+  boxes.second = buildClassBox(find("second-class-box"), (secondClassLabel) =>
+    secondly({ secondClassLabel, secondSeed: firstDesign(secondClassLabel, state.secondSeed) }),
+  );
   buildLevels();
   onNumber("seed", (seed) => ({ seed }));
   onNumber("second-seed", (secondSeed) => ({ secondSeed, position: state.position || 0.5 }));
-  find("dice").addEventListener("click", () => update({ seed: another() }));
-  find("second-dice").addEventListener("click", () => secondly({ secondSeed: another() }));
+  find("dice").addEventListener("click", () => update({ seed: anotherSeed(metadata, state.classLabel, state.seed) }));
+  find("second-dice").addEventListener("click", () =>
+    secondly({ secondSeed: anotherSeed(metadata, state.secondClassLabel, state.secondSeed) }),
+  );
   find("position").addEventListener("input", ({ target }) => update({ position: target.valueAsNumber }));
   find("psi").addEventListener("input", ({ target }) => update({ psi: target.valueAsNumber }));
   find("zoom-in").addEventListener("click", () => update(zoomAt(state, 1)));

@@ -5,6 +5,7 @@ import { MAX_ZOOM, MIN_ZOOM, WHOLE } from "./view.js";
 export const MAX_SEED = 2 ** 32 - 1;
 export const MAX_PSI = 1.2;
 const MAX_QUOTED = 40; // letters of what a link asks for
+const NUM_DICE = 100000; // seeds that a dice can show
 
 /** What a model knows of its classes: a name for each id, and a search. Without classes, nothing. */
 export class Classes {
@@ -37,19 +38,33 @@ export class Classes {
   }
 }
 
-/** The state that a page without a link opens with. */
+/** The state that a page without a link opens with: the first two pictures of the model's showcase, if it has one. */
 export function defaults(metadata) {
   const count = metadata.config.num_classes;
+  const [first, second] = metadata.showcase?.opening ?? [];
   return {
-    classLabel: count ? Math.floor((3 * count) / 4) : null,
-    seed: 0,
+    classLabel: first?.[0] ?? (count ? Math.floor((3 * count) / 4) : null),
+    seed: first?.[1] ?? 0,
     psi: 1,
-    secondClassLabel: count ? Math.floor((3 * count) / 8) : null,
-    secondSeed: 1,
+    secondClassLabel: second?.[0] ?? (count ? Math.floor((3 * count) / 8) : null),
+    secondSeed: second?.[1] ?? 1,
     position: 0,
     levels: Array.from({ length: metadata.config.num_levels }, (_, level) => level),
     ...WHOLE,
   };
+}
+
+/** Seeds that show all designs of a class, as the model's showcase has them; none if it does not say. */
+export function designsOf(metadata, classLabel) {
+  return metadata.showcase?.designs[classLabel] ?? [];
+}
+
+/** A seed of another design of the class than `seed` shows, as far as is known. */
+export function anotherSeed(metadata, classLabel, seed) {
+  const others = designsOf(metadata, classLabel).filter((other) => other !== seed);
+  const range = others.length || NUM_DICE;
+  const drawn = Math.floor(Math.random() * range);
+  return others.length > 0 ? others[drawn] : drawn;
 }
 
 function number(low, high, digits = 0) {

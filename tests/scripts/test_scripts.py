@@ -193,6 +193,18 @@ def test_generate_unconditional(folders, tmp_path, capsys):
     np.testing.assert_array_equal(np.asarray(grid)[SIZE + 18 :, 2 * SIZE :], 255)  # the sixth place is empty
 
 
+def test_generate_one_image_of_each_design(folders, tmp_path, capsys):
+    """Images of one class mean are one design; the row of a class with fewer is filled up."""
+    arguments = ["--pipeline", folders["conditional"], "--class", "goldfish", "tench", "--seeds", "3,1,8,1", "--grid"]
+    run("generate", *arguments, "--distinct", "--truncation_psi", 0, "--output", tmp_path / "one")
+    output = capsys.readouterr()
+    assert output.err == "goldfish: 1 design among 3 seeds\ntench: 1 design among 3 seeds\n"
+    assert len(output.out.split()) == 3
+    grid = load_script("generate").contact_sheet([[Image.new("RGB", (4, 4))] * 3, [Image.new("RGB", (4, 4))]])
+    assert grid.size == (12, 8)
+    assert np.asarray(grid)[4:, 4:].min() == 255 and np.asarray(grid)[:4].max() == 0
+
+
 def test_generate_with_a_tolerance(folders, tmp_path):
     arguments = ["--pipeline", folders["unconditional"], "--seeds", 3, "--height", 100, "--width", 90]
     run("generate", *arguments, "--tolerance", 0.2, "--output", tmp_path)
@@ -234,6 +246,8 @@ def test_generate_in_bfloat16(folders, tmp_path, no_dtype_warnings):
         (["--class", "0", "--height", "0"], "`height`"),
         (["--class", "0", "--extent", "0", "0", "0", "1"], "`extent`"),
         (["--class", "0", "--truncation_psi", "nan"], "`truncation_psi`"),
+        (["--class", "0", "--distinct", "--centroids", "2"], "`--distinct`"),
+        (["--class", "0", "--distinct", "--seed_source", "numpy"], "`--distinct`"),
     ],
 )
 def test_generate_refuses_bad_input(folders, tmp_path, arguments, message):
@@ -264,12 +278,12 @@ def test_demo(folders, tmp_path, capsys, name, monkeypatch):
     monkeypatch.setattr(demo, "PANEL", 32)
     demo.main(["--pipeline", folders[name], "--output", str(tmp_path / "out")])
     rows = {"conditional": 3, "unconditional": 8}[name]
-    files = {"samples.png": (8 * 64, rows * 64), "sizes.png": (96, 64), "beyond_the_border.png": (512, 512)}
-    files |= {"style_mixing.png": (5 * 96, 96 + 3 * (18 + 3 * 96)), "walk.gif": (128, 128)}
+    files = {"beyond_the_border.png": (512, 512), "style_mixing.png": (5 * 96, 96 + 3 * (18 + 3 * 96))}
+    files |= {"sizes.png": (4 * 32, 2 * (32 + 18)), "samples.png": (8 * 64, rows * 64), "walk.gif": (128, 128)}
     printed = [str(tmp_path / "out" / file) for file in (*files, "index.html")]
     assert capsys.readouterr().out.split() == printed
     page = (tmp_path / "out" / "index.html").read_text()
-    assert re.findall('src="(.*?)"', page) == list(files)
+    assert sorted(re.findall('src="(.*?)"', page)) == sorted(files)
     for file, size in files.items():
         image = Image.open(tmp_path / "out" / file)
         assert image.size == size
@@ -311,7 +325,8 @@ def test_demo_without_a_checkpoint(tmp_path, monkeypatch, capsys):
 def test_the_demo_knows_its_classes():
     """Those it draws of the bundled checkpoint are classes of it."""
     demo = load_script("demo")
-    assert set(demo.PRETRAINED_CLASSES) <= set(demo.load_pipeline(None).labels)
+    chosen = demo.WALKED | demo.MIXED | demo.MIXED_INTO | demo.BEYOND
+    assert set(chosen) <= set(demo.load_pipeline(None).labels)
 
 
 def test_demo_draws_many_classes_once_each(monkeypatch):

@@ -3,12 +3,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from actions import STRIP_COUNT, Studio, check_pixels, contact_sheet
+from actions import STRIP_COUNT, Studio, check_pixels, contact_sheet, describe_others
 from PIL import Image
 from settings import MAX_COUNT, MAX_ENCODED, MAX_FRAMES, MAX_THUMBNAILS, PREVIEW_SIZE, SIZES, TOLERANCE, Scene
 from turns import SupersededError, time_limit, wanted_while
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.editing import designs
 from polyinr_hf.editing.levels import mix_levels
 from polyinr_hf.editing.seeds import encode_seeds
 
@@ -260,6 +261,36 @@ def test_the_wall_has_a_picture_of_each_class_once(studio):
     for i, pick in enumerate(picks):
         tile = sheet.crop((i * PREVIEW_SIZE, 0, (i + 1) * PREVIEW_SIZE, PREVIEW_SIZE)).convert("RGB")
         assert same(tile, draw(studio, **pick, psi=1.0, size=PREVIEW_SIZE))
+
+
+def test_a_showcase_says_what_the_page_opens_with(tiny_model):
+    """Its pictures come first; then classes that can be recognized, with their first designs."""
+    showcase = {
+        "opening": [["tree", 5], ["wolf", 1]],
+        "designs": {"cat": [7, 2], "dog": [4], "tree": [9]},
+        "recognized": ["cat", "tree"],
+    }
+    studio = Studio(PolyINRPipeline.from_pretrained(tiny_model), "", showcase)
+    picks, _ = studio.wall()
+    assert picks == [{"class_label": "tree", "seed": 5}, {"class_label": "cat", "seed": 7}]
+    names = ("class_label", "seed", "second_class_label", "second_seed")
+    assert [studio.settings[name].default for name in names] == ["tree", 5, "cat", 0]
+
+
+def test_other_designs_are_none_of_this_one(studio):
+    settings = settings_of_cat_to_tree(studio)
+    others = studio.others(settings)
+    seeds = [settings["seed"], *others]
+    found = designs(studio.pipe, "cat", seeds)
+    assert others and {settings["seed"]} in [{*group} for group in found]
+    assert studio.others(settings | {"truncation_psi": 0.0}) == []
+
+
+@pytest.mark.parametrize(
+    "count, words", [(0, "All its seeds"), (1, "one other design"), (3, "3 other designs"), (STRIP_COUNT, "Each seed")]
+)
+def test_how_many_other_designs_there_are_is_said(count, words):
+    assert words in describe_others(count)
 
 
 def test_a_slow_model_gets_a_smaller_wall(monkeypatch):

@@ -5,7 +5,7 @@ import test from "node:test";
 
 import { coordinatesOf, ExactPicture, ProgressivePicture } from "../../space_static/js/lattice.js";
 import { placeOf } from "../../space_static/js/stage.js";
-import { Classes, defaults, readLink, writeLink } from "../../space_static/js/state.js";
+import { anotherSeed, Classes, defaults, designsOf, readLink, writeLink } from "../../space_static/js/state.js";
 import { extentOf, pan, WHOLE, zoomAt } from "../../space_static/js/view.js";
 
 const WINDOW = [-0.25, 0.5, 0.75, 1.5];
@@ -115,6 +115,16 @@ const METADATA = {
   config: { num_classes: 4, num_levels: 3 },
   class_names: { 0: "tench, Tinca tinca", 1: "crane", 2: "goldfish", 3: "crane" },
 };
+
+test("a showcase says what the page opens with, and which seeds show other designs", () => {
+  const metadata = { ...METADATA, showcase: { opening: [[2, 9], [0, 4]], designs: { 2: [5, 9, 7] } } };
+  const { classLabel, seed, secondClassLabel, secondSeed } = defaults(metadata);
+  assert.deepEqual([classLabel, seed, secondClassLabel, secondSeed], [2, 9, 0, 4]);
+  const drawn = new Set(Array.from({ length: 200 }, () => anotherSeed(metadata, 2, 9)));
+  assert.deepEqual([...drawn].sort(), [5, 7]);
+  assert.deepEqual(designsOf(METADATA, 2), []);
+  assert.ok(new Set(Array.from({ length: 20 }, () => anotherSeed(METADATA, 2, 9))).size > 10);
+});
 
 test("a link holds the state, and what is illegal in it is named", () => {
   const classes = new Classes(METADATA);

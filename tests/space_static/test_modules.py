@@ -1,6 +1,7 @@
 """The page's modules that need no page, in node."""
 
 import json
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,3 +33,14 @@ def test_a_seed_is_the_latent_that_it_is_in_torch(length):
     done = subprocess.run([NODE, "--input-type=module"], input=code, capture_output=True, text=True, check=True)
     expected = torch.stack([torch.randn(length, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, atol=2e-6, rtol=0)
+
+
+def test_a_showcase_is_told_to_the_page_by_ids(tmp_path):
+    add_showcase = runpy.run_path(str(LATENTS.parents[2] / "scripts" / "build_static_space.py"))["add_showcase"]
+    showcase, metadata = tmp_path / "showcase.json", tmp_path / "model.json"
+    metadata.write_text('{"config": {}}')
+    add_showcase(showcase, {"cat": 0, "dog": 1}, metadata)
+    assert json.loads(metadata.read_text()) == {"config": {}}
+    showcase.write_text('{"opening": [["dog", 4]], "designs": {"cat": [7, 2]}, "recognized": ["cat"]}')
+    add_showcase(showcase, {"cat": 0, "dog": 1}, metadata)
+    assert json.loads(metadata.read_text())["showcase"] == {"opening": [[1, 4]], "designs": {"0": [7, 2]}}
