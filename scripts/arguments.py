@@ -16,17 +16,15 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from tqdm import tqdm
 
-from polyinr_hf import training
+from polyinr_hf import BUNDLED_MODEL, training
+from polyinr_hf.commands import find_file
 from polyinr_hf.editing import SEED_SOURCES, draw_latents, encode_seeds, w_centroids
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
 if TYPE_CHECKING:
     from polyinr_hf.inversion import InversionStep
 
-BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 BAR_SECONDS = 1.0  # what takes less time has no progress bar
-
-BUNDLED = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
 
 
 @contextmanager
@@ -58,8 +56,8 @@ def add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_pipeline` reads."""
     parser.add_argument(
         "--pipeline",
-        default=str(BUNDLED) if BUNDLED.is_dir() else None,
-        required=not BUNDLED.is_dir(),
+        default=str(BUNDLED_MODEL) if BUNDLED_MODEL.is_dir() else None,
+        required=not BUNDLED_MODEL.is_dir(),
         help="pipeline folder or Hub id (default: the bundled model, pretrained/poly-inr-emoji)",
     )
     parser.add_argument(
@@ -296,6 +294,8 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
         name, overrides = None, [name, *overrides]
     if arguments.dataset is not None:
         overrides.insert(0, f"data.dataset={arguments.dataset}")
+    if name not in (None, "small"):
+        name = str(find_file(name))
     if name not in (None, "small") and not Path(name).is_file():
         raise ValueError(
             f"`recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, which is no file."
@@ -304,7 +304,7 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     own = arguments.output / "recipe.yaml"
     if name == "small":
         if not (arguments.resume and own.exists()):
-            start = None if init_from == "scratch" else init_from or str(BUNDLED)
+            start = None if init_from == "scratch" else init_from or str(BUNDLED_MODEL)
             return training.small_recipe(overrides, minutes, start)
         name = None  # the run's own
     if minutes is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from arguments import one_line_errors
 from polyinr_hf import training
 from polyinr_hf.checks import check_count, check_number
+from polyinr_hf.commands import find_file
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def plan(args: argparse.Namespace) -> dict:
     check_count("--processes", args.processes)
     check_number("--memory_gb", args.memory_gb, positive=True)
-    recipe = training.load_recipe(args.recipe, args.set)
+    recipe = training.load_recipe(find_file(args.recipe), args.set)
     try:
         peak = training.PEAK_TFLOPS.get(args.device) or float(args.device)
     except ValueError:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from polyinr_hf.commands import find_file
 from polyinr_hf.hub import check_pipeline_folder, check_repo_id, push_folder, shared_files
 
 
@@ -49,7 +50,7 @@ def print_dry_run(files: dict[str, Path | bytes]) -> None:
 def main(argv=None):
     args = parse_args(argv)
     try:
-        card = yaml.safe_load(args.card.read_text(encoding="utf-8")) if args.card else None
+        card = yaml.safe_load(find_file(args.card).read_text(encoding="utf-8")) if args.card else None
         evaluation = json.loads(args.evaluation.read_text(encoding="utf-8")) if args.evaluation else None
         options = {"card": card, "evaluation": evaluation, "revision": args.revision, "variant": args.variant}
         if args.dry_run:

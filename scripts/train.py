@@ -20,6 +20,7 @@ import sys
 
 from arguments import add_run_arguments, one_line_errors, read_recipe, train_and_show_end
 from polyinr_hf import training
+from polyinr_hf.commands import command_line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,8 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
             plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset)
     if plan and trainer.accelerator.is_main_process:
         print(plan, file=sys.stderr)
-    launcher = "python" if trainer.accelerator.num_processes == 1 else "accelerate launch"
-    train_and_show_end(trainer, f"{launcher} scripts/train.py")
+    train_and_show_end(trainer, command_line("train", launched=trainer.accelerator.num_processes > 1))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The environment variable POLYINR_MODEL names the pipeline, a folder or a Hub id 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -66,6 +67,11 @@ def launch(demo: gr.Blocks, **kwargs) -> None:
     return demo.launch(**options | kwargs)
 
 
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
+    launch(build(load_studio(find_model())))
+
+
 if __name__ == "__main__":
-    demo = build(load_studio(find_model()))
-    launch(demo)
+    main()

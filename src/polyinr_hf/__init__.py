@@ -1,7 +1,6 @@
 """Poly-INR for the Hugging Face ecosystem: images as polynomials of their pixel coordinates."""
 
-from .modeling_poly_inr import NAMED_SIZES, PolyINRGenerator
-from .pipeline_poly_inr import PolyINRPipeline
+from ._lazy import lazy_exports
 
 __version__ = "0.1.0"
-__all__ = ["NAMED_SIZES", "PolyINRGenerator", "PolyINRPipeline"]
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from huggingface_hub import get_token
 from huggingface_hub.utils import disable_progress_bars
 
+from ..commands import command_line
 from ..data.dataset import ImageDataset, load_image_dataset
 from ..hub.push import push_folder, redact
 from ..modeling_poly_inr import PolyINRGenerator
@@ -270,9 +271,9 @@ class BackgroundPusher:
         left = self.pending()
         for name in left:
             logger.warning(
-                "%s has not reached the Hub; resume the run, or: python scripts/push_to_hub.py --pipeline %s --repo %s "
-                "--tag %s",
+                "%s has not reached the Hub; resume the run, or: %s --pipeline %s --repo %s --tag %s",
                 name,
+                command_line("push"),
                 self.exports / name,
                 self.repo_id,
                 name,

@@ -32,6 +32,7 @@ from accelerate.utils import (
 from filelock import FileLock, Timeout
 from torch.nn.parallel import DistributedDataParallel
 
+from ..commands import command_line
 from ..devices import Device, choose_precision, describe
 from .recipe import Recipe
 
@@ -137,7 +138,7 @@ def describe_run(asked: Recipe, accelerator: Accelerator, images_of_stages: list
         else:
             line += (
                 "on a CPU that is what `accelerate launch` gives unless told `--cpu --num_processes 1`. "
-                "`python scripts/train.py ...` takes all of them."
+                f"`{command_line('train')} ...` takes all of them."
             )
     if processes == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         line += (

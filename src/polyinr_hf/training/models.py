@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..commands import command_line
 from ..data.dataset import ImageDataset, image_batches, load_image_dataset
 from ..feature_networks import (
     Classifier,
@@ -82,7 +83,7 @@ def resolve_source(recipe: Recipe) -> Recipe:
     if str(recipe.run.init_from).endswith(".pkl"):
         raise ValueError(
             "`run.init_from` must be a pipeline's folder or Hub id, got the checkpoint "
-            f"{recipe.run.init_from}. Convert it first: python scripts/convert_original.py --checkpoint FILE --output "
+            f"{recipe.run.init_from}. Convert it first: {command_line('convert')} --checkpoint FILE --output "
             "FOLDER. Its averaged generator comes along. Its discriminator cannot: a new one learns from the start."
         )
     if recipe.model is not None and recipe.data.class_conditional is not None:

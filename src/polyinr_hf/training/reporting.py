@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._lazy import naming_extra
+from ..commands import command_line
 from ..files import replace_file
 
 LOSSES_SHOWN = {"D": "discriminator_loss", "G": "generator_loss", "matching": "matching_loss", "points": "points_loss"}
@@ -156,7 +157,7 @@ def next_commands(run_folder: Path, dataset: str, command: str, finished: bool, 
     if not finished:
         lines.append(f"go on:     {command} --output {run_folder} --resume")
     if adversarial:
-        lines.append(f"losses:    python scripts/plot_log.py --run {run_folder} --output losses.png")
+        lines.append(f"losses:    {command_line('plot')} --run {run_folder} --output losses.png")
     if not exports and not best:
         return "\n".join(lines)
     pipeline = (best or exports)[-1]
@@ -164,15 +165,15 @@ def next_commands(run_folder: Path, dataset: str, command: str, finished: bool, 
     several = f" --class {shlex.join(names)} --seeds 0-3" if names else " --seeds 0-15"
     one = f" --class {shlex.join(names[:1])}" if names else ""
     lines += [
-        f"draw:      python scripts/generate.py --pipeline {pipeline}{several} --grid --output out",
-        f"enlarge:   python scripts/generate.py --pipeline {pipeline}{one} --seeds 0 --height 1024 --width 1024 "
+        f"draw:      {command_line('generate')} --pipeline {pipeline}{several} --grid --output out",
+        f"enlarge:   {command_line('generate')} --pipeline {pipeline}{one} --seeds 0 --height 1024 --width 1024 "
         "--tolerance 0.1 --output out",
-        f"zoom:      python scripts/edit.py zoom --pipeline {pipeline}{one} --tolerance 0.1",
-        f"mix:       python scripts/edit.py mix --pipeline {pipeline}{one}{one.replace('--', '--target_')}",
-        f"play:      POLYINR_MODEL={pipeline} python space/app.py",
-        f"measure:   python scripts/evaluate.py --pipeline {pipeline} --dataset {dataset} --metrics fd_lite0 "
+        f"zoom:      {command_line('edit')} zoom --pipeline {pipeline}{one} --tolerance 0.1",
+        f"mix:       {command_line('edit')} mix --pipeline {pipeline}{one}{one.replace('--', '--target_')}",
+        f"play:      POLYINR_MODEL={pipeline} {command_line('space')}",
+        f"measure:   {command_line('evaluate')} --pipeline {pipeline} --dataset {dataset} --metrics fd_lite0 "
         "--num_samples 2000",
-        f"share:     python scripts/push_to_hub.py --pipeline {pipeline} --repo YOUR_NAME/poly-inr --dry_run",
+        f"share:     {command_line('push')} --pipeline {pipeline} --repo YOUR_NAME/poly-inr --dry_run",
     ]
     return "\n".join(lines)
 
