@@ -619,7 +619,7 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         those of its own image.
         """
         numbers = torch.arange(len(A), device=A.device)
-        level_0 = self._fold_level_0(A).transpose(0, 1).flatten(1)[None]  # (1, n, 3 B)
+        level_0 = torch.cat([self._fold_level_0(a) for a in A.split(1)], dim=2)  # (1, n, 3 B), each to its own bits
         A = A.permute(1, 2, 0, 3).flatten(2)[None]  # (1, L, n, 3 B)
 
         def colors(coordinates: Tensor, images: Tensor | None = None) -> Tensor:
