@@ -1,6 +1,7 @@
 # make demo    images into out/
 # make test    the whole test suite
 # make lint    ruff, import-linter, pyright
+# make pictures    the pictures of README.md, docs/ and examples/ that can be drawn in minutes, in their places
 # make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
 # make test-minima    the test suite at the oldest versions that pyproject.toml allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
@@ -15,10 +16,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --ed
 PIPELINE ?= pretrained/poly-inr-emoji
 RUNTIME := space_static/node_modules/.package-lock.json
 
-.PHONY: demo test test-minima lint browser page static_space
+.PHONY: demo pictures test test-minima lint browser page static_space
 
 demo: $(VENV)/installed-core
 	$(BIN)/python scripts/demo.py --output out
+
+pictures: $(VENV)/installed-test
+	$(BIN)/python scripts/pictures.py
 
 test: $(VENV)/installed-test browser page
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8

@@ -51,7 +51,7 @@ def designs(
     check_number("alike", alike)
     seeds = list(dict.fromkeys(seeds))
     A = encode_seeds(pipe, class_label, seeds, truncation_psi)  # (K, L, n, 3)
-    images = torch.cat([pipe.generator.render(part, SIZE, SIZE) for part in A.split(1)])  # (K, 3, 16, 16), in [-1, 1]
+    images = pipe.generator.render(A, SIZE, SIZE)  # (K, 3, 16, 16), in [-1, 1]
     images = images.float().clamp(-1, 1).flatten(1) / 2
     distances = torch.cdist(images, images) / images.shape[1] ** 0.5  # (K, K)
     groups = _group(distances, alike)
