@@ -583,8 +583,12 @@ class PolyINRGenerator(ModelMixin, ConfigMixin):
         checked before the iterator is returned.
 
         Example:
-            >>> for preview in generator.render_progressive(A, 512, 512, tolerance=0.1):
-            ...     show(preview)
+            >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+            >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+            >>> A = pipe.encode("red apple", generator=torch.Generator().manual_seed(0))
+            >>> previews = list(pipe.generator.render_progressive(A, 64, 64, tolerance=0.1))
+            >>> previews[0].shape == previews[-1].shape == (1, 3, 64, 64)
+            True
         """
         self.check_affine_parameters(A)
         height, width = self.size_or_default(height, width)

@@ -42,9 +42,9 @@ def designs(
         ValueError: As [`encode_seeds`], or for `alike` below 0.
 
     Example:
-        >>> from polyinr_hf import PolyINRPipeline
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
         >>> from polyinr_hf.editing import designs
-        >>> pipe = PolyINRPipeline.from_pretrained("pretrained/poly-inr-emoji")
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
         >>> [group[0] for group in designs(pipe, "avocado")]  # a seed of each
         [9, 2, 23]
     """
