@@ -1,9 +1,6 @@
 # make demo    images into out/
 # make test    the whole test suite
 # make lint    ruff, import-linter, pyright
-# make pictures    the pictures of README.md, docs/ and examples/ that can be drawn in minutes, in their places
-# make api     the reference of the public names, built from their docstrings, into out/api
-# make notebook    examples/tour.ipynb run from top to bottom, into out/tour.ipynb
 # make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
 # make test-minima    the test suite at the oldest versions that pyproject.toml allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
@@ -18,13 +15,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --ed
 PIPELINE ?= pretrained/poly-inr-emoji
 RUNTIME := space_static/node_modules/.package-lock.json
 
-.PHONY: demo pictures test test-minima lint api notebook browser page static_space
+.PHONY: demo test test-minima lint browser page static_space
 
 demo: $(VENV)/installed-core
 	$(BIN)/python scripts/demo.py --output out
-
-pictures: $(VENV)/installed-test
-	$(BIN)/python scripts/pictures.py
 
 test: $(VENV)/installed-test browser page
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
@@ -32,12 +26,12 @@ test: $(VENV)/installed-test browser page
 test-minima:
 	$(MAKE) test VENV=.venv-minima CONSTRAINTS=requirements/minima.txt
 
-# Tests drive the Space's page in it; where it cannot be had, they are skipped.
+# Tests drive the pages in them; where they cannot be had, they are skipped.
 browser:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null && command -v firefox-esr >/dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
-	  && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; \
-	} || echo "There is no chromium: tests in a browser will be skipped." >&2
+	  && apt-get install -y -qq --no-install-recommends chromium chromium-driver firefox-esr >/dev/null; \
+	} || echo "There is no chromium, or no firefox-esr: tests in it will be skipped." >&2
 
 # onnxruntime-web and, for the tests, axe-core.
 $(RUNTIME): space_static/package.json space_static/package-lock.json
@@ -53,13 +47,6 @@ page:
 static_space: $(VENV)/installed-onnx $(RUNTIME)
 	$(BIN)/python scripts/build_static_space.py --pipeline $(PIPELINE) --output out/static_space
 
-api: $(VENV)/installed-docs
-	$(BIN)/python scripts/build_api.py --output out/api
-
-notebook: $(VENV)/installed-notebook
-	mkdir -p out
-	$(BIN)/jupyter-execute --timeout=1800 --output=$(CURDIR)/out/tour.ipynb examples/tour.ipynb
-
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,6 +60,10 @@ $(VENV)/installed-core: pyproject.toml requirements/constraints.txt | $(BIN)/pyt
 	$(INSTALL) .
 	touch $@
 
-$(VENV)/installed-%: pyproject.toml requirements/constraints.txt | $(BIN)/python
-	$(INSTALL) ".[$*]"
+$(VENV)/installed-onnx: pyproject.toml requirements/constraints.txt | $(BIN)/python
+	$(INSTALL) ".[onnx]"
+	touch $@ $(VENV)/installed-core
+
+$(VENV)/installed-test: pyproject.toml requirements/constraints.txt | $(BIN)/python
+	$(INSTALL) ".[test]"
 	touch $@ $(VENV)/installed-core

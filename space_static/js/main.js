@@ -15,7 +15,7 @@ const stage = new Stage(canvas);
 const worker = new Worker(new URL("./painter.js", import.meta.url), { type: "module" });
 const boxes = {};
 
-let metadata, classes, state, backend;
+let metadata, classes, state;
 let drawId = 0; // of the latest picture asked for
 let saveId = 0;
 let shownImage = null; // of the pictures on the stage
@@ -204,7 +204,7 @@ function download(blob) {
 
 // -- the worker -------------------------------------------------------------------------------------------------------
 function showPicture(message) {
-  const { id, image, rate, share } = message;
+  const { id, image } = message;
   const key = JSON.stringify(image);
   stage.put(message, key !== shownImage);
   shownImage = key;
@@ -212,9 +212,18 @@ function showPicture(message) {
   if (find("message").textContent === "Drawing") say("");
   if (id !== drawId) return;
   canvas.dataset.stage = message.stage;
-  const run = message.stage === "exact" ? "all" : `${Math.min(99, Math.round(100 * share))}%`;
+  find("where").textContent = describeWork(message);
+}
+
+/** How the picture on the canvas came about. */
+function describeWork({ backend, rate, share, stage: reached }) {
   const speed = Number(rate.toPrecision(2)).toLocaleString("en");
-  find("where").textContent = `${backend}: ${speed} points a second; ${run} of ${stage.size} × ${stage.size} run`;
+  const how = {
+    coarse: "a first sketch",
+    sharp: `sharp from ${Math.min(99, Math.round(100 * share))}% of them`,
+    exact: "every one computed",
+  }[reached];
+  return `${stage.size} × ${stage.size} pixels, ${how}; ${backend}, ${speed} points a second`;
 }
 
 function showAbout() {
@@ -226,7 +235,7 @@ function showAbout() {
 }
 
 function begin(message) {
-  ({ metadata, backend } = message);
+  ({ metadata } = message);
   classes = new Classes(metadata);
   ({ state } = readLink("", metadata, classes));
   find("controls").inert = false;

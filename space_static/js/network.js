@@ -1,4 +1,7 @@
-// The two graphs in onnxruntime-web: on WebGPU where there is one, otherwise in WebAssembly.
+// The model's files, and what runs them: WebGPU where there is one, otherwise WebAssembly on one thread or on several,
+// whichever turns out to be faster.
+
+import { Trial } from "./trial.js";
 
 const RUNTIME = new URL("../runtime/", import.meta.url);
 const MODEL = new URL("../model/", import.meta.url);
@@ -49,59 +52,71 @@ async function hasWebGPU() {
   }
 }
 
-async function createSession(ort, graph, name, provider) {
-  try {
-    return await ort.InferenceSession.create(graph, { executionProviders: [provider] });
-  } catch (error) {
-    throw new Error(`model/${name} could not be opened: ${error.message}`);
+/** A worker that runs the graphs, asked one thing at a time. */
+class Runner {
+  constructor(backend) {
+    this.backend = backend;
+    this.worker = new Worker(new URL("./runner.js", import.meta.url), { type: "module" });
+  }
+
+  ask(name, argument) {
+    return new Promise((resolve, reject) => {
+      this.worker.onmessage = ({ data: { result, error } }) => (error ? reject(new Error(error)) : resolve(result));
+      this.worker.onerror = (event) => reject(new Error(event.message || "its worker could not be started."));
+      this.worker.postMessage({ name, argument });
+    });
+  }
+
+  end() {
+    this.worker.terminate();
   }
 }
 
+async function openRunner(runtime, provider, numThreads, { config }, graphs) {
+  const threads = `WebAssembly, ${numThreads} thread${numThreads > 1 ? "s" : ""}`;
+  const runner = new Runner(provider === "webgpu" ? "WebGPU" : threads);
+  try {
+    await runner.ask("open", { runtime, provider, numThreads, config, graphs });
+  } catch (error) {
+    runner.end();
+    throw error;
+  }
+  return runner;
+}
+
 class Network {
-  constructor(ort, metadata, mapping, synthesis, backend) {
-    Object.assign(this, { ort, metadata, mapping, synthesis, backend });
+  constructor(metadata, runner) {
+    Object.assign(this, { metadata, runner, trial: null });
+  }
+
+  get backend() {
+    return this.runner.backend;
+  }
+
+  /** Has `rival` run some of the next pictures' points, and keeps it if it is faster. */
+  challenge(rival) {
+    this.trial = new Trial([this.runner, rival]);
   }
 
   /** Affine parameters (L * n * 3) of z, a class id (null if unconditional) and psi. */
-  async map(z, classLabel, psi) {
-    const { Tensor } = this.ort;
-    const inputs = { z: new Tensor("float32", z, [1, z.length]), truncation_psi: new Tensor("float32", [psi], []) };
-    if (classLabel !== null) inputs.class_labels = new Tensor("int64", BigInt64Array.of(BigInt(classLabel)), [1]);
-    return (await this.mapping.run(inputs)).affine_parameters.data;
+  map(z, classLabel, psi) {
+    return this.runner.ask("map", { z, classLabel, psi });
   }
 
   /** Colors (3 for each point) at coordinates (2 for each point). */
   async synthesize(affineParameters, coordinates) {
-    const { num_levels, channels } = this.metadata.config;
-    const results = await this.synthesis.run({
-      affine_parameters: new this.ort.Tensor("float32", affineParameters, [num_levels, channels, 3]),
-      coordinates: new this.ort.Tensor("float32", coordinates, [coordinates.length / 2, 2]),
-    });
-    const rgb = results.rgb.data;
-    if (!rgb.every(Number.isFinite)) throw new Error("The network gave colors that are no numbers.");
+    const { trial } = this;
+    const runner = trial?.next ?? this.runner;
+    const began = performance.now();
+    const rgb = await runner.ask("synthesize", { affineParameters, coordinates });
+    trial?.note(runner, coordinates.length / 2, performance.now() - began);
+    if (trial?.winner) {
+      this.runner = trial.winner;
+      for (const other of trial.candidates) if (other !== trial.winner) other.end();
+      this.trial = null;
+    }
     return rgb;
   }
-}
-
-async function start(runtime, provider, metadata, graphs) {
-  const ort = await import(new URL(runtime, RUNTIME));
-  const numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MAX_THREADS) : 1;
-  ort.env.wasm.wasmPaths = RUNTIME.href;
-  ort.env.wasm.numThreads = numThreads;
-  ort.env.logLevel = "error";
-  const mapping = await createSession(ort, graphs["mapping.onnx"], "mapping.onnx", "wasm");
-  const synthesis = await createSession(ort, graphs["synthesis.onnx"], "synthesis.onnx", provider);
-  const threads = `WebAssembly, ${numThreads} thread${numThreads > 1 ? "s" : ""}`;
-  const network = new Network(ort, metadata, mapping, synthesis, provider === "webgpu" ? "WebGPU" : threads);
-  // A first, tiny picture: what a machine cannot run after all, or files of different models, show here.
-  try {
-    const { z_dim, num_classes } = metadata.config;
-    const A = await network.map(new Float32Array(z_dim).fill(1), num_classes ? 0 : null, 1);
-    await network.synthesize(A, new Float32Array(2));
-  } catch (error) {
-    throw new Error(`The files in model/ do not work together: ${error.message}`);
-  }
-  return network;
 }
 
 /** A sentence on the first of the runtime's files that cannot be had; undefined if they all can. */
@@ -126,14 +141,25 @@ export async function openNetwork(onProgress) {
   const graphs = Object.fromEntries(names.map((name, i) => [name, bytes[i]]));
   if (await hasWebGPU()) {
     try {
-      return await start("ort.webgpu.min.mjs", "webgpu", metadata, graphs);
+      return new Network(metadata, await openRunner("ort.webgpu.min.mjs", "webgpu", 1, metadata, graphs));
     } catch (error) {
       console.warn(`WebGPU is there but could not be used: ${error.message}`);
     }
   }
+  const open = (numThreads) => openRunner("ort.wasm.min.mjs", "wasm", numThreads, metadata, graphs);
+  let network;
   try {
-    return await start("ort.wasm.min.mjs", "wasm", metadata, graphs);
+    network = new Network(metadata, await open(1));
   } catch (error) {
     throw new Error((await lackingFile()) ?? error.message); // onnxruntime names no file
   }
+  // Several threads are opened beside the first pictures. Where the machine has other work they are the slower ones.
+  const numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MAX_THREADS) : 1;
+  if (numThreads > 1) {
+    open(numThreads).then(
+      (rival) => network.challenge(rival),
+      (error) => console.warn(`Several threads could not be used: ${error.message}`),
+    );
+  }
+  return network;
 }

@@ -80,7 +80,9 @@ function showDrawing(job) {
   const side = ((extent[2] - top) * span) / (picture.size - 1); // a lattice may reach past the picture
   const reached = [top, left, top + side, left + side];
   const { stage } = picture;
-  postMessage({ type: "picture", id, image, pixels, count, extent: reached, stage, rate, share }, [pixels.buffer]);
+  const { backend } = network;
+  const about = { stage, rate, share, backend };
+  postMessage({ type: "picture", id, image, pixels, count, extent: reached, ...about }, [pixels.buffer]);
 }
 
 async function showSaving(job) {
@@ -134,7 +136,7 @@ onmessage = ({ data: { type, id, image, extent, size } }) => {
 
 try {
   network = await openNetwork((bytes) => postMessage({ type: "loading", bytes }));
-  postMessage({ type: "ready", metadata: network.metadata, backend: network.backend });
+  postMessage({ type: "ready", metadata: network.metadata });
 } catch (error) {
   postMessage({ type: "error", message: error.message });
 }

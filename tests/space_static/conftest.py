@@ -1,9 +1,13 @@
 """The assembled page, served on the loopback as the Hub serves a static Space, and a browser to see it in."""
 
 import functools
+import json
 import runpy
 import shutil
+import socket
+import subprocess
 import threading
+import time
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +23,7 @@ PAGE = ROOT / "space_static"
 RUNTIME = PAGE / "node_modules" / "onnxruntime-web"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
 DRIVER = shutil.which("chromedriver")
+FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -85,6 +90,73 @@ def chromium(tmp_path_factory):
     if not (BROWSER and DRIVER):
         pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
     driver = start_browser(tmp_path_factory.mktemp("browser"))
+    yield driver
+    driver.quit()
+
+
+class Firefox:
+    """Headless Firefox by its own protocol, Marionette, as geckodriver speaks it: messages `length:[0, id, name, {}]`.
+
+    It reaches nothing but the loopback.
+    """
+
+    PREFERENCES = {
+        "marionette.port": 0,  # any that is free; it is written into the profile
+        "network.proxy.type": 1,
+        "network.proxy.http": "127.0.0.1",
+        "network.proxy.http_port": 9,  # where nobody listens
+        "network.proxy.ssl": "127.0.0.1",
+        "network.proxy.ssl_port": 9,
+    }
+
+    def __init__(self, folder: Path):
+        lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});" for name, value in self.PREFERENCES.items()]
+        (folder / "user.js").write_text("\n".join(lines))
+        command = [FIREFOX, "--headless", "--marionette", "--no-remote", "--profile", str(folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port, deadline = folder / "MarionetteActivePort", time.monotonic() + 60
+        while not (port.exists() and port.read_text()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise OSError(f"{FIREFOX} did not start.")
+            time.sleep(0.1)
+        self.socket = socket.create_connection(("127.0.0.1", int(port.read_text())), timeout=180)
+        self.file, self.count = self.socket.makefile("rb"), 0
+        self._read()  # who it is
+        self.send("WebDriver:NewSession")
+
+    def _read(self):
+        length = b""
+        while not length.endswith(b":"):
+            length += self.file.read(1)
+        return json.loads(self.file.read(int(length[:-1])))
+
+    def send(self, name: str, **parameters):
+        self.count += 1
+        message = json.dumps([0, self.count, name, parameters]).encode()
+        self.socket.sendall(b"%d:%s" % (len(message), message))
+        _, _, error, result = self._read()
+        assert error is None, error
+        return result.get("value") if isinstance(result, dict) else result
+
+    def get(self, url: str) -> None:
+        self.send("WebDriver:Navigate", url=url)
+
+    def execute_script(self, script: str, *args):
+        return self.send("WebDriver:ExecuteScript", script=script, args=args)
+
+    def quit(self) -> None:
+        self.file.close()
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def firefox(tmp_path_factory):
+    if FIREFOX is None:
+        pytest.skip("needs firefox: apt-get install firefox-esr")
+    driver = Firefox(tmp_path_factory.mktemp("firefox"))
     yield driver
     driver.quit()
 

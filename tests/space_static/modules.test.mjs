@@ -6,6 +6,7 @@ import test from "node:test";
 import { coordinatesOf, ExactPicture, ProgressivePicture } from "../../space_static/js/lattice.js";
 import { placeOf } from "../../space_static/js/stage.js";
 import { anotherSeed, Classes, defaults, designsOf, readLink, writeLink } from "../../space_static/js/state.js";
+import { Trial } from "../../space_static/js/trial.js";
 import { extentOf, pan, WHOLE, zoomAt } from "../../space_static/js/view.js";
 
 const WINDOW = [-0.25, 0.5, 0.75, 1.5];
@@ -86,6 +87,25 @@ test("lattices are in place: a snapshot's points are the colors there", () => {
     last = count;
   });
   assert.ok(last > 16);
+});
+
+/** What wins a trial of "one" and "two", whose costs of a point are given, in milliseconds, and how many turns it took. */
+function winner(costs, points = 1000) {
+  const trial = new Trial(["one", "two"]);
+  let turns = 0;
+  for (; trial.winner === undefined; turns++) {
+    const name = trial.next;
+    const warm = trial.records.every((record) => record.turns > 0);
+    trial.note(name, points, points * costs[name] + (warm ? 0 : 9999));
+  }
+  return [trial.winner, turns];
+}
+
+test("of two ways to run the network the faster one wins after some turns each, the first not counted", () => {
+  assert.deepEqual(winner({ one: 0.05, two: 0.03 }), ["two", 8]);
+  assert.deepEqual(winner({ one: 0.03, two: 0.05 }), ["one", 8]);
+  assert.deepEqual(winner({ one: 0.03, two: 0.03 }), ["one", 8]);
+  assert.deepEqual(winner({ one: 0.05, two: 0.03 }, 100), ["two", 62]); // short turns, until there are enough points
 });
 
 test("coordinates are those of the pipeline: ends included, float32", () => {

@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import os
+import re
+import shutil
 import time
 from urllib.parse import parse_qsl, urlsplit
 
@@ -26,6 +29,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SECONDS = 120  # what the slowest machine with other work beside it has needed, and more
 DESKTOP = {"width": 900, "height": 300, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+WASM = r"WebAssembly, \d+ threads?"
 
 
 class Visitor:
@@ -120,8 +124,8 @@ def test_the_first_picture_is_the_pipelines(visitor):
     assert visitor.link() == {"class_label": "kind 52", "seed": "0"}
     assert visitor.extent() == (0, 0, 1, 1)
     visitor.assert_shows(visitor.affine_parameters("kind 52", 0))
-    assert visitor.find("#where").text.startswith("WebAssembly, ")
-    assert "points a second; all of " in visitor.find("#where").text
+    side, work = visitor.canvas.size["width"], visitor.find("#where").text
+    assert re.fullmatch(rf"{side} × {side} pixels, every one computed; {WASM}, [\d,.]+ points a second", work)
     assert visitor.find("#about").text.startswith("4 levels, 32 channels; 70 classes; license of the weights: mit")
     assert visitor.canvas.get_attribute("aria-label") == "kind 52, seed 0, 1.0 times enlarged"
 
@@ -313,8 +317,47 @@ def test_without_the_headers_it_runs_on_one_thread(visitor, space):
     with serve(space, headers={}) as visitor.server:
         visitor.open()
         assert visitor.driver.execute_script("return crossOriginIsolated") is False
-        assert visitor.find("#where").text.startswith("WebAssembly, 1 thread: ")
+        assert "; WebAssembly, 1 thread, " in visitor.find("#where").text
         visitor.assert_shows(visitor.affine_parameters("kind 52", 0))
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
+@pytest.mark.parametrize("held_up", ["one thread", "several"])
+def test_the_faster_number_of_threads_is_kept(held_up, visitor, space, tmp_path):
+    """Whichever is held up for a fifth of a second at each step leaves all pictures to the other, after some turns."""
+    for path in space.iterdir():
+        if path.name != "js":
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(space / "js", tmp_path / "js")
+    with (tmp_path / "js" / "runner.js").open("a", encoding="utf-8") as file:
+        file.write(f"""
+            const {{ synthesize }} = calls, turns = new BroadcastChannel("turns");
+            calls.synthesize = async (points) => {{
+                const name = numThreads === 1 ? "one thread" : "several";
+                turns.postMessage(name);
+                if (name === "{held_up}") await new Promise((resolve) => setTimeout(resolve, 200));
+                return synthesize(points);
+            }};
+        """)
+    with serve(tmp_path) as visitor.server:
+        visitor.open(stage="coarse")
+        assert "; WebAssembly, 1 thread, " in visitor.find("#where").text  # several come later: nobody waits for them
+        listen = "window.turns = []; new BroadcastChannel('turns').onmessage = ({ data }) => turns.push(data)"
+        visitor.driver.execute_script(listen)
+        seen = set()
+
+        def only_runner() -> str | None:
+            """The one that ran all of a new picture, once both have had turns."""
+            visitor.driver.execute_script("turns.length = 0")
+            visitor.act(lambda: visitor.find("#dice").click())
+            names = set(visitor.driver.execute_script("return turns"))
+            seen.update(names)
+            return names.pop() if len(names) == 1 and len(seen) == 2 else None
+
+        kept = visitor.wait(only_runner, "end of the trial")
+        assert kept == ("several" if held_up == "one thread" else "one thread")
+        assert (", 1 thread, " in visitor.find("#where").text) == (kept == "one thread")
+        visitor.assert_shows(visitor.affine_parameters("kind 52", int(visitor.link()["seed"])))
 
 
 def test_the_hand_is_never_blocked(visitor):
