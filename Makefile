@@ -1,6 +1,9 @@
 # make demo    images into out/
 # make test    the whole test suite
 # make lint    ruff, import-linter, pyright
+# make pictures    the pictures of README.md, docs/ and examples/ that can be drawn in minutes, in their places
+# make api     the reference of the public names, built from their docstrings, into out/api
+# make notebook    examples/tour.ipynb run from top to bottom, into out/tour.ipynb
 # make static_space    a page that runs PIPELINE in the visitor's own browser, into out/static_space
 # make test-minima    the test suite at the oldest versions that pyproject.toml allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
@@ -15,10 +18,13 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --ed
 PIPELINE ?= pretrained/poly-inr-emoji
 RUNTIME := space_static/node_modules/.package-lock.json
 
-.PHONY: demo test test-minima lint browser page static_space
+.PHONY: demo pictures test test-minima lint api notebook browser page static_space
 
 demo: $(VENV)/installed-core
 	$(BIN)/python scripts/demo.py --output out
+
+pictures: $(VENV)/installed-test
+	$(BIN)/python scripts/pictures.py
 
 test: $(VENV)/installed-test browser page
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
@@ -47,6 +53,13 @@ page:
 static_space: $(VENV)/installed-onnx $(RUNTIME)
 	$(BIN)/python scripts/build_static_space.py --pipeline $(PIPELINE) --output out/static_space
 
+api: $(VENV)/installed-docs
+	$(BIN)/python scripts/build_api.py --output out/api
+
+notebook: $(VENV)/installed-notebook
+	mkdir -p out
+	$(BIN)/jupyter-execute --timeout=1800 --output=$(CURDIR)/out/tour.ipynb examples/tour.ipynb
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,10 +73,6 @@ $(VENV)/installed-core: pyproject.toml requirements/constraints.txt | $(BIN)/pyt
 	$(INSTALL) .
 	touch $@
 
-$(VENV)/installed-onnx: pyproject.toml requirements/constraints.txt | $(BIN)/python
-	$(INSTALL) ".[onnx]"
-	touch $@ $(VENV)/installed-core
-
-$(VENV)/installed-test: pyproject.toml requirements/constraints.txt | $(BIN)/python
-	$(INSTALL) ".[test]"
+$(VENV)/installed-%: pyproject.toml requirements/constraints.txt | $(BIN)/python
+	$(INSTALL) ".[$*]"
 	touch $@ $(VENV)/installed-core

@@ -152,11 +152,11 @@ def draw_where_run(generator: PolyINRGenerator, A: Tensor, size: int, tolerance:
     for a in A.split(1):
         lattice = _last_lattice(generator, a, size, tolerance)
         exact = generator.render(a, size, size)[0].float().clamp(-1, 1)  # (3, H, W)
-        image = lattice.values.clamp(-1, 1)
+        image = lattice.values[0].clamp(-1, 1)
         error = ((image - exact).abs() * 8 - 1).clamp(-1, 1)
         gray = exact.mean(dim=0, keepdim=True).mul(0.3).sub(0.1).expand(3, -1, -1)  # dimmed
         orange = torch.tensor([1.0, 0.3, -1.0], device=gray.device)[:, None, None]
-        where = torch.where(lattice.ran, orange, gray)
+        where = torch.where(lattice.ran[0], orange, gray)
         for column, part in zip(columns.values(), (image, error, where), strict=True):
             column.append(part.cpu())
     pictures = []

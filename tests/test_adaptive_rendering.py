@@ -1,9 +1,11 @@
 """Adaptive rendering, of functions whose images are known and of small networks."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.adaptive_rendering import MIN_PITCH, draw, first_pitch, refine
@@ -19,8 +21,11 @@ def exact_image(colours, height, width, extent=(0, 0, 1, 1)):
 
 
 def last_lattice(colours, height, width, extent=(0, 0, 1, 1), pitch=8, tolerance=0.1, chunk_size=1000):
-    *_, lattice = refine(colours, *coordinate_axes(height, width, extent), pitch, tolerance, chunk_size)
-    return lattice
+    """Values (3, H, W), where the network was run (H, W), and at how many points."""
+    axes = coordinate_axes(height, width, extent)
+    *_, lattice = refine(lambda coordinates, images: colours(coordinates), *axes, pitch, tolerance, chunk_size)
+    assert len(lattice.values) == len(lattice.ran) == 1
+    return SimpleNamespace(values=lattice.values[0], ran=lattice.ran[0], num_points=lattice.num_points)
 
 
 def polynomial(*coefficients):
@@ -146,7 +151,7 @@ def test_bands_of_an_antialiased_image_fit_together():
     rows, columns = coordinate_axes(1600, 1200)
     rows, columns = rows.unflatten(0, (-1, 4)), columns.unflatten(0, (-1, 4))
     done = []
-    image = draw(disc, rows, columns, 8, 0.02, 4096, done.append)
+    (image,) = draw(lambda coordinates, images: disc(coordinates), rows, columns, 8, 0.02, 4096, report=done.append)
     exact = torch.nn.functional.avg_pool2d(exact_image(disc, 1600, 1200), 4)
     assert image.shape == (3, 400, 300)
     torch.testing.assert_close(image, exact, rtol=0, atol=0.02)
@@ -180,6 +185,69 @@ def test_each_image_of_a_batch_is_its_own():
     assert together.shape == (3, 3, 60, 44)
     for i in range(3):
         assert torch.equal(generator.render(A[i : i + 1], 60, 44, tolerance=0.1, chunk_size=500)[0], together[i])
+
+
+class Counter(TorchDispatchMode):
+    """Counts what a GPU would be sent, and how often the host would wait for it to know what to send next."""
+
+    def __init__(self):
+        super().__init__()
+        self.launches = self.waits = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        allocates = "empty" in name or name in ("detach", "alias", "_unsafe_view", "_local_scalar_dense")
+        self.launches += not (function.is_view or allocates)
+        indices = (args[1] or []) if name.startswith(("index", "_index_put")) else []
+        masked = any(isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in indices)
+        self.waits += masked or name in ("nonzero", "_local_scalar_dense", "masked_select", "equal", "_unique2")
+        return function(*args, **(kwargs or {}))
+
+
+def count(run) -> tuple[int, int]:
+    with Counter() as counter:
+        run()
+    return counter.launches, counter.waits
+
+
+def test_the_counter_sees_launches_and_waits():
+    x = torch.arange(4.0)
+    assert count(lambda: x.view(2, 2).t()[0]) == (0, 0)
+    assert count(lambda: torch.nn.functional.linear(x, torch.eye(4)).mul_(2))[1] == 0
+    assert count(lambda: x.add(1).mul(2)) == (2, 0)
+    assert count(lambda: bool((x > 1).any()))[1] == count(lambda: x[x > 1])[1] == count(lambda: x[0].item())[1] == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+def test_images_of_a_batch_share_what_a_gpu_is_sent(batch_size):
+    """At most as many waits as lattices and rounds of the image that takes most, and no launches that grow with B."""
+    generator = make_generator()
+    A = draw_affine_parameters(generator, batch_size)
+    launches, waits = count(lambda: generator.render(A, 96, 96, tolerance=0.1))
+    alone = [count(lambda a=a: generator.render(a, 96, 96, tolerance=0.1)) for a in A.split(1)]
+    assert waits <= sum(waits for _, waits in alone) / (1 if batch_size == 1 else 2)
+    assert launches <= sum(launches for launches, _ in alone) / (1 if batch_size == 1 else 2)
+    rounds = []
+    network = generator._colors
+    generator._colors = lambda *args: rounds.append(0) or network(*args)
+    generator.render(A, 96, 96, tolerance=0.1)
+    lattices = 5  # of pitch 8 to 1, and the check that the image is finite
+    assert waits <= len(rounds) + lattices
+    assert launches <= 90 * len(rounds) + 60 * lattices
+
+
+def test_a_batch_too_large_to_be_kept_as_lattices_is_drawn_in_parts(monkeypatch):
+    generator = make_generator()
+    A = draw_affine_parameters(generator, 5)
+    together = generator.render(A, 40, 40, tolerance=0.1, antialias=2)
+    sizes, counts = [], []
+    as_function = generator.as_function
+    monkeypatch.setattr(generator, "as_function", lambda a, *rest: sizes.append(len(a)) or as_function(a, *rest))
+    monkeypatch.setattr("polyinr_hf.modeling_poly_inr.LATTICE_POINTS", {"cpu": 2 * 80 * 80})
+    parts = generator.render(A, 40, 40, tolerance=0.1, antialias=2, callback=lambda *numbers: counts.append(numbers))
+    assert sizes == [2, 2, 1]
+    assert torch.equal(parts, together)
+    assert counts == sorted(counts) and counts[-1] == (5 * 40 * 40, 5 * 40 * 40)
 
 
 @pytest.mark.parametrize("antialias", [1, 3])

@@ -1,11 +1,13 @@
 """The bundled model: neighbouring seeds give a name's drawings in turn, each about as often as the others."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.editing import designs
 from polyinr_hf.training.matching import selector
 
 FOLDER = Path(__file__).resolve().parents[1] / "pretrained" / "poly-inr-emoji"
@@ -38,3 +40,14 @@ def test_seeds_choose_among_a_names_drawings(pipeline, name):
     assert (chosen == expected).float().mean() > 0.85
     assert torch.bincount(chosen, minlength=3).min() >= 9
     assert torch.bincount(chosen[:12], minlength=3).max() <= 8  # of seeds 0 to 11
+
+
+def test_the_showcase_is_of_this_model(pipeline):
+    """It has seeds for every name, which show as many designs."""
+    showcase = json.loads((FOLDER / "showcase.json").read_text(encoding="utf-8"))
+    assert list(showcase["designs"]) == list(pipeline.labels)
+    assert {name for name, _ in showcase["opening"]} | set(showcase["recognized"]) < set(pipeline.labels)
+    for name in NAMES:
+        seeds = showcase["designs"][name]
+        assert sorted(seed for group in designs(pipeline, name, seeds) for seed in group) == sorted(seeds)
+        assert len(designs(pipeline, name, seeds)) == len(seeds)

@@ -10,7 +10,7 @@ Writes showcase.json into the pipeline's folder:
     recognized   [name, ...]: whose first design is nearer to a drawing of its own name than to all others, and near
 
 Nearness is that of EfficientNet-lite0's features at 64 px. Prints how many designs names have, and how many are
-recognized. A quarter of an hour on two cores.
+recognized. Six minutes on two cores.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import json
 import os
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -28,20 +29,23 @@ from polyinr_hf.editing import designs, encode_seeds
 from polyinr_hf.files import replace_file
 
 RESOLUTION = 64
+# The quantile of a latent (training/matching.py) says which of a name's drawings it stands for, for these seeds 0.19,
+# 0.80 and 0.51, near the middles of thirds. Of 430 names and 24 seeds each, 394 have three designs, 27 fewer, 9 four.
+SEEDS = (4, 1, 19)
 # No further are the features of a recognized design from its drawing's; of those beyond that were looked at, most are
 # blots. Half of all designs are within 18.
 NEAR = 20.0
 OPENING = (
     ("cowboy-hat-face", 4),
+    ("butterfly", 19),
+    ("avocado", 4),
     ("rainbow", 19),
-    ("penguin", 20),
-    ("hamburger", 9),
+    ("penguin", 4),
+    ("hamburger", 4),
     ("frog", 1),
     ("smiling-face-with-sunglasses", 4),
-    ("butterfly", 19),
     ("mushroom", 4),
     ("clown-face", 4),
-    ("avocado", 9),
     ("parrot", 4),
     ("pizza", 19),
 )
@@ -55,11 +59,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def draw(pipe: PolyINRPipeline, name: str, seeds: list[int]) -> torch.Tensor:
-    """uint8 images (K, 3, 64, 64)."""
-    A = encode_seeds(pipe, name, seeds)
-    images = pipe(affine_parameters=A, height=RESOLUTION, width=RESOLUTION, output_type="pt").images
-    return images.float().mul(255).round().clamp(0, 255).to(torch.uint8)
+def draw(pipe: PolyINRPipeline) -> torch.Tensor:
+    """The seeds of every name, uint8 (C, 3, 3, 64, 64)."""
+    images = []
+    for name in tqdm(pipe.labels, unit="name"):
+        A = encode_seeds(pipe, name, SEEDS)
+        drawn = pipe(affine_parameters=A, height=RESOLUTION, width=RESOLUTION, output_type="pt").images
+        images.append(drawn.float().mul(255).round().clamp(0, 255).to(torch.uint8))
+    return torch.stack(images)
 
 
 def nearest_drawings(
@@ -89,18 +96,18 @@ def main(argv=None) -> None:
         dataset = data.load_image_dataset(args.dataset, label_column="name")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    names, seeds, images = [], [], []
-    for name in tqdm(pipe.labels, unit="name"):
-        firsts = [group[0] for group in designs(pipe, name)]
-        images.append(draw(pipe, name, firsts))
-        names += [name] * len(firsts)
-        seeds += firsts
-    distances, are_own = nearest_drawings(torch.cat(images), names, dataset)
-    found: dict[str, list[tuple[bool, float, int]]] = {name: [] for name in pipe.labels}
-    for name, seed, distance, is_own in zip(names, seeds, distances, are_own, strict=True):
-        found[name].append((not (is_own and distance <= NEAR), distance, seed))
-    found = {name: sorted(rows) for name, rows in found.items()}
-    recognized = [name for name, rows in found.items() if not rows[0][0]]
+    images = draw(pipe)
+    names = [name for name in pipe.labels for _ in SEEDS]
+    measured = iter(zip(SEEDS * len(images), *nearest_drawings(images.flatten(0, 1), names, dataset), strict=True))
+    found, recognized = {}, []
+    for name in pipe.labels:
+        firsts = [group[0] for group in designs(pipe, name, SEEDS)]
+        rows = [
+            (not (is_own and distance <= NEAR), distance, seed)
+            for seed, distance, is_own in islice(measured, len(SEEDS))
+        ]
+        found[name] = sorted(row for row in rows if row[2] in firsts)
+        recognized += [] if found[name][0][0] else [name]
     showcase = {
         "opening": [list(pick) for pick in OPENING],
         "designs": {name: [seed for _, _, seed in rows] for name, rows in found.items()},
@@ -115,7 +122,7 @@ def main(argv=None) -> None:
     counts = Counter(len(rows) for rows in found.values())
     print(f"designs a name: {', '.join(f'{count} of {n} names' for count, n in sorted(counts.items()))}")
     good = sum(not is_poor for rows in found.values() for is_poor, _, _ in rows)
-    print(f"designs recognized: {good:,} of {len(names):,}; nearest to a drawing of their name: {sum(are_own):,}")
+    print(f"designs recognized: {good:,} of {sum(map(len, found.values())):,}")
     print(f"names recognized: {len(recognized):,} of {len(found):,}")
     print(os.fspath(path))
 

@@ -20,8 +20,9 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     Yields the path to write to, hidden, with the suffix of `path`. If the block raises, `path` stays as it was.
 
     Example:
-        >>> with replace_file("runs/a/result.json") as partial:
-        ...     partial.write_text("{}")
+        >>> from PIL import Image
+        >>> with replace_file("runs/a/white.png") as partial:
+        ...     Image.new("RGB", (8, 8), "white").save(partial)
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,8 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
     not, it takes the place of `path`, whose old contents are deleted only then.
 
     Example:
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
         >>> with replace_folder("runs/a/checkpoint") as folder:
         ...     pipe.save_pretrained(folder)
 

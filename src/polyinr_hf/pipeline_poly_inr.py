@@ -410,8 +410,10 @@ class PolyINRPipeline(DiffusionPipeline):
             ValueError: for any argument of a wrong kind, shape or range, before anything is computed.
 
         Example:
-            >>> pipe = PolyINRPipeline.from_pretrained("pretrained/poly-inr-emoji")
-            >>> pipe(class_labels=0, height=512, width=512, generator=torch.Generator().manual_seed(0)).images[0]
+            >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+            >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+            >>> seed = torch.Generator().manual_seed(0)
+            >>> pipe("red apple", height=256, width=256, generator=seed).images[0].save("apple.png")
         """
         device, default_size = self._execution_device, self.config.default_size or self.generator.config.sample_size
         height, width = check_size(*(default_size if side is None else side for side in (height, width)))
@@ -465,8 +467,10 @@ class PolyINRPipeline(DiffusionPipeline):
             space: `"affine"` for A, `"w"` for w (B, L, w_dim), in which the release mixes styles.
 
         Example:
-            >>> A = pipe.encode("goldfish", generator=torch.Generator().manual_seed(0))
-            >>> pipe(affine_parameters=A, height=512, width=512).images[0]
+            >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+            >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+            >>> A = pipe.encode("red apple", generator=torch.Generator().manual_seed(0))
+            >>> pipe(affine_parameters=A, height=256, width=256).images[0].save("apple.png")
         """
         num_images_per_label = check_count("num_images_per_label", num_images_per_label)
         truncation_psi, truncation_cutoff = self.truncation_or_default(truncation_psi, truncation_cutoff)

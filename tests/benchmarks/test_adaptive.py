@@ -82,7 +82,7 @@ def test_pictures(folder, pipe, A, tmp_path):
     assert picture.size == (3 * SIZE, 2 * SIZE + 18)
     pixels = np.asarray(picture)[:SIZE, 2 * SIZE :]
     orange = (pixels[..., 0] > 200) & (pixels[..., 2] == 0)
-    ran = adaptive._last_lattice(pipe.generator, A[:1], SIZE, 0.1).ran
+    ran = adaptive._last_lattice(pipe.generator, A[:1], SIZE, 0.1).ran[0]
     assert np.array_equal(orange, ran.numpy())
     rows = list(adaptive.measure_adaptive_rendering(folder, A, [16, 32], [0.1, 0.3], [1, 1]))
     adaptive.plot_costs(rows, tmp_path / "costs.png")

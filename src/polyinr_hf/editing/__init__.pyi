@@ -1,5 +1,4 @@
 # The public names: type checkers read them here, and lazy_exports loads them when they are first asked for.
-from .designs import designs as designs
 from .extents import (
     Extent as Extent,
     detail as detail,
@@ -13,6 +12,7 @@ from .films import (
     save_film as save_film,
     tile_films as tile_films,
 )
+from .grouping import designs as designs
 from .interpolation import EASINGS as EASINGS, SPACES as SPACES, interpolate as interpolate, walk as walk
 from .levels import (
     LEVEL_GROUPS as LEVEL_GROUPS,

@@ -76,6 +76,12 @@ def extrapolate(
 
     Raises:
         ValueError: as the pipeline, and for an unknown color.
+
+    Example:
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+        >>> from polyinr_hf.editing import encode_seeds, extrapolate
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+        >>> extrapolate(pipe, encode_seeds(pipe, "grinning face", 0))[0].save("beyond.png")
     """
     check_extent(extent)
     if border is not None:

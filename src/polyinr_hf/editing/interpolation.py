@@ -103,6 +103,13 @@ def walk(
 
     Raises:
         ValueError: for anything that cannot be drawn, before the first frame.
+
+    Example:
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+        >>> from polyinr_hf.editing import draw_frames, save_film, walk
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+        >>> frames = walk(pipe, ["grinning face", "red heart"], seeds=[0, 1], num_frames=8)
+        >>> save_film(draw_frames(pipe, frames, height=64, width=64), "walk.gif")
     """
     if space not in SPACES:
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")

@@ -47,6 +47,13 @@ def mix_levels(target: Tensor, source: Tensor, levels: int | str | Iterable[int]
 
     Raises:
         ValueError: for levels that there are not, none or one twice, or shapes that differ.
+
+    Example:
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+        >>> from polyinr_hf.editing import encode_seeds, mix_levels
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+        >>> face, heart = encode_seeds(pipe, ["grinning face", "red heart"], [0, 1], space="w").split(1)
+        >>> pipe(w=mix_levels(face, heart, "fine")).images[0].save("mixed.png")
     """
     is_known = target.ndim == 3 or (target.ndim == 4 and target.shape[3] == 3)
     if not is_known or target.shape[1:] != source.shape[1:]:

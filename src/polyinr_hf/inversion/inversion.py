@@ -164,6 +164,15 @@ def invert(
             model or settings, before any work.
         FileNotFoundError: If the backbone's weights cannot be found.
         ImportError: With a backbone and without timm.
+
+    Example:
+        >>> from PIL import Image
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+        >>> from polyinr_hf.inversion import InversionSettings, invert
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
+        >>> settings = InversionSettings(num_steps=3, num_refine_steps=3)  # a likeness takes the default's hundreds
+        >>> result = invert(pipe, Image.new("RGB", (32, 32), "tomato"), settings=settings)
+        >>> result.save("tomato.safetensors")
     """
     if space not in SPACES:
         raise ValueError(f"`space` must be one of {SPACES}, got {space!r}.")

@@ -42,16 +42,16 @@ def designs(
         ValueError: As [`encode_seeds`], or for `alike` below 0.
 
     Example:
-        >>> from polyinr_hf import PolyINRPipeline
+        >>> from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
         >>> from polyinr_hf.editing import designs
-        >>> pipe = PolyINRPipeline.from_pretrained("pretrained/poly-inr-emoji")
+        >>> pipe = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
         >>> [group[0] for group in designs(pipe, "avocado")]  # a seed of each
         [9, 2, 23]
     """
     check_number("alike", alike)
     seeds = list(dict.fromkeys(seeds))
     A = encode_seeds(pipe, class_label, seeds, truncation_psi)  # (K, L, n, 3)
-    images = torch.cat([pipe.generator.render(part, SIZE, SIZE) for part in A.split(1)])  # (K, 3, 16, 16), in [-1, 1]
+    images = pipe.generator.render(A, SIZE, SIZE)  # (K, 3, 16, 16), in [-1, 1]
     images = images.float().clamp(-1, 1).flatten(1) / 2
     distances = torch.cdist(images, images) / images.shape[1] ** 0.5  # (K, K)
     groups = _group(distances, alike)
