@@ -23,8 +23,8 @@ from diffusers.utils import logging as diffusers_logging, make_image_grid
 from PIL import Image, ImageSequence
 
 import demo
-from arguments import BUNDLED, one_line_errors
-from polyinr_hf import PolyINRPipeline
+from arguments import one_line_errors
+from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
 from polyinr_hf.editing import encode_seeds, extrapolate
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import caption
@@ -77,8 +77,8 @@ def draw_tour(pipe: PolyINRPipeline) -> Image.Image:
         "extent=(0, -0.25, 1, 1.25)": pipe(
             affine_parameters=A, height=height, width=height * 3 // 2, extent=(0, -0.25, 1, 1.25)
         ).images[0],
-        "extent=(0.05, 0.4, 0.4, 0.75)": pipe(
-            affine_parameters=A, height=height, width=height, extent=(0.05, 0.4, 0.4, 0.75)
+        "extent=(0.125, 0.475, 0.375, 0.725)": pipe(
+            affine_parameters=A, height=height, width=height, extent=(0.125, 0.475, 0.375, 0.725)
         ).images[0],
         "extent=(-0.5, -0.5, 1.5, 1.5)": extrapolate(pipe, A, (-0.5, -0.5, 1.5, 1.5), height, height)[0],
     }
@@ -107,7 +107,7 @@ def draw_where_run(pipe: PolyINRPipeline) -> Image.Image:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import adaptive
 
-    exact = PolyINRPipeline.from_pretrained(BUNDLED)
+    exact = PolyINRPipeline.from_pretrained(BUNDLED_MODEL)
     return adaptive.draw_where_run(exact.generator, encode(exact, *WHERE_RUN), 256, TOLERANCE)
 
 
@@ -150,9 +150,9 @@ PICTURES = (
     Picture("examples/emoji/images/samples.png", "144 names, seeds 0 to 143", draw=draw_samples),
     Picture(
         "examples/emoji/images/mixing.png",
-        "red-heart, octopus, red-apple, tangerine; grinning-face, castle, rocket: 4",
-        f"scripts/edit.py mix {MODEL} --class red-heart octopus red-apple tangerine --seed 4"
-        " --target_class grinning-face castle rocket --target_seed 4 --height 80 --width 80 --output OUTPUT",
+        "red-heart, hamburger, four-leaf-clover, penguin, watermelon in grinning-face, octopus, red-apple: 4",
+        f"scripts/edit.py mix {MODEL} --class red-heart hamburger four-leaf-clover penguin watermelon --seed 4"
+        " --target_class grinning-face octopus red-apple --target_seed 4 --height 96 --width 96 --output OUTPUT",
     ),
     Picture(
         "examples/emoji/images/neighbors.png",
@@ -253,7 +253,7 @@ def main(argv=None) -> None:
             print(*map(describe, pictures), *(f"{path}: {why}" for path, why in SKIPPED.items()), sep="\n")
             return
         diffusers_logging.disable_progress_bar()
-        pipe = demo.load_pipeline(str(BUNDLED))
+        pipe = demo.load_pipeline(str(BUNDLED_MODEL))
         pipe.set_progress_bar_config(disable=True)
         for picture in pictures:
             if "DRAWINGS" in picture.command and not Path(args.drawings).is_dir():
