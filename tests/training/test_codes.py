@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from polyinr_hf import PolyINRGenerator
+from polyinr_hf.feature_networks import load_feature_network
+from polyinr_hf.training import codes
 from polyinr_hf.training.codes import BETAS_CODES, Codes, PicturesStep, Shard, first_codes
-from polyinr_hf.training.matching import LatentCells
+from polyinr_hf.training.matching import FeatureMatching, LatentCells
+from polyinr_hf.training.points import colors_at
 
 SIDE, NUMBER = 16, 12
 SUM_LOCK = threading.Lock()
@@ -21,27 +24,33 @@ def pictures():
     return F.interpolate(grid, size=(SIDE, SIDE), mode="bilinear", align_corners=True).to(torch.uint8)
 
 
-def make_learner(pictures, labels=None, shard=None, **sizes) -> PicturesStep:
+def make_learner(pictures, labels=None, shard=None, features=None, **sizes) -> PicturesStep:
     torch.manual_seed(0)
     sizes = {"channels": 32, "num_levels": 4, "z_dim": 8, "w_dim": 64, "sample_size": SIDE} | sizes
     num_classes = None if labels is None else int(labels.max()) + 1
     generator = PolyINRGenerator(num_classes=num_classes, **sizes)
-    learner = PicturesStep(generator, pictures, labels, 0.5 * torch.randn(len(pictures), 64), shard=shard)
+    learner = PicturesStep(
+        generator, pictures, labels, 0.5 * torch.randn(len(pictures), 64), shard=shard, features=features
+    )
     learner.points = 64
     return learner
 
 
+def make_features() -> FeatureMatching:
+    return FeatureMatching(load_feature_network("tf_efficientnet_lite0", feature_resolution=64), NUMBER)
+
+
 @pytest.fixture(scope="module", params=[None, torch.arange(NUMBER) % 3, torch.arange(NUMBER)], ids=["flat", "3", "own"])
 def taught(request, pictures):
-    """A learner after both phases, and the PSNR of codes before and after the first."""
+    """A learner after all phases, of points alone, and the PSNR of codes before and after the first."""
     learner = make_learner(pictures, request.param)
     before = learner.psnr(through_mapping=False)
     for step in range(100):
-        learner.codes_step(step, step / 100)
+        learner.take(step, 0.4 * step / 100)
     after = learner.psnr(through_mapping=False)
     learner.begin_mapping()
     for step in range(60):
-        learner.mapping_step(step, step / 60)
+        learner.take(step, 0.4 + 0.6 * step / 60)
     return learner, before, after
 
 
@@ -109,7 +118,7 @@ def test_codes_move_as_adam_moves_them_and_only_those_seen():
 def test_two_processes_give_what_one_gives(pictures):
     """Five steps of each phase of all pictures by one, and of an odd number shared by two, give the same weights."""
     pictures = pictures[:11]
-    alone = make_learner(pictures)
+    alone = make_learner(pictures, features=make_features())
     barrier, parts = threading.Barrier(2, timeout=60), [None, None]
 
     def reduce_by(index):
@@ -122,14 +131,18 @@ def test_two_processes_give_what_one_gives(pictures):
 
         return reduce
 
-    learners = [make_learner(pictures, shard=Shard(index, 2, reduce_by(index))) for index in range(2)]
+    learners = [
+        make_learner(pictures, shard=Shard(index, 2, reduce_by(index)), features=make_features()) for index in range(2)
+    ]
 
     def run(learner):
         for step in range(5):
             learner.codes_step(step, 0.5)
         learner.begin_mapping()
-        for step in range(5, 8):
+        for step in range(5, 7):
             learner.mapping_step(step, 0.5)
+        for step in range(7, 10):
+            learner.details_step(step, 0.5)
 
     run(alone)
     threads = [threading.Thread(target=run, args=(learner,)) for learner in learners]
@@ -145,6 +158,42 @@ def test_two_processes_give_what_one_gives(pictures):
         assert (two[0][name] - values).norm() <= 0.02 * moved, (
             name
         )  # Adam makes much of gradients that round to nothing
+
+
+def test_crops_are_compared_with_the_same_place_of_their_pictures(pictures, monkeypatch):
+    """Were each latent to draw its picture, no distance would be left; of any other, transposed ones too, one is."""
+    monkeypatch.setattr(codes, "CROP_SIDE", 12)
+    learner = make_learner(pictures, features=make_features())
+    w, rows = torch.zeros(3, 64), torch.tensor([4, 0, 9])
+    points = learner._sample_crops(3, torch.Generator().manual_seed(0))
+    assert points.shape == (3, 144, 2) and points.min() >= 0 and points.max() <= 1
+
+    def distance(drawn, rows):
+        monkeypatch.setattr(learner, "_colors", lambda w, points: colors_at(drawn, rows, points))
+        return learner._crops_loss(learner.features, w, torch.tensor([4, 0, 9]), points).item()
+
+    assert distance(pictures, rows) < 1e-6
+    assert distance(pictures.transpose(2, 3), rows) > 0.01
+    assert distance(pictures, rows.flip(0)) > 0.01
+
+
+def test_crops_teach_what_a_feature_network_sees(pictures):
+    """With the same points and steps, drawings are nearer to their pictures in its features than from points alone."""
+    found = []
+    for features in (None, make_features()):
+        learner = make_learner(pictures, features=features)
+        for step in range(40):
+            learner.take(step, 0.4 * step / 40)
+        learner.begin_mapping()
+        for step in range(40):
+            learner.take(step, 0.4 + 0.6 * step / 40)
+        learner.features = learner.features or make_features()
+        points = learner._sample_crops(NUMBER, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            w = learner.w_of(torch.arange(NUMBER), True)[:, 0]
+            learner.features.standardize([pictures.float() / 127.5 - 1])
+            found.append(learner._crops_loss(learner.features, w, torch.arange(NUMBER), points).item())
+    assert found[1] < found[0]
 
 
 def test_more_pictures_than_a_step_takes_are_all_learned(pictures):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.training import codes, pictures
 from polyinr_hf.training.pictures import PicturesTrainer
 from polyinr_hf.training.recipe import load_recipe, make_recipe, save_recipe
+from polyinr_hf.training.reporting import next_commands
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 MODEL = {"channels": 16, "num_levels": 3, "z_dim": 4}
@@ -26,6 +28,7 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(pictures, "MARKS", 3)
     monkeypatch.setattr(codes, "POINTS_PER_STEP", 128)
     monkeypatch.setattr(codes, "REGRESSIONS_PER_STEP", 2)
+    monkeypatch.setattr(codes, "CROPS_PER_STEP", 2)
 
 
 def save_picture(path, seed: int, size=(20, 20), mode="RGB") -> None:
@@ -49,6 +52,7 @@ def recipe_for(folder, *overrides, classes=False, **settings):
     given = {
         "data": {"dataset": str(folder), "class_conditional": classes, "num_workers": 0},
         "model": MODEL,
+        "discriminator": {"feature_networks": ["tf_efficientnet_lite0"], "feature_resolution": 64},
         "stages": [{"resolution": 12, "kimg": 1}],
         "run": {"codes": "20 steps", "log_with": [], "mixed_precision": "no", "class_embeddings": "random"},
     }
@@ -69,19 +73,19 @@ def same_weights(first: PicturesTrainer, second: PicturesTrainer) -> bool:
     return all(torch.equal(values, states[1][name]) for name, values in states[0].items())
 
 
-def stop_after(trainer: PicturesTrainer, number: int) -> None:
+def stop_after(trainer: PicturesTrainer, number: int, stop=None) -> None:
     """Asks the run to stop while it takes its step of that number."""
+    stop = stop or trainer.request_stop
 
     def asking(take):
-        def step(index, progress):
+        def step(index, done):
             if index + 1 == number:
-                trainer.request_stop()
-            return take(index, progress)
+                stop()
+            return take(index, done)
 
         return step
 
-    trainer.learner.codes_step = asking(trainer.learner.codes_step)
-    trainer.learner.mapping_step = asking(trainer.learner.mapping_step)
+    trainer.learner.take = asking(trainer.learner.take)
 
 
 # --- what is left -----------------------------------------------------------------------------------------------------
@@ -96,8 +100,8 @@ def test_a_run_leaves_a_model_grids_a_film_and_how_near_its_samples_are(flat, tm
     assert pipeline.generator.config.num_classes is None and pipeline.generator.config.z_dim == 4
     assert pipeline(height=12, width=12, generator=torch.Generator().manual_seed(0)).images[0].size == (12, 12)
     lines = read_log(tmp_path)
-    assert [line["phase"] for line in lines] == sorted(line["phase"] for line in lines)  # codes, then mapping
-    assert {"codes", "mapping"} == {line["phase"] for line in lines} and lines[-1]["step"] == 20
+    assert list(dict.fromkeys(line["phase"] for line in lines)) == ["codes", "mapping", "details"]
+    assert lines[-1]["step"] == 20
     grids = sorted((tmp_path / "samples").glob("minute-*.png"))
     assert len(grids) >= 1 and f"mean PSNR {lines[-1]['psnr']:.1f} dB" in told
     with PIL.Image.open(grids[-1]) as grid:
@@ -159,7 +163,7 @@ def test_the_time_is_kept_whatever_a_step_takes(flat, tmp_path, seconds_a_step):
     assert first_of_mapping == pytest.approx(1.5, abs=0.5)
 
 
-@pytest.mark.parametrize("stop_at", [4, 12, 18], ids=["codes", "regression", "joint"])
+@pytest.mark.parametrize("stop_at", [4, 12, 18], ids=["codes", "mapping", "details"])
 def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(flat, tmp_path, stop_at):
     whole = PicturesTrainer(recipe_for(flat), tmp_path / "whole")
     assert whole.train()
@@ -172,6 +176,55 @@ def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(flat, tmp_path, stop_at)
     assert resumed.step == stop_at and resumed.train()
     assert same_weights(whole, resumed)
     assert read_log(tmp_path / "stopped")[-1]["psnr"] == read_log(tmp_path / "whole")[-1]["psnr"]
+
+
+@pytest.mark.parametrize("stop_at", [3, 12], ids=["codes", "mapping"])
+def test_ctrl_c_leaves_a_model_and_the_command_that_draws_it(flat, tmp_path, stop_at):
+    """Before the mapping network's time, too: samples are like codes then, and the run goes on as ever."""
+    trainer = PicturesTrainer(recipe_for(flat), tmp_path / "stopped")
+    stop_after(trainer, stop_at, lambda: signal.raise_signal(signal.SIGINT))
+    assert not trainer.train()
+    (export,) = (tmp_path / "stopped" / "exports").iterdir()
+    assert f"generate.py --pipeline {export}" in next_commands(tmp_path / "stopped", str(flat), "train.py", False)
+    generator = exported(tmp_path / "stopped").generator
+    with torch.no_grad():
+        w = generator.mapping(torch.randn(64, 4))
+    codes_ = trainer.learner.codes.weight
+    if stop_at == 3:
+        assert torch.cdist(w, codes_).amin(dim=1).mean() < 0.8 * codes_.norm(dim=1).mean()
+    resumed, whole = (PicturesTrainer(recipe_for(flat), tmp_path / name, resume=True) for name in ("stopped", "whole"))
+    assert resumed.step == stop_at and resumed.train() and whole.train()
+    assert same_weights(whole, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", [5, 11, 18], ids=["codes", "mapping", "details"])
+def test_a_run_killed_in_any_phase_goes_on_bit_for_bit(flat, tmp_path, monkeypatch, kill_at):
+    """By SIGKILL, in a step of each phase: the last checkpoint before it is where it goes on."""
+    monkeypatch.undo()  # other processes know nothing of it
+    killing = (
+        "import os, signal, sys; from pathlib import Path; from polyinr_hf.training.pictures import PicturesTrainer; "
+        "from polyinr_hf.training.recipe import load_recipe; "
+        "trainer = PicturesTrainer(load_recipe(sys.argv[1]), Path(sys.argv[2])); take = trainer.learner.take; "
+        f"trainer.learner.take = lambda step, done: os.kill(os.getpid(), signal.SIGKILL) if step == {kill_at} "
+        "else take(step, done); trainer.train()"
+    )
+    save_recipe(recipe_for(flat), tmp_path / "recipe.yaml")
+    command = [sys.executable, "-c", killing, tmp_path / "recipe.yaml", tmp_path / "killed"]
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == -signal.SIGKILL
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    resumed = PicturesTrainer(recipe, tmp_path / "killed", resume=True)
+    assert 0 < resumed.step <= kill_at and resumed.train()
+    whole = PicturesTrainer(recipe, tmp_path / "whole")
+    assert whole.train()
+    assert same_weights(whole, resumed)
+
+
+def test_without_the_feature_networks_weights_points_teach_alone(flat, tmp_path, caplog):
+    missing = recipe_for(flat, "discriminator.feature_weights={tf_efficientnet_lite0: nowhere.pth}")
+    trainer = PicturesTrainer(missing, tmp_path)
+    assert "the last phase learns from points alone" in caplog.text and "nowhere.pth" in caplog.text
+    assert trainer.train() and exported(tmp_path)
 
 
 def test_what_does_not_fit_is_refused_before_any_work(flat, tmp_path):

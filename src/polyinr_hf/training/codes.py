@@ -2,16 +2,19 @@
 
 Generative latent optimization (Bojanowski et al., Optimizing the Latent Space of Generative Networks, 2018) where a
 picture is a function: any of its points can be learned at any resolution for the price of that point, so that each
-step draws a few dozen random points of hundreds of pictures, where whole images of that price would be four. Two phases
-share a run's time:
+step draws a few dozen random points of hundreds of pictures, where whole images of that price would be four. Three
+phases share a run's time:
 
 1. codes: each picture has a w of its own, its code, learned together with affine and synthesis levels.
 2. mapping: the mapping network learns to lead from random latents to all codes equally and, between cells of latents
-   ([`LatentCells`]), to what lies between two of them; then all weights learn on points of what it leads to.
+   ([`LatentCells`]), to what lies between two of them.
+3. details: all weights learn on points of what it leads to, and on crops, by the features of a pretrained network,
+   which ask for edges and texture where squared error asks for the mean of what might be there.
 
 What comes out redraws and blends what it was shown. Adversarial training can go on from it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.loader import TrainingOrder
-from ..modeling_poly_inr import PolyINRGenerator, full_precision
+from ..modeling_poly_inr import PolyINRGenerator
 from ..optimizers import Muon, half_cosine
-from .matching import LatentCells
+from .matching import FeatureMatching, LatentCells
 from .points import colors_at, edge_pixels, random_points
 
 PICTURES_PER_STEP = 512  # all, where there are fewer: 200 x 64 points reach in a minute what 16 x 1,024 never did
@@ -33,14 +36,18 @@ LR_WEIGHTS, LR_MATRICES, LR_CODES = 1e-3, 3e-3, 0.1
 BETAS_WEIGHTS, BETAS_CODES = (0.9, 0.99), (0.5, 0.9)  # a code's own gradient is exact but for the choice of points
 WARM_UP = 0.02  # of a phase, in which rates rise: Adam's first steps are as long as any
 CANDIDATES, CANDIDATE_SIDE = 4096, 8  # latents of the source that codes start from, compared as 8 x 8 pixels
-CODES_SHARE = 0.4  # of the time; the mapping network has the rest: it is what more time makes better
-# The mapping network's phase: its first part is least squares of w alone, which costs no points.
-REGRESSION_SHARE, REGRESSIONS_PER_STEP, REGRESSION_BATCH = 0.6, 32, 256
+# Where each phase begins, as a share of the time.
+PHASES = {"codes": 0.0, "mapping": 0.4, "details": 0.76}
+# The mapping network's phase is least squares of w alone, which costs no points. In bfloat16 as much is left after as
+# many updates (0.354 of the codes' variance after 600), in 0.6 of a CPU's time.
+REGRESSIONS_PER_STEP, REGRESSION_BATCH = 32, 256
 # Relative to the deviation of a weight tensor; 0.03 leaves 0.18 of the codes' variance after 1,500 updates, not 0.15.
 LR_MAPPING = 0.06
-# Its second part: latents sampled for each picture of a step, of which half are taken, those that stand for one picture
+# The last phase: latents sampled for each picture of a step, of which half are taken, those that stand for one picture
 # first; and the rate of all weights, a third of the codes', not tuned.
 LATENTS_PER_PICTURE, LR_JOINT = 2, 3e-4
+# Its crops: so many pixels a side, of so many pictures, about as many points as all others.
+CROP_SIDE, CROPS_PER_STEP, FEATURES_WEIGHT = 32, 12, 0.1
 PURE = 0.9  # share of one picture in what a latent stands for, above which its points are that picture's
 SEEDS_APART = 2_000_003  # steps that a seed may have before it meets the next one's random numbers
 
@@ -101,7 +108,7 @@ class Shard:
 
 
 class PicturesStep:
-    """The steps of both phases; every random number of a step comes from the seed and the step.
+    """The steps of all phases; every random number of a step comes from the seed and the step.
 
     Args:
         generator: with the mapping network that is to be taught.
@@ -112,6 +119,7 @@ class PicturesStep:
         compile_synthesis: by torch.compile.
         autocast: context of the products.
         shard: of several processes.
+        features: what compares crops in the last phase; None: points alone.
     """
 
     def __init__(
@@ -124,14 +132,24 @@ class PicturesStep:
         compile_synthesis: bool = False,
         autocast: Callable = torch.enable_grad,
         shard: Shard | None = None,
+        features: FeatureMatching | None = None,
     ):
         self.generator, self.pictures, self.labels, self.seed = generator, pictures, labels, seed
         self.autocast, self.shard, self.device = autocast, shard or Shard(), generator.device
+        self.features = features
         self.near_edges = edge_pixels(pictures)  # (N, S, S)
         self.codes = Codes(start)
         self.cells = LatentCells(len(pictures), generator.config.z_dim, labels).to(self.device)
         self.per_step = min(len(pictures), PICTURES_PER_STEP)
         self.points = max(1, POINTS_PER_STEP // self.per_step)  # of each picture
+        if features is not None:
+            rows = torch.linspace(0, len(pictures) - 1, min(len(pictures), PICTURES_PER_STEP)).round().long()
+            crops = self._sample_crops(len(rows), torch.Generator().manual_seed(seed))
+            with autocast():
+                features.standardize(
+                    _as_images(colors_at(pictures, part, points, self.device))
+                    for part, points in zip(rows.split(64), crops.split(64), strict=True)
+                )
         self._order = TrainingOrder(len(pictures), seed, mirror=False)
         self._synthesize = generator.synthesize
         if compile_synthesis:
@@ -156,6 +174,13 @@ class PicturesStep:
     def modules(self) -> list:
         """All that a checkpoint holds."""
         return [self.generator, self.codes, self.cells, *self.optimizers.values()]
+
+    def take(self, step: int, done: float) -> Tensor:
+        """A step of the phase that it is time for, after `done` of the run, 0 to 1; returns this process's loss."""
+        phase = phase_of(done)
+        begin = PHASES[phase]
+        end = min([share for share in PHASES.values() if share > begin], default=1.0)
+        return getattr(self, f"{phase}_step")(step, (done - begin) / (end - begin))
 
     # -- first phase --------------------------------------------------------------------------------------------------
     def codes_step(self, step: int, progress: float) -> Tensor:
@@ -187,11 +212,14 @@ class PicturesStep:
 
         The mean is over the whole step's points: parts of several processes add up to it.
         """
-        target = colors_at(self.pictures, pictures, points, self.device)  # (B, P, 3)
+        error = self._colors(w, points).float() - colors_at(self.pictures, pictures, points, self.device)  # (B, P, 3)
+        return (error.abs() + error.square()).sum() / (self.per_step * self.points * 3)
+
+    def _colors(self, w: Tensor, points: Tensor) -> Tensor:
+        """What w (B, w_dim) draw at points (B, P, 2), (B, P, 3)."""
         with self.autocast():
             A = self.generator.affine(w.unsqueeze(1).expand(-1, self.generator.config.num_levels, -1))  # (B, L, n, 3)
-            error = self._synthesize(A, points.to(self.device)).float() - target  # (B, P, 3)
-        return (error.abs() + error.square()).sum() / (self.per_step * self.points * 3)
+            return self._synthesize(A, points.to(self.device))
 
     def _apply(self, name: str, lr: float) -> None:
         optimizer = self.optimizers[name]
@@ -210,44 +238,69 @@ class PicturesStep:
         self.generator.w_mean.copy_(means / counts)
 
     def mapping_step(self, step: int, progress: float) -> Tensor:
-        """One step of the second phase; `progress` of the phase, 0 to 1.
-
-        At first that is a number of updates of the mapping network alone, by least squares of w; later one of all
-        weights on what it leads to. Both take about as long as a step of the first phase.
+        """A number of updates of the mapping network, by least squares of w; `progress` of the phase, 0 to 1.
 
         Returns the squared error of w, as a share of the codes' variance, of this process's part.
         """
-        mapping = list(self.generator.mapping.parameters())
-        if progress < REGRESSION_SHARE:
-            error = torch.zeros(())
-            for update in range(REGRESSIONS_PER_STEP):
-                error, *_ = self._regression(REGRESSION_BATCH, step, update)
-                error.backward()
-                self.shard.sum_gradients(mapping)
-                self._apply("mapping", LR_MAPPING * half_cosine(progress))
-            return error.detach()
-        number = LATENTS_PER_PICTURE * self.per_step
-        error, z, labels, shares = self._regression(number, step)
-        top = shares.max(dim=1)
+        error = torch.zeros(())
+        for update in range(REGRESSIONS_PER_STEP):
+            error, *_ = self._regression(REGRESSION_BATCH, step, update, self.autocast)
+            error.backward()
+            self.shard.sum_gradients(list(self.generator.mapping.parameters()))
+            self._apply("mapping", LR_MAPPING * half_cosine(0.6 * progress))
+        return error.detach()
+
+    # -- third phase --------------------------------------------------------------------------------------------------
+    def details_step(self, step: int, progress: float) -> Tensor:
+        """One step of all weights on what random latents lead to; `progress` of the phase, 0 to 1.
+
+        Returns the loss of this process's part: of w, as in the phase before, of points and of crops.
+        """
+        error, z, labels, shares = self._regression(LATENTS_PER_PICTURE * self.per_step, step)
+        top, random = shares.max(dim=1), self._random(step, 1)
         chosen = (top.values < PURE).float().argsort(stable=True)[: self.per_step]  # the first of one picture each
-        points = random_points(self.near_edges, top.indices[chosen], self.points, self._random(step, 1))
+        points = random_points(self.near_edges, top.indices[chosen], self.points, random)
         mine = self.shard.part(chosen)
         w = self._map(z[mine], None if labels is None else labels[mine])
         loss = error + self._points_loss(w, top.indices[mine], self.shard.part(points))
+        if self.features is not None:
+            crops = chosen[:CROPS_PER_STEP]
+            mine, pixels = self.shard.part(crops), self.shard.part(self._sample_crops(len(crops), random))
+            w = self._map(z[mine], None if labels is None else labels[mine])
+            loss = loss + self._crops_loss(self.features, w, top.indices[mine], pixels) / len(crops)
         loss.backward()
-        self.shard.sum_gradients([*mapping, *self.others, *self.matrices])
-        self._apply("mapping", LR_MAPPING * half_cosine(progress))
-        factor = half_cosine((progress - REGRESSION_SHARE) / (1 - REGRESSION_SHARE))
+        self.shard.sum_gradients([*self.generator.mapping.parameters(), *self.others, *self.matrices])
+        self._apply("mapping", LR_MAPPING * half_cosine(0.6 + 0.4 * progress))
+        factor = half_cosine(progress)
         self._apply("weights", LR_JOINT * factor)
         self._apply("matrices", LR_JOINT * factor)
-        return error.detach()
+        return loss.detach()
 
-    def _regression(self, number: int, step: int, update: int = 0) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def _sample_crops(self, number: int, random: torch.Generator) -> Tensor:
+        """Points (B, C * C, 2) of the pixels of crops at random places."""
+        side = self.pictures.shape[-1]
+        crop = torch.arange(min(CROP_SIDE, side))
+        corners = torch.randint(side - len(crop) + 1, (number, 1, 2), generator=random)
+        return (corners + torch.cartesian_prod(crop, crop)) / max(side - 1, 1)
+
+    def _crops_loss(self, features: FeatureMatching, w: Tensor, pictures: Tensor, points: Tensor) -> Tensor:
+        """Squared distance of crops that w (B, w_dim) draw to those of pictures (B,), in all, by `features`."""
+        if not len(w):
+            return torch.zeros((), device=self.device)
+        with self.autocast():
+            drawn = _as_images(self._colors(w, points))
+            real = _as_images(colors_at(self.pictures, pictures, points, self.device))
+            return FEATURES_WEIGHT * features.distances(drawn, real).sum()
+
+    def _regression(
+        self, number: int, step: int, update: int = 0, autocast: Callable = torch.enable_grad
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Squared error of w for random latents, of this process's part; then all latents, classes, and shares."""
         z, labels = self._draw_latents(number, step, update)
         shares = self.cells.shares(z, labels)  # (B, N)
         part = self.shard.part(torch.arange(number, device=self.device))
-        w = self._map(z[part], None if labels is None else labels[part])
+        with autocast():
+            w = self._map(z[part], None if labels is None else labels[part])
         variance = self.codes.weight.var(dim=0, correction=0).mean().clamp(min=1e-12)
         error = (w - shares[part] @ self.codes.weight).square().sum() / (number * w.shape[1] * variance)
         return error, z, labels, shares
@@ -264,8 +317,7 @@ class PicturesStep:
         return z, self.labels[torch.randint(len(self.labels), (number,), generator=random)].to(self.device)
 
     def _map(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        with full_precision(self.device):
-            return self.generator.mapping(z, labels)
+        return self.generator.mapping(z, labels).float()
 
     # -- what has been learned ----------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -306,6 +358,16 @@ class PicturesStep:
             labels = None if self.labels is None else self.labels[pictures].to(self.device)
             w = self._map(self.latents_of(pictures), labels)
         return w.unsqueeze(1).repeat(1, self.generator.config.num_levels, 1)
+
+
+def phase_of(done: float) -> str:
+    """The phase that a run is in after `done` of its time, 0 to 1."""
+    return [name for name, begin in PHASES.items() if begin <= done][-1]
+
+
+def _as_images(colors: Tensor) -> Tensor:
+    """Colors (B, C * C, 3), row by row, as images (B, 3, C, C)."""
+    return colors.transpose(1, 2).unflatten(2, (math.isqrt(colors.shape[1]),) * 2)
 
 
 def warm_half_cosine(progress: float) -> float:

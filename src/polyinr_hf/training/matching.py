@@ -212,12 +212,17 @@ class FeatureMatching(nn.Module):
         Channels are standardized over the whole images, at R pixels.
         """
         self.window_images, whole = images, torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
-        batches = []
-        for part in images.split(batch_size):
-            windows = Windows(whole.expand(len(part), 4), images.shape[-1])
-            shrunk = cut_windows(part, windows, resolution).to(self.dual.device)  # (B, 3, R, R)
-            batches.append([x.bfloat16() for x in self._maps(shrunk)])
-        self._standardize(batches, [0] * len(images) if class_labels is None else class_labels.tolist())
+        parts = (
+            cut_windows(part, Windows(whole.expand(len(part), 4), images.shape[-1]), resolution)
+            for part in images.split(batch_size)
+        )
+        self.standardize(parts, None if class_labels is None else class_labels.tolist())
+
+    @torch.no_grad()
+    def standardize(self, batches: Iterable[Tensor], labels: list[int] | None = None) -> None:
+        """Learns the scale of each channel from images (B, 3, R, R) in [-1, 1], of which nothing is kept."""
+        maps = [[x.bfloat16() for x in self._maps(images.to(self.dual.device))] for images in batches]
+        self._standardize(maps, labels or [0] * sum(len(part[0]) for part in maps))
 
     def _standardize(self, batches: list[list[Tensor]], labels: list[int]) -> list[Tensor]:
         """Sets each class's members and each map's scale; returns the maps of all images, each (N, C, H, W)."""
@@ -258,19 +263,21 @@ class FeatureMatching(nn.Module):
         Returns:
             the distance, and the indices (B,) of the real images.
         """
+        if windows is not None:
+            assert matches is not None and self.window_images is not None  # by latent, and by `keep_images`
+            originals = self.window_images[matches.to(self.window_images.device)].to(images.device)
+            return self.distances(images, cut_windows(originals, windows, images.shape[-1])).mean(), matches
         features = self._flatten(self._maps(images))  # (B, D)
         if matches is None:
             assert class_rows is not None  # one or the other, as `choose` gives them
             matches = self._nearest(features.detach(), class_rows)
-        if windows is None:
-            reals = self.reals[matches].float()  # (B, D)
-        else:
-            kept = self.window_images
-            assert kept is not None  # by `keep_images`
-            with torch.no_grad():
-                originals = kept[matches.to(kept.device)].to(features.device)
-                reals = self._flatten(self._maps(cut_windows(originals, windows, images.shape[-1])))
-        return (features - reals).square().sum(dim=1).mean(), matches
+        return (features - self.reals[matches].float()).square().sum(dim=1).mean(), matches
+
+    def distances(self, images: Tensor, reals: Tensor) -> Tensor:
+        """Squared distances (B,) of images (B, 3, R, R) in [-1, 1] to real ones, pair by pair."""
+        with torch.no_grad():
+            targets = self._flatten(self._maps(reals))  # (B, D)
+        return (self._flatten(self._maps(images)) - targets).square().sum(dim=1)
 
     @torch.no_grad()
     def update_dual(self, matches: Tensor, class_labels: Tensor | None = None) -> None:

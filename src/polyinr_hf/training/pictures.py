@@ -25,7 +25,7 @@ from ..files import replace_folder
 from ..images import sample_images, save_grid, to_float
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .codes import CODES_SHARE, PicturesStep, Shard, first_codes
+from .codes import PicturesStep, Shard, first_codes, phase_of
 from .exports import export_name, make_pusher, save_description
 from .launch import (
     as_run_here,
@@ -36,8 +36,8 @@ from .launch import (
     naming_a_full_disk,
     save_checkpoint,
 )
-from .matching import save_cells
-from .models import build_generator, open_dataset, resolve_source
+from .matching import FeatureMatching, save_cells
+from .models import build_feature_network, build_generator, open_dataset, resolve_source
 from .recipe import ModelConfig, Recipe, Source, read_budget, save_recipe
 from .reporting import drop_lines_after, peak_memory_mb
 
@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 MARKS, MOST_MARKS = 15, 60  # grids and checkpoints of a run: about one a minute, up to an hour
 SHOWN = 16  # pictures of a grid
 START_STD = 0.5  # of codes without a source: about that of w where a trained mapping network gives it
+HURRIED_STEPS = 20  # of the mapping network for an export of a run stopped before it: half a minute on a CPU
 END_SHARE, END_SECONDS = 0.1, 75.0  # of the time, at most, kept for the export, the film and the measurement at the end
 
 
@@ -90,7 +91,8 @@ class PicturesTrainer:
         check_shared_folder(self.accelerator, self.output_dir)
         self.pictures, self.labels = self._decode()
         self.learner = self._build(resume)
-        self.step, self._mapping_began, self._seconds_before, self._stop_requested = 0, False, 0.0, False
+        self.step, self._mapping_began, self._seconds_before = 0, False, 0.0
+        self._stop_requested, self._interrupted = False, False
         for module in self.learner.modules:
             self.accelerator.register_for_checkpointing(module)
         if resume:
@@ -152,7 +154,17 @@ class PicturesTrainer:
         accelerator = self.accelerator
         shard = Shard(accelerator.process_index, accelerator.num_processes, lambda own: accelerator.reduce(own, "sum"))
         options = {"compile_synthesis": recipe.run.compile, "autocast": accelerator.autocast, "shard": shard}
+        options["features"] = self._build_features()
         return PicturesStep(generator, self.pictures, self.labels, start, recipe.run.seed, **options)
+
+    def _build_features(self) -> FeatureMatching | None:
+        """What compares crops in the last phase; None where its weights cannot be had."""
+        try:
+            network = build_feature_network(self.recipe, self.device)
+        except FileNotFoundError as error:
+            logger.warning("the last phase learns from points alone, its edges and textures are softer: %s", error)
+            return None
+        return FeatureMatching(network.to(self.device), len(self.pictures))
 
     def _resume(self) -> None:
         progress = load_newest_checkpoint(self.accelerator, self.output_dir / "checkpoints")
@@ -179,7 +191,10 @@ class PicturesTrainer:
         return total - min(END_SECONDS, END_SHARE * total)
 
     def train(self) -> bool:
-        """Trains to the end, or until a SIGTERM or SIGINT; returns whether the end was reached."""
+        """Trains to the end, or until a SIGTERM or SIGINT; returns whether the end was reached.
+
+        Both leave a checkpoint, a SIGINT a pipeline as well.
+        """
         previous = {number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)}
         bar = tqdm(
             total=100, disable=not self.accelerator.is_main_process, bar_format="{l_bar}{bar}| [{elapsed}{postfix}]"
@@ -188,6 +203,10 @@ class PicturesTrainer:
             finished = self._train(bar)
             bar.close()
             if finished:
+                self._export()
+                self._show_end()
+            elif self._interrupted and self.accelerator.is_main_process:
+                self._lead_to_codes()
                 self._export()
         finally:
             for number, handler in previous.items():
@@ -201,6 +220,7 @@ class PicturesTrainer:
 
     def _stop_soon(self, number: int, frame: object) -> None:
         logger.warning("signal %d: stopping after this step, with a checkpoint", number)
+        self._interrupted |= number == signal.SIGINT  # someone is there, who wants to see it
         self.request_stop()
 
     def request_stop(self) -> None:
@@ -212,7 +232,7 @@ class PicturesTrainer:
         while True:
             progress, stopping = self._agree()
             done = min(progress, 1.0)
-            if done >= CODES_SHARE and not self._mapping_began:
+            if phase_of(done) != "codes" and not self._mapping_began:
                 self.learner.begin_mapping()
                 self._mapping_began = True
             if mark is not None and (self._mark(done) != mark or stopping or done >= 1):
@@ -221,10 +241,7 @@ class PicturesTrainer:
             if done >= 1 or stopping:
                 return done >= 1
             mark = self._mark(done)
-            if self._mapping_began:
-                loss = self.learner.mapping_step(self.step, (done - CODES_SHARE) / (1 - CODES_SHARE))
-            else:
-                loss = self.learner.codes_step(self.step, done / CODES_SHARE)
+            loss = self.learner.take(self.step, done)
             self.step += 1
             bar.update(100 * done - bar.n)
 
@@ -251,7 +268,7 @@ class PicturesTrainer:
             )
         if not self.accelerator.is_main_process:
             return
-        psnr, phase = self.learner.psnr(self._mapping_began), "mapping" if self._mapping_began else "codes"
+        psnr, phase = self.learner.psnr(self._mapping_began), phase_of(done)
         minutes = self.seconds / 60
         line = {"step": self.step, "minutes": minutes, "phase": phase, "loss": total.item(), "psnr": psnr}
         with (self.output_dir / "log.jsonl").open("a") as file:
@@ -288,28 +305,45 @@ class PicturesTrainer:
         """How far the run is, as text."""
         return f"{self.seconds / 60:.1f} minutes, {self.step:,} steps"
 
+    def _lead_to_codes(self) -> None:
+        """Teaches the mapping network in seconds what a run that is stopped early has not come to; on this process."""
+        self.learner.shard = Shard()
+        if not self._mapping_began:
+            self.learner.begin_mapping()
+            for update in range(HURRIED_STEPS):
+                self.learner.mapping_step(self.step + update, update / HURRIED_STEPS)
+
     def _export(self) -> None:
-        """The pipeline, a contact sheet, a film, and what the model is in a sentence."""
-        pipeline = PolyINRPipeline(self.generator, self.dataset.id2label)
-        pipeline.set_progress_bar_config(disable=True)
-        self.generator.eval().requires_grad_(False)
+        """The pipeline, with a contact sheet."""
+        if not self.accelerator.is_main_process:
+            return
+        pipeline = self._pipeline()
+        samples, kimg = self.output_dir / "samples", self.images_seen / 1000
+        save_contact_sheet(pipeline, samples / f"kimg-{kimg:09.3f}.png")
+        path = self.output_dir / "exports" / export_name(self.output_dir / "exports", self.images_seen)
+        with naming_a_full_disk(path), replace_folder(path) as folder:
+            pipeline.save_pretrained(folder)
+            save_recipe(self.recipe, folder / "recipe.yaml")
+            save_cells(self.learner.cells, folder)
+            save_description(folder, self.recipe, self.recipe.stages[0], self.dataset, kimg, samples)
+        if self.pusher is not None:
+            self.pusher.submit(path.name)
+
+    def _show_end(self) -> None:
+        """A film, and what the model is in a sentence."""
+        pipeline = self._pipeline()
         if self.accelerator.is_main_process:
-            samples, kimg = self.output_dir / "samples", self.images_seen / 1000
-            save_contact_sheet(pipeline, samples / f"kimg-{kimg:09.3f}.png")
-            path = self.output_dir / "exports" / export_name(self.output_dir / "exports", self.images_seen)
-            with naming_a_full_disk(path), replace_folder(path) as folder:
-                pipeline.save_pretrained(folder)
-                save_recipe(self.recipe, folder / "recipe.yaml")
-                save_cells(self.learner.cells, folder)
-                save_description(folder, self.recipe, self.recipe.stages[0], self.dataset, kimg, samples)
-            if self.pusher is not None:
-                self.pusher.submit(path.name)
             shown = torch.linspace(0, len(self.pictures) - 1, min(FILM_STOPS, len(self.pictures))).round().long()
             save_morph_film(pipeline, self.learner.w_of(shown, True), self.output_dir / "morph.gif")
         cache = self.output_dir / ".features"
         sentence = describe_samples(pipeline, self.dataset, self.pictures, self.accelerator, cache)
         if self.accelerator.is_main_process:
             print(sentence, file=sys.stderr)
+
+    def _pipeline(self) -> PolyINRPipeline:
+        pipeline = PolyINRPipeline(self.generator.eval().requires_grad_(False), self.dataset.id2label)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
 
 # --- what a run leaves to look at -------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None, mi
             "mirror": False,
         },
         "model": asdict(replace(model, z_dim=Z_DIM, num_mapping_layers=MAPPING_LAYERS)),
+        # What compares crops of 32 pixels, each enlarged about as much as metrics enlarge pictures of 64.
+        "discriminator": {"feature_networks": ["tf_efficientnet_lite0"], "feature_resolution": 128},
         "stages": [{"resolution": side, "kimg": 1.0}],
         "run": {
             "codes": f"{minutes or (GPU_MINUTES if on_gpu else CPU_MINUTES):g} minutes",

@@ -98,7 +98,7 @@ class Trainer:
         self.stage_begin = 0  # images seen when the stage began
         self.loader_state: dict = {}
         self._compiled_for: tuple | None = None
-        self._stop_requested = False
+        self._stop_requested, self._interrupted = False, False
         if resume:
             self._resume()
         if self.accelerator.is_main_process:
@@ -195,6 +195,8 @@ class Trainer:
     def train(self) -> bool:
         """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached.
 
+        Both leave a checkpoint, a SIGINT an export as well.
+
         Raises:
             FloatingPointError: if a network or its loss is not finite any more; nothing of it has been written.
             OSError: if the disk is full.
@@ -214,6 +216,7 @@ class Trainer:
 
     def _heed_signal(self, number: int, frame: object) -> None:
         logger.warning("signal %d: stopping after this step, with a checkpoint", number)
+        self._interrupted |= number == signal.SIGINT  # someone is there, who wants to see it
         self.request_stop()
 
     def request_stop(self) -> None:
@@ -282,6 +285,8 @@ class Trainer:
             if checkpoint:
                 self._save_checkpoint()
             if stopping:
+                if self._interrupted and not export:
+                    self._export(stage)
                 return
 
     def _check_finite(self, stage: StageConfig) -> None:
