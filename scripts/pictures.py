@@ -6,7 +6,7 @@
     python scripts/pictures.py --drawings data/emoji-64       # also those that show what the bundled model learned from
 
 Prints a line for each. Pictures whose data are not there, or that show a training run, are skipped with the reason.
-PNGs and GIFs get a palette, which halves them or better, and are refused beyond 500 kB.
+Films and large PNGs get a palette, which halves them or better, and are refused beyond 500 kB.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from polyinr_hf.images import caption
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 500_000
+PALETTE_BYTES = 150_000  # beyond which a PNG gets a palette
 GIF_COLORS = 64
 TOLERANCE = 0.1
 SAMPLE_COLUMNS, SAMPLE_ROWS, SAMPLE_SIZE = 12, 12, 80  # pixels, of the samples with names
@@ -77,8 +78,8 @@ def draw_tour(pipe: PolyINRPipeline) -> Image.Image:
         "extent=(0, -0.25, 1, 1.25)": pipe(
             affine_parameters=A, height=height, width=height * 3 // 2, extent=(0, -0.25, 1, 1.25)
         ).images[0],
-        "extent=(0.125, 0.475, 0.375, 0.725)": pipe(
-            affine_parameters=A, height=height, width=height, extent=(0.125, 0.475, 0.375, 0.725)
+        "extent=(0, 0.3, 0.3, 0.6)": pipe(
+            affine_parameters=A, height=height, width=height, extent=(0, 0.3, 0.3, 0.6)
         ).images[0],
         "extent=(-0.5, -0.5, 1.5, 1.5)": extrapolate(pipe, A, (-0.5, -0.5, 1.5, 1.5), height, height)[0],
     }
@@ -200,7 +201,9 @@ def save_small(source: Path, path: Path) -> None:
             durations = image.info["duration"]
             frames[0].save(partial, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
         else:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(partial, optimize=True)
+            image.convert("RGB").save(partial, optimize=True)
+            if partial.stat().st_size > PALETTE_BYTES:
+                image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(partial, optimize=True)
         if (size := partial.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{path.name} must have at most {MAX_BYTES:,} bytes, got {size:,}.")
 
