@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             trainer = training.Trainer(recipe, arguments.output, resume=arguments.resume)
             plan = training.plan_run(trainer.recipe, trainer.accelerator, trainer.dataset)
+            if not trainer.dataset.streaming:
+                plan = "\n".join(filter(None, [plan, training.describe_shorter_way(recipe, len(trainer.dataset))]))
     if plan and trainer.accelerator.is_main_process:
         print(plan, file=sys.stderr)
     train_and_show_end(trainer, command_line("train", launched=trainer.accelerator.num_processes > 1))

@@ -10,7 +10,7 @@ from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
 from polyinr_hf.evaluation.sources import class_ids
 from polyinr_hf.training.recipe import load_recipe
-from polyinr_hf.training.small import Z_DIM, choose, small_recipe
+from polyinr_hf.training.small import Z_DIM, choose, describe_shorter_way, small_recipe
 from polyinr_hf.training.trainer import Trainer
 
 FINETUNE = Path(__file__).resolve().parents[2] / "configs" / "finetune.yaml"
@@ -81,6 +81,10 @@ def test_a_model_is_fine_tuned_without_naming_its_sizes(flat, tmp_path):
     overrides = [f"data.dataset={flat}", f"run.init_from={tmp_path / 'source'}", "run.mixed_precision=no"]
     overrides += ["stages=[{resolution: 16, kimg: 0.016, batch_size: 8}]"]
     trainer = Trainer(load_recipe(FINETUNE, overrides), tmp_path / "run")
+    hint = describe_shorter_way(trainer.recipe, len(trainer.dataset))
+    assert f"small --init_from {tmp_path / 'source'} " in hint and f"data.dataset={flat}" in hint
+    assert describe_shorter_way(trainer.recipe, 5000) == ""
+    assert describe_shorter_way(load_recipe(FINETUNE, [*overrides, "run.codes=1 steps"]), 5) == ""
     assert trainer.recipe.model.channels == 24
     assert trainer.recipe.data.class_conditional is True
     assert trainer.train()

@@ -9,5 +9,5 @@ from .plan import (
 )
 from .recipe import Recipe as Recipe, differences as differences, load_recipe as load_recipe, save_recipe as save_recipe
 from .reporting import next_commands as next_commands, plot_log as plot_log
-from .small import small_recipe as small_recipe
+from .small import describe_shorter_way as describe_shorter_way, small_recipe as small_recipe
 from .trainer import Trainer as Trainer

@@ -18,6 +18,7 @@ SIZES_LOOKED_AT = 15  # pictures, of whose shorter sides the median is the pictu
 # Few dimensions, so that a mapping network of a few minutes finds all cells; 4 blend twice as many latents as 8. Of
 # 200 codes 2, 3, 5 and 8 layers leave 0.56, 0.42, 0.28 and 0.18 of the variance after 1,500 updates of 256 latents.
 Z_DIM, MAPPING_LAYERS = 8, 8
+FEW_PICTURES = 5000  # a discriminator needs hundreds of thousands of images, however few they are of (not tuned)
 
 
 def small_recipe(
@@ -52,6 +53,17 @@ def small_recipe(
         f"{'GPU' if on_gpu else 'CPU'}, from {recipe.run.init_from or 'scratch'}"
     )
     return recipe
+
+
+def describe_shorter_way(recipe: Recipe, number: int) -> str:
+    """The command that makes more of `number` new pictures than a discriminator does, as text; "" where none does."""
+    run = recipe.run
+    if run.codes or not run.new_classes or not run.init_from or number >= FEW_PICTURES:
+        return ""
+    return (
+        f"{number:,} pictures: fewer than {FEW_PICTURES:,} become a better model in less time by\n"
+        f"    python scripts/train.py small --init_from {run.init_from} --output ... data.dataset={recipe.data.dataset}"
+    )
 
 
 def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None, minutes: float | None = None) -> dict:
