@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
 import time
@@ -17,14 +18,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from polyinr_hf import BUNDLED_MODEL, training
-from polyinr_hf.commands import find_file
+from polyinr_hf.commands import IS_WHEEL, ROOT, find_file
 from polyinr_hf.editing import SEED_SOURCES, draw_latents, encode_seeds, w_centroids
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
 if TYPE_CHECKING:
     from polyinr_hf.inversion import InversionStep
 
+# The sentence of `naming_extra`: a script's user has not asked for the function that it begins with.
+MISSING_EXTRA = re.compile(
+    r'\S+ needs the package (?P<package>\S+), which is not installed: pip install "polyinr-hf\[(?P<extra>\w+)\]"'
+)
+EXTRAS_TOGETHER = {"train": "train,eval"}  # a run measures what it made
 BAR_SECONDS = 1.0  # what takes less time has no progress bar
+
+
+def _missing_extra(found: re.Match) -> str:
+    """What to install where a package is missing, as README has it for scripts: of a clone, or of the wheel."""
+    extras = EXTRAS_TOGETHER.get(found["extra"], found["extra"])
+    where = f'"polyinr-hf[{extras}]"' if IS_WHEEL else f'-e "{ROOT}[{extras}]"'
+    return f"The package {found['package']} is not installed: pip install {where}"
 
 
 @contextmanager
@@ -33,10 +46,15 @@ def one_line_errors() -> Iterator[None]:
 
     An extra that is not installed is such a case: import what needs one inside the block.
     """
+    diffusers_logging.disable_progress_bar()  # of the one component that a pipeline has
     try:
         yield
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    except OSError as error:
+        is_systems = error.filename is not None and error.strerror is not None  # "[Errno 2] No such file: 'x'"
+        sys.exit(f"error: {error.filename}: {error.strerror}" if is_systems else f"error: {error}")
+    except (ValueError, RuntimeError, ImportError) as error:
+        text = str(error).replace("`name_or_path`", "`--dataset`")  # as load_image_dataset calls it
+        sys.exit(f"error: {MISSING_EXTRA.sub(_missing_extra, text)}")
     except KeyboardInterrupt:
         sys.exit("interrupted")
 
@@ -89,9 +107,16 @@ def add_tolerance_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_pipeline(args: argparse.Namespace) -> PolyINRPipeline:
-    """The pipeline asked for, without progress bars of its own."""
-    diffusers_logging.disable_progress_bar()  # of the one component that is loaded
-    pipe = PolyINRPipeline.from_pretrained(args.pipeline, dtype=getattr(torch, args.dtype)).to(args.device)
+    """The pipeline asked for, without progress bars of its own.
+
+    Raises:
+        ValueError, OSError: for a pipeline or a device that is not there.
+    """
+    pipe = PolyINRPipeline.from_pretrained(args.pipeline, dtype=getattr(torch, args.dtype))
+    try:
+        pipe.to(args.device)
+    except RuntimeError as error:
+        raise ValueError(f"`--device` must be one that is here, such as cpu, got {args.device}: {error}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -183,6 +208,8 @@ def encode_images(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str =
         raise ValueError("`--truncation_psi` must come with `--seeds`: images of files are drawn as they are.")
     images = [load_image(pipe, path, space) for path in getattr(args, f"{prefix}parameters") or []]
     if seeds:
+        if labels:
+            check_class_labels(pipe, labels)
         images.append(encode_seeds(pipe, labels, seeds, space=space, **sampling(pipe, args)))
     return torch.cat(images)
 
@@ -210,6 +237,32 @@ def load_image(pipe: PolyINRPipeline, path: str, space: str) -> Tensor:
     return A.to(pipe.device)
 
 
+def check_class_labels(pipe: PolyINRPipeline, labels: list[str] | None) -> list[int] | None:
+    """Ids of the classes asked for, as `pipe.class_ids`, with a word on quotes where the parts of a name are classes.
+
+    Raises:
+        ValueError: for a class that there is not.
+    """
+    try:
+        return pipe.class_ids(labels)
+    except ValueError as error:
+        name = " ".join(map(str, labels or []))
+        try:
+            pipe.get_label_ids(name)
+        except ValueError:
+            raise error from None
+        raise ValueError(f'`--class` must have names of several words in quotes: --class "{name}".') from None
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raises ValueError unless files can be written into `folder`, which need not be there yet."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise ValueError(f"`--output` must be in a folder, got {folder}: {place} is a file.")
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"`--output` must be where you may write, got {folder}: {place} is not.")
+
+
 def class_names(pipe: PolyINRPipeline, labels: list[int | str] | None) -> list[str]:
     """The first name of the class that each label is a name or the id of."""
     names = pipe.id2label
@@ -229,18 +282,24 @@ def image_names(pipe: PolyINRPipeline, args: argparse.Namespace, prefix: str = "
 
 
 class ProgressBar(tqdm):
-    """A bar for what takes longer than `BAR_SECONDS`; nothing is left of it where an error comes earlier."""
+    """A bar for what takes longer than `BAR_SECONDS` and has several parts; at 0 % nothing is left of it."""
 
     def __init__(self, iterable=None, **kwargs):
-        super().__init__(iterable, delay=BAR_SECONDS, **kwargs)
+        total = kwargs.get("total", len(iterable) if hasattr(iterable, "__len__") else None)
+        super().__init__(iterable, delay=BAR_SECONDS, disable=total == 1, **kwargs)
+
+    def close(self) -> None:
+        if not self.disable:
+            self.leave = self.n > self.initial
+        super().close()
 
     # tqdm.write clears and draws all bars, those that are not due as well.
     def clear(self, *args, **kwargs) -> None:
-        if time.time() >= self.start_t + self.delay:
+        if not self.disable and time.time() >= self.start_t + self.delay:
             super().clear(*args, **kwargs)
 
     def refresh(self, *args, **kwargs) -> None:
-        if time.time() >= self.start_t + self.delay:
+        if not self.disable and time.time() >= self.start_t + self.delay:
             super().refresh(*args, **kwargs)
 
 
@@ -273,7 +332,9 @@ class CallbackProgress:
 
 def add_run_arguments(parser: argparse.ArgumentParser, recipe_help: str) -> None:
     """Adds what `read_recipe` reads."""
-    parser.add_argument("recipe", nargs="?", help=f"{recipe_help}; not needed with --resume")
+    parser.add_argument(
+        "recipe", nargs="?", help=f"{recipe_help} (default: small with --dataset, with --resume the run's)"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -292,14 +353,18 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     name, overrides = arguments.recipe, list(arguments.overrides)
     if name is not None and "=" in name:  # an override where no recipe is named
         name, overrides = None, [name, *overrides]
+    if odd := [text for text in overrides if "=" not in text]:
+        hint = f": for a folder of pictures write --dataset {odd[0]}" if Path(odd[0]).exists() else ""
+        raise ValueError(f"`overrides` must be KEY=VALUE, such as run.seed=1, got {odd[0]!r}{hint}.")
+    if name is None and arguments.dataset is not None and not arguments.resume:
+        name = "small"
     if arguments.dataset is not None:
         overrides.insert(0, f"data.dataset={arguments.dataset}")
     if name not in (None, "small"):
         name = str(find_file(name))
     if name not in (None, "small") and not Path(name).is_file():
-        raise ValueError(
-            f"`recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, which is no file."
-        )
+        kind = f"a folder: of pictures, write --dataset {name}" if Path(name).is_dir() else "which is no file"
+        raise ValueError(f"`recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, {kind}.")
     init_from, minutes = getattr(arguments, "init_from", None), getattr(arguments, "minutes", None)
     own = arguments.output / "recipe.yaml"
     if name == "small":
@@ -314,6 +379,8 @@ def read_recipe(arguments: argparse.Namespace) -> "training.Recipe":
     if name is None:
         if not arguments.resume:
             raise ValueError("`recipe` is missing: name one, such as small or configs/ffhq.yaml, or --resume a run.")
+        if not own.is_file():
+            raise ValueError(f"`--output` must be the folder of a run with --resume, got {arguments.output}.")
         return training.load_recipe(own, overrides)
     recipe = training.load_recipe(name, overrides)
     if arguments.resume and own.exists() and (changed := training.differences(training.load_recipe(own), recipe)):

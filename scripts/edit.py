@@ -27,6 +27,7 @@ from arguments import (
     add_image_arguments,
     add_sampling_arguments,
     add_tolerance_argument,
+    check_output_folder,
     encode_images,
     image_names,
     load_pipeline,
@@ -105,7 +106,7 @@ def mix(args) -> None:
     """
     from polyinr_hf.inversion import load_w
 
-    check_film(args.output, suffixes=[".png"])
+    check_picture(args)
     files = [*(args.parameters or []), *(args.target_parameters or [])]
     space = args.space or ("w" if all(load_w(path) is not None for path in files) else "affine")
     pipe = load_pipeline(args)
@@ -121,7 +122,7 @@ def mix(args) -> None:
 
 def extrapolate(args) -> None:
     """Images and what lies beyond their border, which is drawn in (figure 4)."""
-    check_film(args.output, suffixes=[".png"])
+    check_picture(args)
     pipe = load_pipeline(args)
     border = None if args.border == "none" else args.border
     options = drawing_options(args)
@@ -148,7 +149,9 @@ def zoom(args) -> None:
     num_frames = args.frames or DEFAULT_FRAMES
     extents = interpolate_extents(tuple(args.start), end, num_frames)
     pipe = load_pipeline(args)
-    write_film(draw_frames(pipe, encode_images(pipe, args), extents, **drawing_options(args)), num_frames, args)
+    if len(A := encode_images(pipe, args)) > 1:
+        raise ValueError(f"`--seeds`, `--class` and `--parameters` must give one image to zoom into, got {len(A)}.")
+    write_film(draw_frames(pipe, A, extents, **drawing_options(args)), num_frames, args)
 
 
 def drawing_options(args) -> dict:
@@ -161,7 +164,7 @@ def heatmap(args) -> None:
     """What each level sees (figure 3), and below it the image if the levels after it passed everything through."""
     from polyinr_hf.editing import level_figure
 
-    check_film(args.output, suffixes=[".png"])
+    check_picture(args)
     pipe = load_pipeline(args)
     A = encode_images(pipe, args)
     with CallbackProgress("pixel") as progress:
@@ -173,11 +176,17 @@ def heatmap(args) -> None:
 
 
 def check_output(args) -> None:
+    check_output_folder(args.output.parent)
     check_film(args.output, DEFAULT_FPS if args.fps is None else args.fps)
     if args.fps is not None and args.output.suffix.lower() == ".png":
         raise ValueError(f"`--fps` must be left out of frames side by side, got {args.fps} and {args.output}.")
     if args.frames is not None:
         check_count("num_frames", args.frames, minimum=2)
+
+
+def check_picture(args) -> None:
+    check_output_folder(args.output.parent)
+    check_film(args.output, suffixes=[".png"])
 
 
 def write_film(frames, count: int, args) -> None:

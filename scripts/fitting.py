@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from arguments import CallbackProgress, add_command, load_pipeline
+from arguments import CallbackProgress, add_command, check_output_folder, load_pipeline
 from polyinr_hf import editing
 from polyinr_hf.checks import check_count, check_new_folder
 from polyinr_hf.editing import save_film
@@ -33,6 +33,7 @@ def invert(args) -> None:
     twice = [stem for stem, count in Counter(path.stem for path in args.images).items() if count > 1]
     if twice:
         raise ValueError(f"`images` must have different names, got several called {twice[0]}.")
+    check_output_folder(args.output)
     photos = [open_image(path, args) for path in args.images]  # a broken one ends this now, not after an hour
     mask = open_mask(args)
     from polyinr_hf.inversion import InversionSettings, estimate_seconds, invert
@@ -71,6 +72,8 @@ def tune(args) -> None:
     checkpoint = args.output.with_name(f".{args.output.name}.checkpoint")
     if not (checkpoint.exists() and (args.output / "comparison.png").exists()):  # what a stopped run left is replaced
         check_new_folder(args.output)
+    if args.strength == "near" and args.parameters is None:
+        raise ValueError("`--parameters` must be given with `--strength near`, which keeps them: invert first.")
     photo, mask = open_image(args.image, args), open_mask(args)
     from polyinr_hf.inversion import STRENGTHS, estimate_seconds, load_affine_parameters, tune
 

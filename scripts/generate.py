@@ -27,6 +27,8 @@ from arguments import (
     add_pipeline_arguments,
     add_sampling_arguments,
     add_tolerance_argument,
+    check_class_labels,
+    check_output_folder,
     class_names,
     load_pipeline,
     one_line_errors,
@@ -59,7 +61,7 @@ def parse_args(argv=None):
     parser.add_argument(
         "--distinct",
         action="store_true",
-        help="of the seeds, draw one for each design of a class, and say how many designs there are",
+        help="draw one of the seeds for each design of a class, and say how many designs there are",
     )
     add_sampling_arguments(parser)
     parser.add_argument("--height", type=int, help="height in pixels (default: the pipeline's own)")
@@ -123,7 +125,8 @@ def seeds_of_classes(pipe: PolyINRPipeline, args, classes: list[int] | None) -> 
 
 def generate(args) -> None:
     pipe = load_pipeline(args)
-    classes = args.class_labels and list(dict.fromkeys(pipe.class_ids(args.class_labels)))
+    check_output_folder(args.output)
+    classes = args.class_labels and list(dict.fromkeys(check_class_labels(pipe, args.class_labels)))
     for label in args.class_labels or []:
         if label.isdecimal() and pipe.id2label:
             print(f"class {label}: {class_names(pipe, [label])[0]}", file=sys.stderr)

@@ -84,6 +84,10 @@ def run(args) -> None:
     if pipeline.generator.config.num_classes is None:
         raise ValueError(f"`--pipeline` must have classes, {args.pipeline} has none.")
     dataset = data.load_image_dataset(args.dataset, split=args.split, label_column=args.label_column)
+    if dataset.id2label is None:
+        raise ValueError(
+            f"`--dataset` must have classes, {args.dataset} has none: name their column by `--label_column`."
+        )
     resolution = args.resolution or pipeline.generator.config.sample_size
     real = evaluation.DatasetSource(dataset, resolution)
     frequencies, id2label = evaluation.class_frequencies(dataset), dataset.id2label

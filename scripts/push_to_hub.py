@@ -11,14 +11,15 @@ folder is taken as the card unless `--card` is given. Prints the commit's, or th
 """
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 import yaml
 
+from arguments import one_line_errors
 from polyinr_hf.commands import find_file
+from polyinr_hf.connection import connection_error
 from polyinr_hf.hub import check_pipeline_folder, check_repo_id, push_folder, shared_files
+from polyinr_hf.pipeline_poly_inr import describe_hub_error
 
 
 def parse_args(argv=None):
@@ -47,17 +48,35 @@ def print_dry_run(files: dict[str, Path | bytes]) -> None:
     print("\n" + (card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")))
 
 
+def read_mapping(name: str, path: Path) -> dict:
+    """The keys and values of a YAML file, which JSON is too.
+
+    Raises:
+        ValueError, OSError: for a file that holds none.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"`--{name}` must be a file of keys and values, {path} is none.")
+    return content
+
+
 def main(argv=None):
     args = parse_args(argv)
-    try:
-        card = yaml.safe_load(find_file(args.card).read_text(encoding="utf-8")) if args.card else None
-        evaluation = json.loads(args.evaluation.read_text(encoding="utf-8")) if args.evaluation else None
+    with one_line_errors():
+        card = read_mapping("card", find_file(args.card)) if args.card else None
+        evaluation = read_mapping("evaluation", args.evaluation) if args.evaluation else None
         options = {"card": card, "evaluation": evaluation, "revision": args.revision, "variant": args.variant}
         if args.dry_run:
             check_repo_id(args.repo)
             check_pipeline_folder(args.pipeline, args.variant)
             print_dry_run(shared_files(args.pipeline, args.repo, **options))
             return
+        check_pipeline_folder(args.pipeline, args.variant)
+        if (error := connection_error()) is not None:  # a push tries again, as the Hub may be busy
+            raise OSError(describe_hub_error(error, args.repo))
         commit = push_folder(
             args.pipeline,
             args.repo,
@@ -67,8 +86,6 @@ def main(argv=None):
             commit_message=args.commit_message,
             **options,
         )
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        sys.exit(f"error: {error}")
     print(commit.pr_url or commit.commit_url)
 
 

@@ -36,6 +36,7 @@ CHOICES = {
     "compose_coordinates": (True, False),
 }
 MAX_TEXT = 100  # characters of a value in a message
+INDEX = "model_index.json"  # of a pipeline
 SHARD_INDEX = "*.safetensors.index*.json"
 
 
@@ -165,6 +166,17 @@ def check_json_object(content: object, path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise OSError(f"{path} must hold a JSON object, it holds {_short(content)}.")
     return content
+
+
+def check_is_pipeline(path: str | os.PathLike) -> None:
+    """Raises OSError if there is something at `path` that is no pipeline's folder, naming those below or around it."""
+    path = Path(path)
+    if not path.exists() or (path / INDEX).is_file():
+        return
+    near = [path.parent] if (path.parent / INDEX).is_file() else []
+    near += sorted({index.parent for depth in ("*", "*/*") for index in path.glob(f"{depth}/{INDEX}")}, reverse=True)
+    hint = f"; {' or '.join(map(str, near[:2]))} is one" if near else ""
+    raise OSError(f"{path} is no pipeline's folder, it has no {INDEX}{hint}.")
 
 
 def check_index(index: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from .connection import cache_if_unreachable
 from .modeling_poly_inr import full_precision
 
 CLASSIFIER_SIZE = 224  # pixels a side, which the classifiers were trained at
@@ -210,10 +211,11 @@ def load_backbone(name: str, weights: str | Path | None = None, pretrained: bool
     if path is not None or not pretrained:
         backbone = timm.create_model(name, pretrained=False)
         return _load_file(backbone, name, path) if pretrained and path is not None else backbone
+    hub_id = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None) or f"timm/{name}"
     try:
-        return timm.create_model(name, pretrained=True)
+        with cache_if_unreachable(hub_id, opening=False):
+            return timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError) as error:
-        hub_id = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None) or f"timm/{name}"
         raise FileNotFoundError(
             f"`weights` for {name} must be given: timm could not download {hub_id} ({error}). Get "
             f"model.safetensors of {hub_id} on a connected machine and give its path as `weights` (in a recipe: "

@@ -32,6 +32,7 @@ from .checks import (
     check_extent,
     check_id2label,
     check_index,
+    check_is_pipeline,
     check_json_object,
     check_number,
     check_size,
@@ -117,6 +118,7 @@ class PolyINRPipeline(DiffusionPipeline):
         try:
             if subfolder:
                 opened = str(Path(cls._download_subfolder(path, subfolder, kwargs), subfolder))
+            check_is_pipeline(opened)
             return super().from_pretrained(opened, **kwargs)
         except KeyError as error:  # diffusers takes the entries of model_index.json for granted
             raise OSError(f"{path} is no pipeline: its model_index.json has no {error}.") from error

@@ -143,7 +143,7 @@ def test_classes_must_fit(rows, options):
     with pytest.raises(ValueError, match="`class_frequencies` must be of the pipeline's 3 classes, got 2"):
         evaluate(make_pipeline(3), ImageDataset(rows), NEIGHBORS, num_samples=6, **options)
     unlabelled = ImageDataset(rows, class_conditional=False)
-    with pytest.raises(ValueError, match="`class_frequencies` must be given"):
+    with pytest.raises(ValueError, match="`class_frequencies` must be those .* classes, got None.*`label_column`"):
         evaluate(make_pipeline(), unlabelled, NEIGHBORS, num_samples=6, **options)
     evaluate(make_pipeline(None), unlabelled, NEIGHBORS, num_samples=6, **options)
     evaluate(make_pipeline(None), ImageDataset(rows), NEIGHBORS, num_samples=6, **options)

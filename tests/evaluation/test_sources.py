@@ -143,7 +143,7 @@ def test_class_ids_and_frequencies(labels):
 def test_bad_sources(pipeline):
     with pytest.raises(ValueError, match="`class_frequencies` must be of the pipeline's 3 classes, got 4"):
         PipelineSource(pipeline, 3, np.ones(4))
-    with pytest.raises(ValueError, match="`class_frequencies` must be given"):
+    with pytest.raises(ValueError, match="`class_frequencies` must be those .* classes, got None.*`label_column`"):
         PipelineSource(pipeline, 3)
     with pytest.raises(ValueError, match="`num_samples` must be .* got 0"):
         PipelineSource(pipeline, 0, FREQUENCIES)

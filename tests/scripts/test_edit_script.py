@@ -463,7 +463,7 @@ def test_tune_without_an_inversion(run, error_of, photos, tmp_path, capsys):
     assert Image.open(output / "image.png").size == (8, 7)
     assert Image.open(output / "comparison.png").size == (16, 7)
     text = error_of("tune", photos[0], "--strength", "near", *FAST, "--output", tmp_path / "near")
-    assert "`affine_parameters`" in text and not (tmp_path / "near").exists()
+    assert "`--parameters`" in text and not (tmp_path / "near").exists()
 
 
 def test_tune_goes_on_after_an_interruption(run, edit, photos, tmp_path, monkeypatch):

@@ -18,12 +18,14 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..connection import cache_if_unreachable
 from ..images import preprocess_image, read_image
 from .folders import Listing, find_lost, nfc, open_folder, open_repository, read_pictures, say, shorten
 
 logger = logging.getLogger(__name__)
 
 MAX_DATASET_PIXELS = 2**28  # 16,384 x 16,384; more of one image is taken for a decompression bomb
+CHECKED_SIDE = 32  # pixels of a picture that is decoded to see whether it can be
 STREAM_SHARDS = 64  # that a streamed folder of pictures is cut into, and that are shuffled
 _FILE_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 Row = dict[str, Any]
@@ -124,14 +126,16 @@ def _load_as_datasets_does(name: str, config: str | None, listing: Listing | Non
             "`name_or_path` must be a path without *, ? and [ where `datasets` reads the folder, as it holds tables or "
             f"there is a `config`, got {name!r}."
         )
+    if listing is None:  # the Hub could not be asked, but perhaps was before
+        with cache_if_unreachable(name, options.get("revision")):
+            return datasets.load_dataset(name, config, **options)
     dataset = datasets.load_dataset(name, config, **options)
-    if listing is not None:
-        say(f"{name}: {shorten(listing.row_tables) or 'its files'}, read as `datasets` does", matters=False)
-        which = {key: value for key, value in options.items() if key not in ("split", "streaming")}
-        files = datasets.load_dataset_builder(name, config, **which).config.data_files or {}
-        names = [*listing.row_tables, *listing.pictures]
-        if lost := find_lost(names, (file for part in files.values() for file in part)):
-            say(f"{name}: {len(lost)} of {len(names)} files are in none of its splits: {shorten(lost)}")
+    say(f"{name}: {shorten(listing.row_tables) or 'its files'}, read as `datasets` does", matters=False)
+    which = {key: value for key, value in options.items() if key not in ("split", "streaming")}
+    files = datasets.load_dataset_builder(name, config, **which).config.data_files or {}
+    names = [*listing.row_tables, *listing.pictures]
+    if lost := find_lost(names, (file for part in files.values() for file in part)):
+        say(f"{name}: {len(lost)} of {len(names)} files are in none of its splits: {shorten(lost)}")
     return dataset
 
 
@@ -352,6 +356,16 @@ class ImageDataset:
             return min(_open(self.dataset[index][self.image_column], None).size)
         except Exception:  # decoders raise anything from OSError to SyntaxError
             return None
+
+    def check_first(self, number: int) -> None:
+        """Decodes the first pictures, so that a broken one of few is said before anything else takes time.
+
+        Raises:
+            CorruptImageError: for one that cannot be decoded, unless the dataset skips them.
+        """
+        if not (self.streaming or self.skip_corrupt):
+            for index in range(min(number, len(self))):
+                self.decode(self.dataset[index], index, CHECKED_SIDE, draft=True)
 
     def decode_row(self, index: int, resolution: int) -> Sample:
         """Image, class id or None of a row, and sentences on broken images; with `skip_corrupt` the next good row's.

@@ -176,8 +176,8 @@ class PipelineSource:
             return None
         if frequencies is None:
             raise ValueError(
-                "`class_frequencies` must be given for a class-conditional pipeline, got None: has the dataset no "
-                "classes?"
+                f"`class_frequencies` must be those of the pipeline's {num_classes} classes, got None: the dataset has "
+                "no classes, or `label_column` must name their column."
             )
         if len(frequencies) != num_classes:
             raise ValueError(

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from ..checks import check_is_pipeline
 from ..pipeline_poly_inr import PolyINRPipeline, describe_hub_error, traveling_code
 from .model_card import Export, correct_card, create_card, without_paths
 
@@ -194,8 +195,12 @@ def check_repo_id(repo_id: str | None, name: str = "repo_id") -> None:
 def check_pipeline_folder(folder: str | Path, variant: str | None = None) -> None:
     """Raises ValueError unless `folder` has a pipeline in it, all weights whole, that can be shared as `variant`."""
     folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"`folder` must be a pipeline folder, {folder} has no model_index.json.")
+    try:
+        check_is_pipeline(folder)
+    except OSError as error:
+        raise ValueError(f"`folder` must be a pipeline's: {error}") from None
+    if not folder.exists():
+        raise ValueError(f"`folder` must be a pipeline folder, there is no {folder}.")
     weights = sorted(folder.glob("generator/*.safetensors"))
     if not weights:
         raise ValueError(f"`folder` must have safetensors weights, {folder / 'generator'} has none.")

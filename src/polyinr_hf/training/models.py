@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..checks import check_is_pipeline
 from ..commands import command_line
+from ..connection import cache_if_unreachable
 from ..data.dataset import ImageDataset, image_batches, load_image_dataset
 from ..feature_networks import (
     Classifier,
@@ -44,7 +47,7 @@ def open_dataset(recipe: Recipe, accelerator: Accelerator) -> ImageDataset:
     """The real images that a recipe names; the main process downloads and prepares them for all."""
     data = recipe.data
     name, config, revision = Source.parse(data.dataset)
-    with _naming_the_cache(), accelerator.main_process_first():
+    with naming_keys(), accelerator.main_process_first():
         return load_image_dataset(
             name,
             config,
@@ -60,10 +63,14 @@ def open_dataset(recipe: Recipe, accelerator: Accelerator) -> ImageDataset:
 
 
 @contextmanager
-def _naming_the_cache() -> Iterator[None]:
-    """Says in ValueError which settings name another cache, where the home folder's cannot be written to."""
+def naming_keys() -> Iterator[None]:
+    """Names keys of the recipe: in errors of `load_image_dataset`, and where the home's cache cannot be written to."""
     try:
         yield
+    except ValueError as error:
+        if "`name_or_path`" not in str(error):
+            raise
+        raise ValueError(str(error).replace("`name_or_path`", "`data.dataset`")) from error
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
@@ -71,6 +78,21 @@ def _naming_the_cache() -> Iterator[None]:
             f"`data.cache_dir` must be a folder that can be written to, got {error.filename} ({error.strerror}): name "
             "one by data.cache_dir=FOLDER, or set HF_HOME, which all libraries of Hugging Face heed."
         ) from error
+
+
+def source_config(init_from: str) -> tuple[str, dict]:
+    """The folder or Hub id that `run.init_from` names, and the configuration of its generator.
+
+    Raises:
+        OSError: if there is no such pipeline.
+    """
+    name, _, revision = Source.parse(init_from)
+    if Path(name).is_dir():
+        check_is_pipeline(name)
+        return name, PolyINRGenerator.load_config(name, subfolder="generator")
+    with cache_if_unreachable(name, revision):
+        file = hf_hub_download(name, "generator/config.json", revision=revision)
+    return name, PolyINRGenerator.load_config(Path(file).parent)
 
 
 def resolve_source(recipe: Recipe) -> Recipe:
@@ -89,8 +111,7 @@ def resolve_source(recipe: Recipe) -> Recipe:
     if recipe.model is not None and recipe.data.class_conditional is not None:
         return recipe
     assert recipe.run.init_from is not None  # which the recipe leaves them to
-    source, _, revision = Source.parse(recipe.run.init_from)
-    config = PolyINRGenerator.load_config(source, subfolder="generator", revision=revision)
+    source, config = source_config(recipe.run.init_from)
     model, data = recipe.model, recipe.data
     if model is None:
         model = ModelConfig.of_generator(config, source)

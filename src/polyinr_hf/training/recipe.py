@@ -340,7 +340,8 @@ def make_recipe(settings: dict | DictConfig, overrides: list[str] | None = None)
         try:
             _override(config, key, value)
         except (OmegaConfBaseException, IndexError, TypeError, yaml.YAMLError) as error:
-            raise ValueError(f"`overrides` has {override!r}: {str(error).splitlines()[0]}") from error
+            reason = f"{str(error).splitlines()[0]}; all keys are in polyinr_hf/training/recipe.py"
+            raise ValueError(f"`overrides` has {override!r}: {reason}.") from error
     recipe: Any = OmegaConf.to_object(config)
     check_recipe(recipe)
     return recipe

@@ -138,6 +138,8 @@ class TrainingBar:
             self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
+        """Leaves the bar where it is, and nothing of it where no step was taken."""
+        self._bar.leave = self._bar.n > self._bar.initial
         self._bar.close()
 
 

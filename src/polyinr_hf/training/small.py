@@ -8,12 +8,13 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ..data.dataset import ImageDataset, load_image_dataset
-from ..modeling_poly_inr import PolyINRGenerator
+from .models import naming_keys, source_config
 from .recipe import DataConfig, ModelConfig, Recipe, Source, make_recipe
 
 CPU_MINUTES, GPU_MINUTES = 15.0, 30.0
 # Pixels a side that points are taken from. On two CPU cores 200 icons of 64 px are at 23 dB within a minute.
 CPU_SIDE, GPU_SIDE, LEAST_SIDE = 64, 128, 16
+FEW = 20  # pictures, below which there is little to blend; not tuned
 SIZES_LOOKED_AT = 15  # pictures, of whose shorter sides the median is the pictures' own resolution
 # Few dimensions, so that a mapping network of a few minutes finds all cells; 4 blend twice as many latents as 8. Of
 # 200 codes 2, 3, 5 and 8 layers leave 0.56, 0.42, 0.28 and 0.18 of the variance after 1,500 updates of 256 latents.
@@ -48,9 +49,10 @@ def small_recipe(
     on_gpu = device.type == "cuda"
     dataset = _load(given.data)
     recipe = make_recipe(choose(dataset, on_gpu, given.run.init_from, minutes), own + overrides)
+    few = f"; {len(dataset)} are few, and the model will show these and little else" if len(dataset) < FEW else ""
     report(
         f"small: {len(dataset):,} pictures at {recipe.stages[0].resolution} px, {recipe.run.codes}, on a "
-        f"{'GPU' if on_gpu else 'CPU'}, from {recipe.run.init_from or 'scratch'}"
+        f"{'GPU' if on_gpu else 'CPU'}, from {recipe.run.init_from or 'scratch'}{few}"
     )
     return recipe
 
@@ -70,8 +72,7 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None, mi
     """Settings of a recipe by the pictures, the device and the model to start from, as `make_recipe` takes them."""
     model = ModelConfig(channels=512 if on_gpu else 256)
     if init_from is not None:
-        name, _, revision = Source.parse(init_from)
-        config = PolyINRGenerator.load_config(name, subfolder="generator", revision=revision)
+        name, config = source_config(init_from)
         model = ModelConfig.of_generator(config, name)
     side = min(GPU_SIDE if on_gpu else CPU_SIDE, max(LEAST_SIDE, own_resolution(dataset)))
     return {
@@ -103,13 +104,14 @@ def own_resolution(dataset: ImageDataset) -> int:
 
 def _load(data: DataConfig) -> ImageDataset:
     name, config, revision = Source.parse(data.dataset)
-    return load_image_dataset(
-        name,
-        config,
-        data.split,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        skip_corrupt=data.skip_corrupt,
-        cache_dir=data.cache_dir,
-        revision=revision,
-    )
+    with naming_keys():
+        return load_image_dataset(
+            name,
+            config,
+            data.split,
+            image_column=data.image_column,
+            label_column=data.label_column,
+            skip_corrupt=data.skip_corrupt,
+            cache_dir=data.cache_dir,
+            revision=revision,
+        )

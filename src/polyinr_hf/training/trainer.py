@@ -7,6 +7,7 @@ import copy
 import logging
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from .step import AdversarialStep, blur_sigma_at, ema_decay
 logger = logging.getLogger(__name__)
 
 STOP_CHECK_STEPS = 10  # of several processes: whether one was told to stop takes an all-reduce and waits for the GPU
+FIRST_PICTURES = 64  # that are decoded before networks are built: all of few, a second's work
 FIRST_GRID_SECONDS = 120.0  # a grid by then, however far apart the recipe's are: the first thing anyone looks for
 
 
@@ -86,6 +88,7 @@ class Trainer:
         for index in range(len(recipe.stages)):
             check_division(recipe, index, self.accelerator.num_processes)
         self.dataset = open_dataset(recipe, self.accelerator)
+        self.dataset.check_first(FIRST_PICTURES)
         self.device = self.accelerator.device
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self.output_dir) if self.accelerator.is_main_process else None
@@ -226,6 +229,11 @@ class Trainer:
 
     def _train(self) -> bool:
         bar = TrainingBar(self.total_images, self.images_seen, disable=not self.accelerator.is_main_process)
+        with closing(bar):
+            self._train_stages(bar)
+        return self.images_seen >= self.total_images
+
+    def _train_stages(self, bar: TrainingBar) -> None:
         bar.note(describe_run(self._asked, self.accelerator, self._stage_images()))
         begin = 0
         for stage, images in zip(self.recipe.stages, self._stage_images(), strict=True):
@@ -241,8 +249,6 @@ class Trainer:
                 if self.images_seen < end or self._stop_requested:
                     break
             begin = end
-        bar.close()
-        return self.images_seen >= self.total_images
 
     def _train_stage(self, stage: StageConfig, batches: ImageLoader, end: int, bar: TrainingBar) -> None:
         """Steps until `end` images have been seen, or until a signal to stop, and what is due in between."""
