@@ -151,9 +151,9 @@ PICTURES = (
     Picture("examples/emoji/images/samples.png", "144 names, seeds 0 to 143", draw=draw_samples),
     Picture(
         "examples/emoji/images/mixing.png",
-        "red-heart, hamburger, four-leaf-clover, penguin, watermelon in grinning-face, octopus, red-apple: 4",
+        "red-heart, hamburger, four-leaf-clover, penguin, watermelon in grinning-face, koala, red-apple: 4",
         f"scripts/edit.py mix {MODEL} --class red-heart hamburger four-leaf-clover penguin watermelon --seed 4"
-        " --target_class grinning-face octopus red-apple --target_seed 4 --height 96 --width 96 --output OUTPUT",
+        " --target_class grinning-face koala red-apple --target_seed 4 --height 96 --width 96 --output OUTPUT",
     ),
     Picture(
         "examples/emoji/images/neighbors.png",
