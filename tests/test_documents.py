@@ -8,6 +8,7 @@ run at all is preceded by the comment `<!-- not run: REASON -->`.
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -198,3 +199,27 @@ def test_readme_opens_with_a_first_image_of_three_lines():
     language, code, _ = next(block for block in blocks(ROOT / "README.md") if block[0] == "python")
     assert len([line for line in code.splitlines() if line and not line.startswith("#")]) == 3
     assert "pretrained/poly-inr-emoji" in code and ".save(" in code
+
+
+def tables(document: Path) -> list[str]:
+    """The tables of a document, as they are written."""
+    return re.findall(r"(?:^\|.*\n)+", document.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/models.md", "examples/emoji/README.md"])
+def test_no_table_sets_a_published_fid_beside_another_distance(name):
+    assert tables(ROOT / name)
+    for table in tables(ROOT / name):
+        assert not ("FID" in table and "fd_lite0" in table), table
+
+
+def test_the_page_of_models_has_what_was_measured_and_published():
+    here, releases, _ = tables(ROOT / "docs" / "models.md")
+    measured = json.loads((ROOT / "pretrained" / "poly-inr-emoji" / "evaluation.json").read_text(encoding="utf-8"))
+    figures = [f"{measured['fd_lite0']:.1f}", *(f"{measured[f'{name}_lite0']:.2f}" for name in ("precision", "recall"))]
+    assert f"| {' | '.join(figures)} |" in here
+    for size in (128, 256, 512):
+        card = (ROOT / "model_cards" / f"imagenet-{size}.yaml").read_text(encoding="utf-8")
+        published = re.search(r"FID: (\S+),.*Score: (\S+), Precision: (\S+), Recall: (\S+)}", card).groups()
+        row = next(line for line in releases.splitlines() if f"{size} x {size}" in line)
+        assert row.endswith(f"| {' | '.join(published)} |")
