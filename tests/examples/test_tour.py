@@ -18,7 +18,7 @@ CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"
 LESS = {
     "STEPS = 150": "STEPS = 2",
     "MINUTES = 1.0": "MINUTES = 0.1",
-    "size=1024": "size=64",
+    "size=512": "size=64",
     "num_frames=36": "num_frames=4",
 }
 JUPYTER = """
