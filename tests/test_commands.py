@@ -50,6 +50,7 @@ def test_neither_the_list_nor_the_package_waits_for_torch():
     assert told.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_help_calls_scripts_by_the_command():
     told = polyinr("train", "--help").stdout
     assert told.startswith("usage: polyinr train [-h]")
