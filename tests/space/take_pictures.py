@@ -8,6 +8,7 @@ light and dark.
 
 import argparse
 import io
+import shutil
 import sys
 import tempfile
 import time
@@ -61,11 +62,12 @@ def main(argv=None) -> None:
     demo = build(load_studio(HERE.parent / BUNDLED))
     launch(demo, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
         options.add_argument(f"--{argument}")
     with tempfile.TemporaryDirectory() as profile:
         options.add_argument(f"--user-data-dir={profile}")
-        driver = webdriver.Chrome(options=options)
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         try:
             for name, (device, columns, width, views) in VIEWS.items():
                 shots = [open_page(driver, demo.local_url.rstrip("/"), *view[:1], device, *view[1:]) for view in views]

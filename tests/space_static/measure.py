@@ -88,7 +88,7 @@ def take_pictures(visitor: Visitor, folder: Path, link: str) -> None:
             visitor.wait(lambda: not visitor.find("#message").is_displayed(), "end of the message")
             path = folder / f"static_space_{name}{'_dark' if scheme == 'dark' else ''}.png"
             visitor.driver.save_screenshot(str(path))
-            Image.open(path).convert("RGB").save(path, optimize=True)
+            Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
