@@ -8,20 +8,41 @@
 # make test-minima    the test suite at the oldest versions that pyproject.toml allows, requirements/minima.txt; some GB, by hand
 # Each creates .venv and installs what it needs the first time, at the versions of requirements/constraints.txt
 # (CONSTRAINTS=/dev/null leaves the versions to pip, within the ranges of pyproject.toml).
+# TORCH_INDEX is an index of packages that pip looks into as well: for a machine without a GPU that of torch's CPU builds,
+# https://download.pytorch.org/whl/cpu, which spares gigabytes of CUDA libraries.
 
 PYTHON ?= python3
 CONSTRAINTS ?= requirements/constraints.txt
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable
+TORCH_INDEX ?=
+INSTALL := $(BIN)/python -m pip install --progress-bar off --constraint $(CONSTRAINTS) \
+  $(TORCH_INDEX:%=--extra-index-url %) --editable
+
+# Installs "polyinr-hf$(1)", and says every NEWS_SECONDS what pip is at, which is silent while it downloads and unpacks.
+NEWS_SECONDS ?= 15
+define install
+@echo "Installing polyinr-hf$(1) into $(VENV)"
+@$(INSTALL) ".$(1)" >$(VENV)/install.log 2>&1 & pip=$$!; seconds=0; while sleep 1; kill -0 $$pip 2>/dev/null; do \
+  seconds=$$((seconds + 1)); test $$((seconds % $(NEWS_SECONDS))) != 0 || echo "  $$seconds s, $$(du -sm $(VENV) | cut -f1) MB:" \
+  "$$(grep -E '^ *(Collecting|Downloading|Building|Installing)' $(VENV)/install.log | tail -n 1 | cut -c 1-90)"; \
+  done; wait $$pip || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
+@touch $@ $(VENV)/installed-core
+endef
 
 PIPELINE ?= pretrained/poly-inr-emoji
 RUNTIME := space_static/node_modules/.package-lock.json
 
-.PHONY: demo pictures test test-minima lint api notebook browser page static_space
+.PHONY: demo about-demo pictures test test-minima lint api notebook browser page static_space
 
-demo: $(VENV)/installed-core
-	$(BIN)/python scripts/demo.py --output out
+demo: about-demo $(VENV)/installed-core
+	@$(BIN)/python scripts/demo.py --output out
+
+about-demo:
+	@test -e $(VENV)/installed-core || { \
+	  echo "The first time this installs torch and diffusers into $(VENV): 5.7 GB, 1.1 GB with TORCH_INDEX (see Makefile)."; \
+	  echo "That takes as long as the download and some minutes, then the pictures a minute or two on two cores."; \
+	  test -n "$(TORCH_INDEX)" || command -v nvidia-smi >/dev/null || echo "There is no NVIDIA GPU: TORCH_INDEX would do."; }
 
 pictures: $(VENV)/installed-test
 	$(BIN)/python scripts/pictures.py
@@ -70,9 +91,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed-core: pyproject.toml requirements/constraints.txt | $(BIN)/python
-	$(INSTALL) .
-	touch $@
+	$(call install,)
 
 $(VENV)/installed-%: pyproject.toml requirements/constraints.txt | $(BIN)/python
-	$(INSTALL) ".[$*]"
-	touch $@ $(VENV)/installed-core
+	$(call install,[$*])

@@ -12,6 +12,7 @@ import argparse
 import html
 import itertools
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from arguments import one_line_errors
+from arguments import CallbackProgress, ProgressBar, one_line_errors, say
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.devices import describe
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, interpolate, save_film, style_mixing_grid
@@ -35,7 +36,7 @@ COLUMNS = 8
 MOST_ROWS = 24  # of one class each
 SIZES = (64, 512, 2048)  # pixels, of the same image
 PANEL = 512  # pixels, of each in the picture
-TOLERANCE = 0.1  # of the largest
+TOLERANCE = 0.1  # of the large ones
 CAPTIONS = {
     "walk.gif": "A walk from image to image: every frame is an image of its own.",
     "style_mixing.png": "Levels of the images above copied into those at the left: coarse levels carry the outline, "
@@ -72,7 +73,8 @@ def draw_samples(pipe: PolyINRPipeline, seed: int) -> Image.Image:
         rows = columns = min(math.isqrt(num_classes), 2 * COLUMNS)
         labels = classes(pipe, rows * columns)
     A = encode_seeds(pipe, labels, range(seed, seed + rows * columns))
-    return make_image_grid(pipe(affine_parameters=A, height=64, width=64).images, rows=rows, cols=columns)
+    images = list(ProgressBar(draw_frames(pipe, A, height=64, width=64), total=len(A), unit="image"))
+    return make_image_grid(images, rows=rows, cols=columns)
 
 
 def detail(image: Image.Image, left: int, top: int) -> Image.Image:
@@ -96,6 +98,11 @@ def draw_sizes(pipe: PolyINRPipeline, A: torch.Tensor) -> Image.Image:
         whole.append(caption(image.resize((PANEL, PANEL), sampling), text, above=True))
         details.append(caption(detail(image, left, top).resize((PANEL, PANEL), Image.Resampling.NEAREST), ""))
     return make_image_grid(whole + details, rows=2, cols=len(columns))
+
+
+def draw_mix(pipe: PolyINRPipeline, sources: torch.Tensor, targets: torch.Tensor) -> Image.Image:
+    with CallbackProgress("picture") as progress:
+        return style_mixing_grid(pipe, sources, targets, callback=progress.update, height=96, width=96)
 
 
 def draw_large(pipe: PolyINRPipeline, A: torch.Tensor, size: int) -> Image.Image:
@@ -163,17 +170,24 @@ def main(argv=None):
     frames = interpolate(walked, 12 * len(walked), loop=True, easing="smooth").split(1)
     film = draw_frames(pipe, (pipe.encode(w=frame) for frame in frames), height=128, width=128)
     pictures = {  # the quick ones first
-        "beyond_the_border.png": lambda: extrapolate(pipe, beyond, (-0.5, -0.5, 1.5, 1.5), 512, 512)[0],
-        "style_mixing.png": lambda: style_mixing_grid(pipe, sources, targets, height=96, width=96),
+        "beyond_the_border.png": lambda: extrapolate(
+            pipe, beyond, (-0.5, -0.5, 1.5, 1.5), 512, 512, tolerance=TOLERANCE
+        )[0],
+        "style_mixing.png": lambda: draw_mix(pipe, sources, targets),
         "sizes.png": lambda: draw_sizes(pipe, image),
         "samples.png": lambda: draw_samples(pipe, seed),
     }
+    (args.output / "index.html").write_text(page(), encoding="utf-8")
+    print(
+        f"{len(CAPTIONS)} pictures for {args.output / 'index.html'}, the quick ones first", file=sys.stderr, flush=True
+    )
     for name, draw in pictures.items():
         draw().save(args.output / name)
-        print(args.output / name, flush=True)
-    save_film(film, args.output / "walk.gif")
-    (args.output / "index.html").write_text(page(), encoding="utf-8")
-    print(args.output / "walk.gif", args.output / "index.html", sep="\n")
+        say(args.output / name)
+    with ProgressBar(film, total=len(frames), unit="frame") as progress:
+        save_film(progress, args.output / "walk.gif")
+    say(args.output / "walk.gif")
+    say(args.output / "index.html")
 
 
 if __name__ == "__main__":
