@@ -689,6 +689,7 @@ def test_ready_card_of_the_emoji_model(folder):
     details = yaml.safe_load((ROOT / "examples" / "emoji" / "model_card.yaml").read_text())
     card = create_card(folder, "ann/poly-inr-emoji", EVALUATION, details)
     assert "Twemoji" in str(card) and "| MIT | 20 |" in str(card)
+    assert 'class_labels="avocado"' in str(card) and "manual_seed(4)" in str(card)
     assert metadata(card).license == "other"
     assert len(metadata(card).eval_results) == 2
 

@@ -32,6 +32,7 @@ DETAILS = (
     "links",
     "limits",
     "published",
+    "example",
 )
 LOCAL_FOLDERS = (".", "..", "data", "runs", "pretrained")  # what the documentation calls folders of one's own
 PATH_IN_COMMENT = re.compile(r"(?<![^\s('\"=])~?/(?:[\w.@+-]+/)*([\w.@+-]+)")
@@ -136,7 +137,7 @@ def create_card(
             evaluation.json of the folder by default.
         details: What no file knows, as in model_cards/*.yaml: title, description, license, license_name, license_link,
             license_text, datasets (Hub ids), dataset_name, intended_use, links {name: URL}, limits (list), published
-            {source, dataset_name, dataset_type, split, metrics}.
+            {source, dataset_name, dataset_type, split, metrics}, example {class_label, seed} of the usage snippet.
         revision, variant, subfolder: For the usage snippet.
         samples: Whether there is a samples.png beside the card.
 
@@ -152,6 +153,8 @@ def create_card(
     dataset_name = details.get("dataset_name") or _dataset_name(evaluations, recipe)
     licenses = training.get("licenses") or training.get("licences") or {}  # before 0.2: with c
     names = Counter(name.strip() for joined in (index.get("id2label") or {}).values() for name in joined.split(","))
+    example = {"class_label": next((name for name, count in names.items() if count == 1), 0), "seed": 0}
+    example |= details.get("example", {})
     arguments = {"revision": revision, "variant": variant, "subfolder": subfolder}
     return ModelCard.from_template(
         _card_data(repo_id, details, licenses, evaluations, dataset_name, config["num_classes"], samples),
@@ -170,7 +173,8 @@ def create_card(
         trained=training.get("resolution", config["sample_size"]),
         trained_windows_of=training.get("image_resolution"),
         has_names=bool(names),
-        class_label=next((json.dumps(name, ensure_ascii=False) for name, count in names.items() if count == 1), 0),
+        class_label=json.dumps(example["class_label"], ensure_ascii=False),
+        seed=example["seed"],
         pull_arguments="".join(f', {name}="{value}"' for name, value in arguments.items() if value),
         training=_training_table(recipe, training, dataset_name),
         stages=recipe.get("stages"),
