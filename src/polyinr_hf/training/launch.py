@@ -12,7 +12,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +36,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..commands import command_line
 from ..devices import Device, choose_precision, describe
+from .exports import make_pusher
+from .models import resolve_source
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -286,3 +290,74 @@ def find_damage(checkpoint: Path) -> str | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+class Run(ABC):
+    """A run with its processes and its folder, which a signal stops; what it trains is up to subclasses.
+
+    Args:
+        recipe, output_dir, resume: As in [`Trainer`].
+
+    Raises:
+        ValueError: for an `output_dir` that holds a run when `resume` is off, and as [`make_accelerator`].
+    """
+
+    def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool):
+        self._asked = resolve_source(recipe)
+        self.output_dir = Path(output_dir)
+        if not resume and any(self.output_dir.glob("checkpoints/step-*")):
+            raise ValueError(
+                f"`output_dir` must be without checkpoints, or its run resumed by --resume, got {self.output_dir}."
+            )
+        self.accelerator = make_accelerator(self._asked, self.output_dir)
+        self.device = self.accelerator.device
+        self.recipe = as_run_here(self._asked, self.accelerator)
+        self.pusher = make_pusher(self.recipe, self.output_dir, self.accelerator.is_main_process)
+        self._lock: FileLock | None = None
+        self._stop_requested, self._interrupted = False, False
+
+    def claim_folder(self) -> None:
+        """Makes the folder, and sees to it that no other run writes there and that all processes see it."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        if self.accelerator.is_main_process:
+            self._lock = lock_folder(self.output_dir)
+        check_shared_folder(self.accelerator, self.output_dir)
+
+    def train(self) -> bool:
+        """Trains to the end, or until a SIGTERM or SIGINT; returns whether the end was reached.
+
+        Both leave a checkpoint, a SIGINT an export as well.
+
+        Raises:
+            FloatingPointError: if a network or its loss is not finite any more; nothing of it has been written.
+            OSError: if the disk is full.
+        """
+        previous = {number: signal.signal(number, self._heed_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            finished = self._train()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.accelerator.end_training()
+            if self._lock is not None:
+                self._lock.release()
+        if self.pusher is not None:
+            self.pusher.finish()
+        return finished
+
+    @abstractmethod
+    def _train(self) -> bool:
+        """What `train` does between its signals."""
+
+    def _heed_signal(self, number: int, frame: object) -> None:
+        logger.warning("signal %d: stopping after this step, with a checkpoint", number)
+        self._interrupted |= number == signal.SIGINT  # someone is there, who wants to see it
+        self.request_stop()
+
+    def request_stop(self) -> None:
+        """Has `train` stop after the step at hand, with a checkpoint."""
+        self._stop_requested = True
+        self.accelerator.set_trigger()

@@ -38,16 +38,21 @@ from ..pipeline_poly_inr import PolyINRPipeline
 from .discriminator import ProjectedDiscriminator
 from .matching import FeatureMatching, load_cells
 from .points import PointMatching
-from .recipe import CLASS_EMBED_DIM, CLASS_EMBEDDING_NETWORK, ModelConfig, Recipe, Source
+from .recipe import CLASS_EMBED_DIM, CLASS_EMBEDDING_NETWORK, DataConfig, ModelConfig, Recipe, Source
 
 logger = logging.getLogger(__name__)
 
 
 def open_dataset(recipe: Recipe, accelerator: Accelerator) -> ImageDataset:
     """The real images that a recipe names; the main process downloads and prepares them for all."""
-    data = recipe.data
+    with accelerator.main_process_first():
+        return load_images(recipe.data)
+
+
+def load_images(data: DataConfig) -> ImageDataset:
+    """The real images that a recipe's section `data` names, as [`load_image_dataset`]."""
     name, config, revision = Source.parse(data.dataset)
-    with naming_keys(), accelerator.main_process_first():
+    with _naming_keys():
         return load_image_dataset(
             name,
             config,
@@ -63,7 +68,7 @@ def open_dataset(recipe: Recipe, accelerator: Accelerator) -> ImageDataset:
 
 
 @contextmanager
-def naming_keys() -> Iterator[None]:
+def _naming_keys() -> Iterator[None]:
     """Names keys of the recipe: in errors of `load_image_dataset`, and where the home's cache cannot be written to."""
     try:
         yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -26,18 +25,15 @@ from ..images import sample_images, save_grid, to_float
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
 from .codes import PicturesStep, Shard, first_codes, phase_of
-from .exports import export_name, make_pusher, save_description
+from .exports import export_name, save_description
 from .launch import (
-    as_run_here,
-    check_shared_folder,
+    Run,
     load_newest_checkpoint,
-    lock_folder,
-    make_accelerator,
     naming_a_full_disk,
     save_checkpoint,
 )
 from .matching import FeatureMatching, save_cells
-from .models import build_feature_network, build_generator, open_dataset, resolve_source
+from .models import build_feature_network, build_generator, open_dataset
 from .recipe import ModelConfig, Recipe, Source, read_budget, save_recipe
 from .reporting import drop_lines_after, peak_memory_mb
 
@@ -50,7 +46,7 @@ HURRIED_STEPS = 20  # of the mapping network for an export of a run stopped befo
 END_SHARE, END_SECONDS = 0.1, 75.0  # of the time, at most, kept for the export, the film and the measurement at the end
 
 
-class PicturesTrainer:
+class PicturesTrainer(Run):
     """Trains on few pictures for the time, or the steps, of `run.codes`; see `scripts/train.py`.
 
     Learning rates follow the time that has gone by, which checkpoints keep. With steps in place of minutes a run that
@@ -71,28 +67,17 @@ class PicturesTrainer:
     ):
         self._clock, self._began = clock, clock()
         self._minutes, self._steps = read_budget(recipe.run.codes or "")
-        recipe = resolve_source(recipe)
-        self.output_dir = Path(output_dir)
-        if not resume and any(self.output_dir.glob("checkpoints/step-*")):
-            raise ValueError(
-                f"`output_dir` must be without checkpoints, or its run resumed by --resume, got {self.output_dir}."
-            )
-        self.accelerator = make_accelerator(recipe, self.output_dir)
-        self.device = self.accelerator.device
-        self.recipe = recipe = as_run_here(recipe, self.accelerator)
+        super().__init__(recipe, output_dir, resume)
+        recipe = self.recipe
         if recipe.run.mixed_precision not in ("no", "bf16"):
             raise ValueError(
                 f"`run.mixed_precision` must be no or bf16 with `run.codes`, got {recipe.run.mixed_precision}."
             )
-        self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
         self.dataset = open_dataset(recipe, self.accelerator)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.output_dir) if self.accelerator.is_main_process else None
-        check_shared_folder(self.accelerator, self.output_dir)
+        self.claim_folder()
         self.pictures, self.labels = self._decode()
         self.learner = self._build(resume)
         self.step, self._mapping_began, self._seconds_before = 0, False, 0.0
-        self._stop_requested, self._interrupted = False, False
         for module in self.learner.modules:
             self.accelerator.register_for_checkpointing(module)
         if resume:
@@ -190,44 +175,20 @@ class PicturesTrainer:
         total = 60 * (self._minutes or 0)
         return total - min(END_SECONDS, END_SHARE * total)
 
-    def train(self) -> bool:
-        """Trains to the end, or until a SIGTERM or SIGINT; returns whether the end was reached.
-
-        Both leave a checkpoint, a SIGINT a pipeline as well.
-        """
-        previous = {number: signal.signal(number, self._stop_soon) for number in (signal.SIGTERM, signal.SIGINT)}
-        bar = tqdm(
+    def _train(self) -> bool:
+        with tqdm(
             total=100, disable=not self.accelerator.is_main_process, bar_format="{l_bar}{bar}| [{elapsed}{postfix}]"
-        )
-        try:
-            finished = self._train(bar)
-            bar.close()
-            if finished:
-                self._export()
-                self._show_end()
-            elif self._interrupted and self.accelerator.is_main_process:
-                self._lead_to_codes()
-                self._export()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self.accelerator.end_training()
-            if self._lock is not None:
-                self._lock.release()
-        if self.pusher is not None:
-            self.pusher.finish()
+        ) as bar:
+            finished = self._train_phases(bar)
+        if finished:
+            self._export()
+            self._show_end()
+        elif self._interrupted and self.accelerator.is_main_process:
+            self._lead_to_codes()
+            self._export()
         return finished
 
-    def _stop_soon(self, number: int, frame: object) -> None:
-        logger.warning("signal %d: stopping after this step, with a checkpoint", number)
-        self._interrupted |= number == signal.SIGINT  # someone is there, who wants to see it
-        self.request_stop()
-
-    def request_stop(self) -> None:
-        """Has `train` stop after the step at hand, with a checkpoint."""
-        self._stop_requested = True
-
-    def _train(self, bar: tqdm) -> bool:
+    def _train_phases(self, bar: tqdm) -> bool:
         loss, mark = torch.zeros(()), None
         while True:
             progress, stopping = self._agree()

@@ -7,9 +7,9 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ..data.dataset import ImageDataset, load_image_dataset
-from .models import naming_keys, source_config
-from .recipe import DataConfig, ModelConfig, Recipe, Source, make_recipe
+from ..data.dataset import ImageDataset
+from .models import load_images, source_config
+from .recipe import ModelConfig, Recipe, make_recipe
 
 CPU_MINUTES, GPU_MINUTES = 15.0, 30.0
 # Pixels a side that points are taken from. On two CPU cores 200 icons of 64 px are at 23 dB within a minute.
@@ -47,7 +47,7 @@ def small_recipe(
     given = make_recipe({"stages": [{"resolution": CPU_SIDE, "kimg": 1.0}]}, own + overrides)
     device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     on_gpu = device.type == "cuda"
-    dataset = _load(given.data)
+    dataset = load_images(replace(given.data, class_conditional=None))  # by classes where there are any
     recipe = make_recipe(choose(dataset, on_gpu, given.run.init_from, minutes), own + overrides)
     few = f"; {len(dataset)} are few, and the model will show these and little else" if len(dataset) < FEW else ""
     report(
@@ -100,18 +100,3 @@ def own_resolution(dataset: ImageDataset) -> int:
     sides = (dataset.shorter_side(index * len(dataset) // number) for index in range(number))
     readable = sorted(side for side in sides if side is not None)
     return readable[len(readable) // 2] if readable else LEAST_SIDE
-
-
-def _load(data: DataConfig) -> ImageDataset:
-    name, config, revision = Source.parse(data.dataset)
-    with naming_keys():
-        return load_image_dataset(
-            name,
-            config,
-            data.split,
-            image_column=data.image_column,
-            label_column=data.label_column,
-            skip_corrupt=data.skip_corrupt,
-            cache_dir=data.cache_dir,
-            revision=revision,
-        )

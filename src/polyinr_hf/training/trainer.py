@@ -5,7 +5,6 @@ Set-up, stages, and what is logged, saved, measured and exported when; a step it
 
 import copy
 import logging
-import signal
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,15 +18,12 @@ from ..data.loader import ImageLoader, decode_all, make_loader
 from ..files import replace_folder
 from ..images import sample_images, save_grid
 from ..pipeline_poly_inr import PolyINRPipeline
-from .exports import BestExport, export_name, make_pusher, save_description
+from .exports import BestExport, export_name, save_description
 from .image_generator import ImageGenerator
 from .launch import (
-    as_run_here,
-    check_shared_folder,
+    Run,
     describe_run,
     load_newest_checkpoint,
-    lock_folder,
-    make_accelerator,
     naming_a_full_disk,
     save_checkpoint,
 )
@@ -42,7 +38,6 @@ from .models import (
     initial_class_embeddings,
     open_dataset,
     open_source,
-    resolve_source,
     start_weights,
 )
 from .recipe import Recipe, StageConfig, check_division, save_recipe
@@ -56,7 +51,7 @@ FIRST_PICTURES = 64  # that are decoded before networks are built: all of few, a
 FIRST_GRID_SECONDS = 120.0  # a grid by then, however far apart the recipe's are: the first thing anyone looks for
 
 
-class Trainer:
+class Trainer(Run):
     """Trains a generator against a discriminator; see `scripts/train.py`.
 
     Everything that can be wrong with a recipe raises ValueError here, before the first step.
@@ -75,24 +70,13 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, output_dir: str | Path, resume: bool = False):
-        recipe = resolve_source(recipe)
-        self.output_dir = Path(output_dir)
-        if not resume and any(self.output_dir.glob("checkpoints/step-*")):
-            raise ValueError(
-                f"`output_dir` must be without checkpoints, or its run resumed by --resume, got {self.output_dir}."
-            )
-        self.accelerator = make_accelerator(recipe, self.output_dir)
-        self._asked, self.recipe = recipe, as_run_here(recipe, self.accelerator)
+        super().__init__(recipe, output_dir, resume)
         recipe = self.recipe
-        self.pusher = make_pusher(recipe, self.output_dir, self.accelerator.is_main_process)
         for index in range(len(recipe.stages)):
             check_division(recipe, index, self.accelerator.num_processes)
         self.dataset = open_dataset(recipe, self.accelerator)
         self.dataset.check_first(FIRST_PICTURES)
-        self.device = self.accelerator.device
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.output_dir) if self.accelerator.is_main_process else None
-        check_shared_folder(self.accelerator, self.output_dir)
+        self.claim_folder()
         self.best_export = None
         if recipe.run.evaluate_every_kimg is not None:
             self.best_export = BestExport(recipe, self.dataset, self.accelerator, self.output_dir)
@@ -101,7 +85,6 @@ class Trainer:
         self.stage_begin = 0  # images seen when the stage began
         self.loader_state: dict = {}
         self._compiled_for: tuple | None = None
-        self._stop_requested, self._interrupted = False, False
         if resume:
             self._resume()
         if self.accelerator.is_main_process:
@@ -194,38 +177,6 @@ class Trainer:
     def _stage_images(self) -> list[int]:
         """Images of each stage, in whole batches."""
         return [max(1, round(s.kimg * 1000 / s.batch_size)) * s.batch_size for s in self.recipe.stages]
-
-    def train(self) -> bool:
-        """Trains to the end of the last stage, or until a SIGTERM or SIGINT; returns whether the end was reached.
-
-        Both leave a checkpoint, a SIGINT an export as well.
-
-        Raises:
-            FloatingPointError: if a network or its loss is not finite any more; nothing of it has been written.
-            OSError: if the disk is full.
-        """
-        previous = {number: signal.signal(number, self._heed_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            finished = self._train()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self.accelerator.end_training()
-            if self._lock is not None:
-                self._lock.release()
-        if self.pusher is not None:
-            self.pusher.finish()
-        return finished
-
-    def _heed_signal(self, number: int, frame: object) -> None:
-        logger.warning("signal %d: stopping after this step, with a checkpoint", number)
-        self._interrupted |= number == signal.SIGINT  # someone is there, who wants to see it
-        self.request_stop()
-
-    def request_stop(self) -> None:
-        """Has `train` stop after the step at hand, with a checkpoint."""
-        self._stop_requested = True
-        self.accelerator.set_trigger()
 
     def _train(self) -> bool:
         bar = TrainingBar(self.total_images, self.images_seen, disable=not self.accelerator.is_main_process)
