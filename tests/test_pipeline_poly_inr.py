@@ -414,6 +414,8 @@ def test_progress_bar_counts_images(pipe, capsys):
     pipe.set_progress_bar_config(disable=False)
     pipe([0, 1, 2])
     assert "3/3" in capsys.readouterr().err
+    draw(pipe, 0)
+    assert capsys.readouterr().err == ""  # one image has no parts to count
 
 
 # -- dtypes and devices -----------------------------------------------------------------------------------------------

@@ -441,9 +441,12 @@ class PolyINRPipeline(DiffusionPipeline):
             if make_w is not None:
                 affine_parameters = self._affine(make_w(), truncation[0])
             assert affine_parameters is not None
+            images_to_draw = affine_parameters.to(device)
+            if len(images_to_draw) > 1:
+                images_to_draw = self.progress_bar(images_to_draw)
             drawn = [
                 model.render(A[None], height, width, extent, antialias, tolerance=tolerance, pixel_grid=pixel_grid)
-                for A in self.progress_bar(affine_parameters.to(device))
+                for A in images_to_draw
             ]
 
         images: Any = self.image_processor.postprocess(torch.cat(drawn), output_type)  # from [-1, 1] to [0, 1]
