@@ -52,6 +52,7 @@ def recipe_for(folder, *overrides, classes=False, **settings):
     given = {
         "data": {"dataset": str(folder), "class_conditional": classes, "num_workers": 0},
         "model": MODEL,
+        "loss": {"matching_weight": 0.1},
         "discriminator": {"feature_networks": ["tf_efficientnet_lite0"], "feature_resolution": 64},
         "stages": [{"resolution": 12, "kimg": 1}],
         "run": {"codes": "20 steps", "log_with": [], "mixed_precision": "no", "class_embeddings": "random"},

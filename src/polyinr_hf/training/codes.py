@@ -8,8 +8,8 @@ phases share a run's time:
 1. codes: each picture has a w of its own, its code, learned together with affine and synthesis levels.
 2. mapping: the mapping network learns to lead from random latents to all codes equally and, between cells of latents
    ([`LatentCells`]), to what lies between two of them.
-3. details: all weights learn on points of what it leads to, and on crops, by the features of a pretrained network,
-   which ask for edges and texture where squared error asks for the mean of what might be there.
+3. details: all weights learn on points of what it leads to, and if asked on crops, by the features of a pretrained
+   network, which ask for edges and texture where squared error asks for the mean of what might be there.
 
 What comes out redraws and blends what it was shown. Adversarial training can go on from it.
 """
@@ -47,7 +47,7 @@ LR_MAPPING = 0.06
 # first; and the rate of all weights, a third of the codes', not tuned.
 LATENTS_PER_PICTURE, LR_JOINT = 2, 3e-4
 # Its crops: so many pixels a side, of so many pictures, about as many points as all others.
-CROP_SIDE, CROPS_PER_STEP, FEATURES_WEIGHT = 32, 12, 0.1
+CROP_SIDE, CROPS_PER_STEP = 32, 12
 PURE = 0.9  # share of one picture in what a latent stands for, above which its points are that picture's
 SEEDS_APART = 2_000_003  # steps that a seed may have before it meets the next one's random numbers
 
@@ -120,6 +120,7 @@ class PicturesStep:
         autocast: context of the products.
         shard: of several processes.
         features: what compares crops in the last phase; None: points alone.
+        features_weight: of their squared distance, beside the errors of colors.
     """
 
     def __init__(
@@ -133,10 +134,11 @@ class PicturesStep:
         autocast: Callable = torch.enable_grad,
         shard: Shard | None = None,
         features: FeatureMatching | None = None,
+        features_weight: float = 0.1,
     ):
         self.generator, self.pictures, self.labels, self.seed = generator, pictures, labels, seed
         self.autocast, self.shard, self.device = autocast, shard or Shard(), generator.device
-        self.features = features
+        self.features, self.features_weight = features, features_weight
         self.near_edges = edge_pixels(pictures)  # (N, S, S)
         self.codes = Codes(start)
         self.cells = LatentCells(len(pictures), generator.config.z_dim, labels).to(self.device)
@@ -290,7 +292,7 @@ class PicturesStep:
         with self.autocast():
             drawn = _as_images(self._colors(w, points))
             real = _as_images(colors_at(self.pictures, pictures, points, self.device))
-            return FEATURES_WEIGHT * features.distances(drawn, real).sum()
+            return self.features_weight * features.distances(drawn, real).sum()
 
     def _regression(
         self, number: int, step: int, update: int = 0, autocast: Callable = torch.enable_grad

@@ -139,11 +139,13 @@ class PicturesTrainer(Run):
         accelerator = self.accelerator
         shard = Shard(accelerator.process_index, accelerator.num_processes, lambda own: accelerator.reduce(own, "sum"))
         options = {"compile_synthesis": recipe.run.compile, "autocast": accelerator.autocast, "shard": shard}
-        options["features"] = self._build_features()
+        options |= {"features": self._build_features(), "features_weight": recipe.loss.matching_weight}
         return PicturesStep(generator, self.pictures, self.labels, start, recipe.run.seed, **options)
 
     def _build_features(self) -> FeatureMatching | None:
-        """What compares crops in the last phase; None where its weights cannot be had."""
+        """What compares crops in the last phase; None where the recipe has no weight for it, or it has no weights."""
+        if not self.recipe.loss.matching_weight:
+            return None
         try:
             network = build_feature_network(self.recipe, self.device)
         except FileNotFoundError as error:

@@ -162,7 +162,8 @@ class LossConfig:
     """What is minimized, and what is blurred."""
 
     blur_fade_kimg: float = 300.0  # until images are seen sharp; 0: at once
-    matching_weight: float = _at_least(0, 0.0)  # of the distance to a real image; see [`FeatureMatching`]
+    # Of the distance to a real image, see [`FeatureMatching`]; with `run.codes` of crops, in the last quarter.
+    matching_weight: float = _at_least(0, 0.0)
     matching_by: str = _one_of("likeness", "latent")  # the latter for classes of a few images
     points_weight: float = _at_least(0, 0.0)  # of the error of colors at single points; see [`PointMatching`]
     points_per_image: int = _at_least(1, 128)

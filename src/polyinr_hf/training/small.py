@@ -82,8 +82,10 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None, mi
             "mirror": False,
         },
         "model": asdict(replace(model, z_dim=Z_DIM, num_mapping_layers=MAPPING_LAYERS)),
-        # What compares crops of 32 pixels, each enlarged about as much as metrics enlarge pictures of 64.
+        # What compares crops of 32 pixels if asked, each enlarged about as much as metrics enlarge pictures of 64. In a
+        # CPU's minutes as much time for points alone gives more (docs/training.md).
         "discriminator": {"feature_networks": ["tf_efficientnet_lite0"], "feature_resolution": 128},
+        "loss": {"matching_weight": 0.0},
         "stages": [{"resolution": side, "kimg": 1.0}],
         "run": {
             "codes": f"{minutes or (GPU_MINUTES if on_gpu else CPU_MINUTES):g} minutes",
