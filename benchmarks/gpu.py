@@ -5,16 +5,19 @@
 On any CUDA, ROCm or MPS device (or, to try it out, a CPU), part by part: `pixels` compares images with the CPU's for
 each dtype; `rendering` times exact and adaptive images, with the share of the products' limit measured here; `training`
 times a step of each stage of a recipe at the micro-batch of eight processes, with peak memory beside the plan's;
-`compiling` the first of them with and without torch.compile; `resume` says whether a stopped run ends as an undisturbed
-one, `loader` how many images a second it gives; `small` trains the recipe small for two minutes. gpu.json and gpu.md in
---output are written after each part: a run cut short leaves what it had. Nothing is downloaded: networks are random.
+`compiling` the first of them with and without torch.compile; `chunks` images by how many points are run at once;
+`resume` says whether a stopped run ends as an undisturbed one, `loader` how many images a second it gives; `small`
+trains the recipe small for two minutes. gpu.json and gpu.md in --output are written after each row, and the time being
+up stops a part (not on Windows): a run cut short leaves what it had. Nothing is downloaded: networks are random.
 """
 
 import argparse
+import gc
 import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,12 +34,15 @@ from measuring import DTYPES, make_parser, run_command
 from polyinr_hf import PolyINRGenerator, training
 from polyinr_hf.checks import check_number
 from polyinr_hf.devices import describe
+from polyinr_hf.files import replace_file
 from polyinr_hf.images import psnr
 from polyinr_hf.training.reporting import peak_memory_mb
 
 ROOT = Path(__file__).resolve().parents[1]
 LATEST_START = 0.85  # share of the time after which no part starts
 TOLERANCE = 0.1
+BATCH, BATCH_SIZE_LIMIT = 8, 1024  # images drawn adaptively together, and their largest size
+SMALL_MINUTES = 2.0
 
 
 def best_device() -> str:
@@ -58,10 +64,10 @@ def timed(device: torch.device, run: Callable[..., object], *arguments, repeats:
 
 
 def make_model(channels: int, dtype: str, device: torch.device) -> tuple[PolyINRGenerator, torch.Tensor]:
-    """An unconditional model, the same on all devices, and affine parameters (1, L, n, 3) of one image."""
+    """An unconditional model, the same on all devices, and affine parameters (B, L, n, 3) of some images."""
     torch.manual_seed(0)
     model = PolyINRGenerator(channels=channels, num_classes=None).eval().requires_grad_(False)
-    A = model.affine(model.map(torch.randn(1, model.config.z_dim)))
+    A = model.affine(model.map(torch.randn(BATCH, model.config.z_dim)))
     return model.to(device, DTYPES[dtype]), A.to(device)
 
 
@@ -71,10 +77,10 @@ def make_model(channels: int, dtype: str, device: torch.device) -> tuple[PolyINR
 def measure_pixels(args: argparse.Namespace) -> Iterator[dict]:
     for size in args.sizes[:2]:
         model, A = make_model(args.channels[0], "float32", torch.device("cpu"))
-        expected = model.render(A, size, size)
+        expected = model.render(A[:1], size, size)
         for dtype in DTYPES:
             model, A = make_model(args.channels[0], dtype, args.device)
-            image = model.render(A, size, size).float().cpu()
+            image = model.render(A[:1], size, size).float().cpu()
             error = (image.clamp(-1, 1) - expected.clamp(-1, 1)).abs().max().item() * 127.5
             quality = psnr(image.clamp(-1, 1), expected.clamp(-1, 1))[0]
             yield {"size": size, "dtype": dtype, "psnr": quality, "largest_error_of_255": error}
@@ -92,17 +98,43 @@ def measure_rendering(args: argparse.Namespace) -> Iterator[dict]:
     products = describe(args.device).products
     dtypes = ["float32", *[name for name in ("bfloat16", "float16") if DTYPES[name] in products][:1]]
     for channels, dtype in itertools.product(args.channels, dtypes):
-        model, A = make_model(channels, dtype, args.device)
-        rate = product_rate(channels, dtype, args.device)
+        model, batch = make_model(channels, dtype, args.device)
+        rate, A = product_rate(channels, dtype, args.device), batch[:1]
         model.render(A, 32, 32, tolerance=TOLERANCE)
         for size in args.sizes:
             row = {"channels": channels, "dtype": dtype, "size": size}
             exact = timed(args.device, model.render, A, size, size)
             limit = size**2 * 2 * channels**2 * (model.config.num_levels - 1) / rate
             adaptive = timed(args.device, model.render, A, size, size, tolerance=TOLERANCE)
-            yield row | {"exact_seconds": exact, "share_of_limit": limit / exact, "adaptive_seconds": adaptive}
+            row |= {"exact_seconds": exact, "share_of_limit": limit / exact, "adaptive_seconds": adaptive}
+            together = None  # an image of a batch
+            if size <= BATCH_SIZE_LIMIT:
+                together = timed(args.device, model.render, batch, size, size, tolerance=TOLERANCE) / BATCH
+            yield row | {"adaptive_seconds_of_a_batch": together}
             if 4 * exact > args.seconds_left() / 10:  # the next one takes four times as long
                 break
+
+
+def measure_chunks(args: argparse.Namespace) -> Iterator[dict]:
+    """By features of a level in memory at once, a quarter of a CPU's default to eight times a GPU's."""
+    channels, size = args.channels[-1], args.sizes[min(1, len(args.sizes) - 1)]
+    model, A = make_model(channels, "float32", args.device)
+    for features in (2**power for power in range(18, 29, 2)):
+        chunk_size = max(1, features // channels)
+        forget_peak(args.device)
+        seconds = timed(args.device, model.render, A[:1], size, size, chunk_size=chunk_size)
+        row = {"channels": channels, "size": size, "chunk_size": chunk_size, "seconds": seconds}
+        yield row | {"peak_gib": peak_memory_mb(args.device) / 1024}
+        if chunk_size >= size**2:
+            break
+
+
+def forget_peak(device: torch.device) -> None:
+    """What was used before counts no longer, where the device's memory is its own."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def write_pictures(folder: Path, number: int = 64, size: int = 256) -> Path:
@@ -136,7 +168,8 @@ def stage_recipe(args: argparse.Namespace, index: int, **run) -> "training.Recip
 
 
 def time_steps(recipe: "training.Recipe", device: torch.device) -> dict:
-    """Seconds of a step after the first, and of the first; peak memory."""
+    """Seconds of a step after the first, and of the first; peak memory, beside the plan's."""
+    forget_peak(device)
     with tempfile.TemporaryDirectory() as folder:
         trainer, stage = training.Trainer(recipe, folder), recipe.stages[0]
         loader = trainer.enter_stage(stage)
@@ -146,22 +179,22 @@ def time_steps(recipe: "training.Recipe", device: torch.device) -> dict:
             "resolution": stage.resolution,
             "images": stage.batch_size,
             "precision": trainer.recipe.run.mixed_precision,
+            "compiled": trainer.recipe.run.compile,
+            "first_seconds": first,
+            "step_seconds": seconds,
+            "peak_gib": peak_memory_mb(device) / 1024,
         }
-        return row | {"first_seconds": first, "step_seconds": seconds, "peak_gib": peak_memory_mb(device) / 1024}
+        return row | {"plan_peak_gib": training.plan_recipe(trainer.recipe, 1, 2)[0].peak_gib}
 
 
 def measure_training(args: argparse.Namespace) -> Iterator[dict]:
     for index in range(len(training.load_recipe(args.recipe, [f"data.dataset={args.pictures}"]).stages)):
-        recipe = stage_recipe(args, index)
-        if args.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        row = time_steps(recipe, args.device)
-        yield row | {"plan_peak_gib": training.plan_recipe(recipe, 1, 2)[0].peak_gib}
+        yield time_steps(stage_recipe(args, index), args.device)
 
 
 def measure_compiling(args: argparse.Namespace) -> Iterator[dict]:
     for compiled in (False, True):
-        yield {"compile": compiled} | time_steps(stage_recipe(args, 0, compile=compiled), args.device)
+        yield time_steps(stage_recipe(args, 0, compile=compiled), args.device)
 
 
 def measure_loader(args: argparse.Namespace) -> Iterator[dict]:
@@ -200,7 +233,7 @@ def measure_resume(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def measure_small(args: argparse.Namespace) -> Iterator[dict]:
-    minutes = min(2.0, args.seconds_left() / 60)
+    minutes = min(SMALL_MINUTES, args.seconds_left() / 120)  # it starts and exports as well
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, ROOT / "scripts" / "train.py", "small", "--output", Path(folder, "run")]
         command += ["--dataset", args.pictures, "--init_from", "scratch", "--minutes", f"{minutes:.2f}"]
@@ -216,6 +249,7 @@ PARTS = {
     "rendering": measure_rendering,
     "training": measure_training,
     "compiling": measure_compiling,
+    "chunks": measure_chunks,
     "resume": measure_resume,
     "loader": measure_loader,
     "small": measure_small,
@@ -239,6 +273,32 @@ def format_page(results: dict) -> str:
         if found.get("error"):
             lines += [f"Ended with: {found['error']}", ""]
     return "\n".join(lines)
+
+
+def write_results(results: dict, folder: Path) -> None:
+    for name, text in (("gpu.json", json.dumps(results, indent=2) + "\n"), ("gpu.md", format_page(results))):
+        with replace_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def before(end: float, rows: Iterator[dict]) -> dict | None:
+    """The next row, `None` after the last; TimeoutError once the clock shows `end`, in the midst of measuring too."""
+
+    def stop(*signal_and_frame) -> None:
+        raise TimeoutError("the time was up")
+
+    left = end - time.monotonic()
+    if left <= 0:
+        stop()
+    if not hasattr(signal, "setitimer"):  # Windows
+        return next(rows, None)
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        return next(rows, None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -269,15 +329,14 @@ def measure(args: argparse.Namespace) -> dict:
             try:
                 if args.seconds_left() < (1 - LATEST_START) * 60 * args.minutes:
                     raise TimeoutError("no time was left")
-                for row in PARTS[name](args):
+                rows = PARTS[name](args)
+                while (row := before(end, rows)) is not None:
                     found["rows"].append(row)
                     print(f"{name}: {row}", file=sys.stderr)
-                    if not args.seconds_left():
-                        raise TimeoutError("the time was up")
+                    write_results(results, args.output)
             except Exception as error:  # the other parts are worth having all the same
                 found["error"] = f"{type(error).__name__}: {error}"
-            (args.output / "gpu.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-            (args.output / "gpu.md").write_text(format_page(results), encoding="utf-8")
+            write_results(results, args.output)
     print(format_page(results))
     return results
 

@@ -62,6 +62,14 @@ def test_what_is_asked_for_comes_before_what_accelerate_was_told_and_that_before
         choose_precision("auto", "fp16", EMULATING)
 
 
+def test_where_no_gradients_are_scaled_float16_is_taken_only_if_told():
+    t4 = Device.of_cuda((7, 5), "Tesla T4")
+    precision, why = choose_precision("auto", None, t4, scales=False)
+    assert precision == "no" and why.startswith("float32") and why.endswith("without the gradient scaler of a Tesla T4")
+    assert choose_precision("auto", "fp16", t4, scales=False)[0] == "fp16"
+    assert choose_precision("auto", None, Device.of_cuda((8, 0), "A100"), scales=False)[0] == "bf16"
+
+
 def test_only_emulated_products_move_to_float32(monkeypatch):
     monkeypatch.setitem(KNOWN, "cpu", EMULATING)
     cpu = torch.device("cpu")

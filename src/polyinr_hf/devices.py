@@ -89,13 +89,14 @@ def describe(device: torch.device | str) -> Device:
     return KNOWN[key]
 
 
-def choose_precision(asked: str, told: str | None, device: Device) -> tuple[str, str]:
+def choose_precision(asked: str, told: str | None, device: Device, scales: bool = True) -> tuple[str, str]:
     """The mixed precision of a training run, "no", "bf16" or "fp16", and why, in words.
 
     Args:
         asked: By the recipe; "auto" leaves it to the two others.
         told: By `accelerate launch` or its configuration. "no" is what it says without being told, too.
         device: That trains.
+        scales: Whether the run can scale gradients, without which "auto" takes no fp16.
 
     Raises:
         ValueError: for fp16 on a CPU, which Accelerate would compute in float32.
@@ -106,6 +107,8 @@ def choose_precision(asked: str, told: str | None, device: Device) -> tuple[str,
         precision, why = told, "as accelerate was told"
     elif asked == "auto":
         precision, why = _best_precision(device)
+    if precision == "fp16" and asked == "auto" and not (scales or told == "fp16"):
+        precision, why = "no", f"float32, as few pictures are learned without the gradient scaler of a {_kind(device)}"
     if precision == "fp16" and device.type == "cpu":
         raise ValueError(
             "`run.mixed_precision` must be 'auto', 'no' or 'bf16' on a CPU, got 'fp16', which Accelerate computes in "

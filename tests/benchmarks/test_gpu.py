@@ -1,10 +1,13 @@
 """The benchmark of a GPU, on the CPU with small numbers."""
 
 import json
+import time
 
 import pytest
 
 import gpu
+from polyinr_hf.devices import describe
+from polyinr_hf.training.launch import compiling_problem
 
 RECIPE = """
 data: {dataset: "", num_workers: 0}
@@ -35,6 +38,7 @@ def test_images_and_their_times(arguments, tmp_path, capsys):
     assert 30 < pixels[24, "bfloat16"]["psnr"] < 100 and pixels[24, "float16"]["psnr"] > 30
     for row in parts["rendering"]["rows"]:
         assert min(row["exact_seconds"], row["adaptive_seconds"], row["share_of_limit"]) > 0
+        assert row["adaptive_seconds_of_a_batch"] > 0
     assert {row["size"] for row in parts["rendering"]["rows"]} == {16, 24}
     page = (tmp_path / "out" / "gpu.md").read_text()
     assert "## pixels" in page and page.strip() == capsys.readouterr().out.strip()
@@ -49,6 +53,48 @@ def test_training_and_what_is_around_it(arguments, tmp_path):
     assert all(row["step_seconds"] > 0 and row["plan_peak_gib"] > 0 for row in parts["training"]["rows"])
     assert parts["resume"]["rows"] == [{"steps": 4, "resumed_at": 2, "largest_difference_of_a_weight": 0.0}]
     assert all(row["images_per_second"] > 0 for row in parts["loader"]["rows"])
+
+
+def test_chunks_grow_to_the_image(arguments, tmp_path):
+    gpu.main([*arguments, "--sizes", "16", "200", "--parts", "chunks"])
+    (part,) = results_of(tmp_path).values()
+    assert [row["chunk_size"] for row in part["rows"]] == [2**14, 2**16] and "error" not in part
+    assert all(row["seconds"] > 0 and row["peak_gib"] > 0 for row in part["rows"])
+
+
+@pytest.mark.slow
+def test_compiling_is_measured_where_something_compiles(arguments, tmp_path):
+    gpu.main([*arguments, "--parts", "compiling"])
+    part = results_of(tmp_path)["compiling"]
+    assert [row["compiled"] for row in part["rows"]] == [False, compiling_problem(describe("cpu")) is None], part
+    assert all(row["step_seconds"] < row["first_seconds"] for row in part["rows"])
+
+
+@pytest.mark.slow
+def test_the_recipe_small_runs_to_its_end(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "SMALL_MINUTES", 0.05)
+    gpu.main([*arguments, "--parts", "small"])
+    part = results_of(tmp_path)["small"]
+    (row,) = part["rows"]
+    assert row["minutes_asked"] == 0.05 and "small: 64 pictures at 64 px" in row["result"], part
+
+
+def test_a_part_is_stopped_when_the_time_is_up_and_its_rows_are_kept(arguments, tmp_path, monkeypatch):
+    def slow(args):
+        yield {"size": 1}
+        assert results_of(tmp_path)["pixels"]["rows"] == [{"size": 1}]  # a run that is killed here leaves it
+        for _ in range(10_000):
+            time.sleep(0.01)
+        yield {"size": 2}
+
+    monkeypatch.setitem(gpu.PARTS, "pixels", slow)
+    start = time.monotonic()
+    gpu.main([*arguments, "--minutes", "0.02", "--parts", "pixels", "resume"])
+    assert time.monotonic() - start < 30
+    parts = results_of(tmp_path)
+    assert parts["pixels"] == {"rows": [{"size": 1}], "error": "TimeoutError: the time was up"}
+    assert parts["resume"] == {"rows": [], "error": "TimeoutError: no time was left"}
+    assert "the time was up" in (tmp_path / "out" / "gpu.md").read_text()
 
 
 def test_a_part_that_fails_leaves_the_others(arguments, tmp_path, monkeypatch):

@@ -94,7 +94,8 @@ def make_accelerator(recipe: Recipe, output_dir: Path) -> Accelerator:
 
 
 def _choose_precision(recipe: Recipe, device: torch.device) -> tuple[str, str]:
-    return choose_precision(recipe.run.mixed_precision, os.environ.get("ACCELERATE_MIXED_PRECISION"), describe(device))
+    told, scales = os.environ.get("ACCELERATE_MIXED_PRECISION"), recipe.run.codes is None
+    return choose_precision(recipe.run.mixed_precision, told, describe(device), scales)
 
 
 def as_run_here(recipe: Recipe, accelerator: Accelerator) -> Recipe:
