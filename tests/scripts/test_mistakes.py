@@ -127,7 +127,7 @@ def test_a_bar_that_an_error_cuts_off_leaves_nothing(monkeypatch, capsys):
 
     monkeypatch.setattr(arguments, "BAR_SECONDS", 1e-9)
     for total, updates, is_left in ((5, 0, False), (5, 2, True), (1, 1, False)):
-        with pytest.raises(ValueError, match="cut off"), arguments.ProgressBar(total=total) as bar:
+        with pytest.raises(ValueError, match="cut off"), arguments.ProgressBar(total=total, position=0) as bar:
             bar.refresh()
             bar.update(updates)
             raise ValueError("cut off")

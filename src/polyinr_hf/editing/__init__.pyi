@@ -12,7 +12,6 @@ from .films import (
     save_film as save_film,
     tile_films as tile_films,
 )
-from .grouping import designs as designs
 from .interpolation import EASINGS as EASINGS, SPACES as SPACES, interpolate as interpolate, walk as walk
 from .levels import (
     LEVEL_GROUPS as LEVEL_GROUPS,
@@ -26,6 +25,7 @@ from .levels import (
 )
 from .seeds import (
     SEED_SOURCES as SEED_SOURCES,
+    designs as designs,
     draw_latents as draw_latents,
     encode_seeds as encode_seeds,
     numpy_class_ids as numpy_class_ids,

@@ -5,7 +5,7 @@ import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.editing import designs
-from polyinr_hf.editing.grouping import _group
+from polyinr_hf.editing.seeds import _group
 
 BUNDLED = Path(__file__).resolve().parents[2] / "pretrained" / "poly-inr-emoji"
 
