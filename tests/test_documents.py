@@ -36,6 +36,7 @@ NOT_RUN = {
     "examples/emoji/prepare.py": "fetches drawings from npm; tests/examples/test_emoji.py",
     "space/app.py": "serves until it is stopped; tests/space",
 }
+LONG = ["examples/emoji/showcase.py"]  # six minutes; its arguments are checked, as those of scripts in docs/
 # In docs/ the arguments of scripts are checked, but for the export that a block of Python opens; in the README they run
 # with what this appends.
 SHORTER = {
@@ -148,7 +149,7 @@ def run_command(words: list[str], folder: Path, is_readme: bool) -> None:
     if (
         not is_readme
         and words[1] != "scripts/export_onnx.py"
-        and (script := next((word for word in words if word.startswith("scripts/")), None))
+        and (script := next((word for word in words if word.startswith("scripts/") or word in LONG), None))
     ):
         check_arguments(folder / script, words[words.index(script) + 1 :])
         return
