@@ -251,11 +251,18 @@ def test_bad_recipes_end_with_a_message(recipe_file, tmp_path, arguments, messag
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("name", ["nowhere.yaml", "tiny", "configs"])
-def test_a_recipe_that_is_no_file_is_told_what_there_is(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("nowhere.yaml", "which is no file."),
+        ("tiny", "which is no file."),
+        ("configs", "a folder: of pictures, write --dataset configs."),
+    ],
+)
+def test_a_recipe_that_is_no_file_is_told_what_there_is(tmp_path, name, found):
     text = error_of(name, "--output", tmp_path / "run", "--dataset", tmp_path)
     assert text == (
-        f"error: `recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, which is no file."
+        f"error: `recipe` must be small or a YAML file, such as configs/finetune.yaml, got {name!r}, {found}"
     )
 
 

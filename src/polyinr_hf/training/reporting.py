@@ -139,7 +139,8 @@ class TrainingBar:
 
     def close(self) -> None:
         """Leaves the bar where it is, and nothing of it where no step was taken."""
-        self._bar.leave = self._bar.n > self._bar.initial
+        if not self._bar.disable:  # without it tqdm has counted nothing
+            self._bar.leave = self._bar.n > self._bar.initial
         self._bar.close()
 
 
