@@ -63,6 +63,7 @@ def test_chunks_grow_to_the_image(arguments, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile, while tracing
 def test_compiling_is_measured_where_something_compiles(arguments, tmp_path):
     gpu.main([*arguments, "--parts", "compiling"])
     part = results_of(tmp_path)["compiling"]
