@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused_before_any_work(flat, tmp_path):
     for overrides, message in (
         (["run.codes=soon"], "`run.codes` must be null or a time or a number"),
         (["run.codes=1.5 steps"], "`run.codes` must be"),
-        (["data.streaming=true"], "`run.codes` must be null with `data.streaming`"),
+        (["data.streaming=true", "loss.matching_weight=0"], "`run.codes` must be null with `data.streaming`"),
     ):
         with pytest.raises(ValueError, match=message):
             recipe_for(flat, *overrides)
