@@ -41,7 +41,7 @@ demo: about-demo $(VENV)/installed-core
 about-demo:
 	@test -e $(VENV)/installed-core || { \
 	  echo "The first time this installs torch and diffusers into $(VENV): 5.7 GB, 1.1 GB with TORCH_INDEX (see Makefile)."; \
-	  echo "That takes as long as the download and some minutes, then the pictures some minutes on two cores."; \
+	  echo "That takes as long as the download and some minutes, then the pictures about one on two idle cores."; \
 	  test -n "$(TORCH_INDEX)" || command -v nvidia-smi >/dev/null || echo "There is no NVIDIA GPU: TORCH_INDEX would do."; }
 
 pictures: $(VENV)/installed-test
