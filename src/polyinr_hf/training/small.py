@@ -12,6 +12,7 @@ from .models import load_images, source_config
 from .recipe import ModelConfig, Recipe, make_recipe
 
 CPU_MINUTES, GPU_MINUTES = 15.0, 30.0
+LEAST_COMPILED_MINUTES = 3.0  # of a minute on a busy machine, compiling left five steps
 # Pixels a side that points are taken from. On two CPU cores 200 icons of 64 px are at 23 dB within a minute.
 CPU_SIDE, GPU_SIDE, LEAST_SIDE = 64, 128, 16
 FEW = 20  # pictures, below which there is little to blend; not tuned
@@ -70,6 +71,7 @@ def describe_shorter_way(recipe: Recipe, number: int) -> str:
 
 def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None, minutes: float | None = None) -> dict:
     """Settings of a recipe by the pictures, the device and the model to start from, as `make_recipe` takes them."""
+    minutes = minutes or (GPU_MINUTES if on_gpu else CPU_MINUTES)
     model = ModelConfig(channels=512 if on_gpu else 256)
     if init_from is not None:
         name, config = source_config(init_from)
@@ -88,9 +90,10 @@ def choose(dataset: ImageDataset, on_gpu: bool, init_from: str | None = None, mi
         "loss": {"matching_weight": 0.0},
         "stages": [{"resolution": side, "kimg": 1.0}],
         "run": {
-            "codes": f"{minutes or (GPU_MINUTES if on_gpu else CPU_MINUTES):g} minutes",
+            "codes": f"{minutes:g} minutes",
             "class_embeddings": "random",
-            "compile": True,  # ten seconds on a CPU, where steps then take three quarters as long
+            # Takes ten seconds of an idle CPU, where steps then take three quarters as long.
+            "compile": minutes >= LEAST_COMPILED_MINUTES,
             "log_with": [],
         },
     }
