@@ -6,10 +6,11 @@ python scripts/benchmark.py train ...                # python benchmarks/trainin
 python scripts/benchmark.py plan ...                 # python scripts/plan.py ...
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+from polyinr_hf.commands import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {"render": "benchmarks/rendering.py", "train": "benchmarks/training.py", "plan": "scripts/plan.py"}
@@ -17,7 +18,7 @@ COMMANDS = {"render": "benchmarks/rendering.py", "train": "benchmarks/training.p
 
 def command_of(argv: list[str] | None) -> list[str]:
     """The command line that `argv` stands for, without the interpreter."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("benchmark", choices=tuple(COMMANDS), help="what to measure; its own options follow")
     args, options = parser.parse_known_args(argv)
     is_adaptive = any(option.partition("=")[0] == "--pipeline" for option in options)

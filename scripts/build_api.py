@@ -5,14 +5,13 @@
 Needs the extra `docs`. Prints the page to open. A warning, such as of a name that does not resolve, is an error.
 """
 
-import argparse
 import importlib
 import re
 import warnings
 from pathlib import Path
 
 from arguments import one_line_errors
-from polyinr_hf.commands import ROOT
+from polyinr_hf.commands import ROOT, make_parser
 from polyinr_hf.files import replace_folder
 
 REFERENCE = re.compile(r"\[(`)~?([\w.]+`)\](?!\()")  # as diffusers names an object; pdoc takes no brackets
@@ -50,7 +49,7 @@ def build_api(output: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("out/api"), help="folder to write (default: %(default)s)")
     args = parser.parse_args(argv)
     with one_line_errors(), warnings.catch_warnings():

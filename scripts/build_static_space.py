@@ -7,7 +7,6 @@ onnxruntime-web must be there: `npm ci --prefix space_static`, which `make stati
 it with `hf upload me/poly-inr-demo out/static_space --repo-type space`.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from huggingface_hub import SpaceCard
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.commands import make_parser
 from polyinr_hf.files import replace_folder
 from polyinr_hf.onnx_export import DTYPES, export_onnx, import_onnx, read_license
 
@@ -33,7 +33,7 @@ RUNTIME_FILES = (  # a visitor's browser loads the first three or, where it has 
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--output", required=True, type=Path, help="folder to write; what it holds is replaced")
     parser.add_argument(

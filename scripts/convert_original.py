@@ -5,18 +5,18 @@
 Prints the folder; `PolyINRPipeline.from_pretrained` opens it.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from arguments import one_line_errors
 from polyinr_hf.checks import check_new_folder
+from polyinr_hf.commands import make_parser
 from polyinr_hf.conversion import convert_original_checkpoint, measure_grid, read_id2label
 from polyinr_hf.files import replace_folder
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="the authors' pickle, of any stage, or a state dict")
     parser.add_argument("--output", required=True, help="folder to write; must be new or empty")
     parser.add_argument(

@@ -8,7 +8,6 @@
 Uses the checkpoint in pretrained/poly-inr-emoji; while there is none, a small untrained network.
 """
 
-import argparse
 import html
 import itertools
 import math
@@ -22,6 +21,7 @@ from PIL import Image
 
 from arguments import CallbackProgress, ProgressBar, one_line_errors, say
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
+from polyinr_hf.commands import make_parser
 from polyinr_hf.devices import describe
 from polyinr_hf.editing import draw_frames, encode_seeds, extrapolate, interpolate, save_film, style_mixing_grid
 from polyinr_hf.images import caption
@@ -131,7 +131,7 @@ def page() -> str:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", help="pipeline folder or Hub id (default: pretrained/poly-inr-emoji)")
     parser.add_argument(
         "--class",

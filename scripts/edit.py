@@ -15,8 +15,6 @@ or generate.py --save wrote, too; without --pipeline it draws with the bundled m
 written. Films are .gif, .mp4, or .png, frames side by side.
 """
 
-import argparse
-
 from diffusers.utils import make_image_grid
 
 import fitting
@@ -37,6 +35,7 @@ from arguments import (
 )
 from polyinr_hf import editing
 from polyinr_hf.checks import check_count, check_number
+from polyinr_hf.commands import make_parser
 from polyinr_hf.editing import check_film, detail, draw_frames, interpolate_extents, save_film, tile_films
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -204,7 +203,7 @@ def write_picture(image, args) -> None:
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_film_commands(commands)
     add_picture_commands(commands)

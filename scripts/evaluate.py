@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline, data, evaluation
+from polyinr_hf.commands import make_parser
 
 
 def name_and_file(text):
@@ -37,7 +38,7 @@ def numbers(text):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of the real images")
     parser.add_argument("--config", help="configuration of the dataset, if it has several")

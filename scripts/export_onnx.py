@@ -8,7 +8,6 @@ coordinates -> rgb) and model.json (sizes, class names, license), and prints the
 and how far they are from the pipeline is said on stderr.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,11 +16,12 @@ from tqdm import tqdm
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.checks import check_new_folder
+from polyinr_hf.commands import make_parser
 from polyinr_hf.onnx_export import DTYPES, MAPPING, METADATA, SYNTHESIS, export_onnx, measure_onnx, read_license
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--output", required=True, type=Path, help="folder to write; must be new or empty")
     parser.add_argument(

@@ -9,7 +9,6 @@
 The same class and seed give the same image at every size and extent. Prints the path of every file written.
 """
 
-import argparse
 import math
 import re
 import sys
@@ -37,6 +36,7 @@ from arguments import (
     say,
 )
 from polyinr_hf import PolyINRPipeline
+from polyinr_hf.commands import make_parser
 from polyinr_hf.editing import designs, draw_latents, encode_seeds
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import caption
@@ -45,7 +45,7 @@ MAX_NAME_BYTES = 180  # of a class in a file name; file systems allow 255 for al
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add_pipeline_arguments(parser)
     parser.add_argument(
         "--seeds", "--seed", type=parse_seeds, default=[0], help="random seeds, such as 7, 0-15 or 0-3,9 (default: 0)"

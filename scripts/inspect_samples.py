@@ -11,18 +11,17 @@ sample's nearest. Of few samples, all may be alike by chance: measure the least 
         --label_column name --class ribbon skull --num_samples 120
 """
 
-import argparse
-
 import numpy as np
 import torch
 
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline, data, evaluation
 from polyinr_hf.checks import check_count
+from polyinr_hf.commands import make_parser
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, help="folder or Hub id of a class-conditional pipeline")
     parser.add_argument("--dataset", required=True, help="folder or Hub id of what it was trained on")
     parser.add_argument("--split", default="train", help="split of the dataset (default: train)")

@@ -9,7 +9,6 @@ its own, again and again; of what the others ask for, eight in ten are previews 
 dragged), one is a part of an image and one a mixture or a morph, both of `--size`.
 """
 
-import argparse
 import json
 import os
 import random
@@ -30,12 +29,14 @@ from gradio_client.utils import QueueError
 from PIL import Image
 from tqdm import tqdm
 
+from polyinr_hf.commands import make_parser
+
 APP = Path(__file__).resolve().parents[1] / "space" / "app.py"
 START_SECONDS, PAUSE, MEMORY_SECONDS = 300, 0.1, 10
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--clients", type=int, default=20, help="number of simultaneous users (default: 20)")
     parser.add_argument("--seconds", type=float, default=60, help="duration of the load in seconds (default: 60)")

@@ -9,7 +9,6 @@ stopped run is resumed from there. Prints a table; writes inversion.json and, fo
 the originals and for each method, and one of the photographs edited: zoomed into, and mixed with a sample.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline, data, editing, inversion
 from polyinr_hf._lazy import naming_extra
+from polyinr_hf.commands import make_parser
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import load_photo, preprocess_image
 
@@ -36,7 +36,7 @@ EDIT_SIZE = 256  # pixels of a side: drawn larger than what was fitted
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, help="pipeline folder or Hub id")
     parser.add_argument("--dataset", help="folder or Hub id of the emoji, unless there are none")
     parser.add_argument("--split", default="heldout", help="split of the dataset (default: heldout)")

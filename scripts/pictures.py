@@ -25,6 +25,7 @@ from PIL import Image, ImageSequence
 import demo
 from arguments import one_line_errors
 from polyinr_hf import BUNDLED_MODEL, PolyINRPipeline
+from polyinr_hf.commands import make_parser
 from polyinr_hf.editing import encode_seeds, extrapolate
 from polyinr_hf.files import replace_file
 from polyinr_hf.images import caption
@@ -234,7 +235,7 @@ def describe(picture: Picture) -> str:
 
 
 def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="files to draw, such as walk.gif (default: all)")
     parser.add_argument("--list", action="store_true", help="print what there is and how it is made, and draw nothing")
     parser.add_argument(

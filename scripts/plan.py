@@ -15,11 +15,11 @@ from pathlib import Path
 from arguments import one_line_errors
 from polyinr_hf import training
 from polyinr_hf.checks import check_count, check_number
-from polyinr_hf.commands import find_file
+from polyinr_hf.commands import find_file, make_parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--recipe", default="configs/imagenet.yaml", help="YAML file (default: %(default)s)")
     parser.add_argument(
         "--set",

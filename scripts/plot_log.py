@@ -5,15 +5,15 @@
 Needs matplotlib: pip install -e ".[eval]".
 """
 
-import argparse
 from pathlib import Path
 
 from arguments import one_line_errors
 from polyinr_hf import training
+from polyinr_hf.commands import make_parser
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--run", required=True, type=Path, help="folder of a run, the --output of train.py")
     parser.add_argument("--output", required=True, type=Path, help="PNG to write")
     return parser.parse_args()

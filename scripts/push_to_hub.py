@@ -10,20 +10,19 @@ Log in first with `hf auth login`, or set HF_TOKEN. All files arrive in one comm
 folder is taken as the card unless `--card` is given. Prints the commit's, or the pull request's, URL.
 """
 
-import argparse
 from pathlib import Path
 
 import yaml
 
 from arguments import one_line_errors
-from polyinr_hf.commands import find_file
+from polyinr_hf.commands import find_file, make_parser
 from polyinr_hf.connection import connection_error
 from polyinr_hf.hub import check_pipeline_folder, check_repo_id, push_folder, shared_files
 from polyinr_hf.pipeline_poly_inr import describe_hub_error
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--pipeline", required=True, type=Path, help="folder of save_pretrained or of a run's exports/")
     parser.add_argument("--repo", required=True, help="org/name, or a name of your own; created if there is none")
     parser.add_argument(

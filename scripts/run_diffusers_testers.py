@@ -9,7 +9,6 @@ tests: they come from GitHub, through pip; where that is out of reach, a line sa
 Without an accelerator, tests that ask for one run on the CPU.
 """
 
-import argparse
 import os
 import re
 import subprocess
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import diffusers
 import torch
+
+from polyinr_hf.commands import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTERS = ROOT / "tests" / "external" / "diffusers_testers.py"
@@ -53,7 +54,7 @@ def fetch(folder: Path) -> Path:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--source", type=Path, help="checkout of diffusers (default: the installed version's, fetched)")
     parser.add_argument("pytest_arguments", nargs="*", help="arguments for pytest, after --")
     args = parser.parse_args(argv)

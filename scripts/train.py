@@ -15,16 +15,15 @@ there, by the recipe in the run's folder.
 The last line trains in two processes on CPUs, for which `accelerate launch --cpu --num_processes 2` needs MPI.
 """
 
-import argparse
 import sys
 
 from arguments import add_run_arguments, one_line_errors, read_recipe, train_and_show_end
 from polyinr_hf import training
-from polyinr_hf.commands import command_line
+from polyinr_hf.commands import command_line, make_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     add_run_arguments(parser, "small, or a YAML file, such as examples/emoji/kinds.yaml")
     parser.add_argument(
         "--init_from",

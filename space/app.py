@@ -7,7 +7,6 @@ The environment variable POLYINR_MODEL names the pipeline, a folder or a Hub id 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -21,6 +20,7 @@ try:
     from settings import MAX_UPLOAD_BYTES, QUEUE_LENGTH
 
     from polyinr_hf import PolyINRPipeline
+    from polyinr_hf.commands import make_parser
     from polyinr_hf.feature_networks import load_feature_network as _load  # noqa: F401  what the next compares with
     from polyinr_hf.inversion import tune as _tune  # noqa: F401  of a photograph, which the page offers
 except ImportError as error:
@@ -68,7 +68,7 @@ def launch(demo: gr.Blocks, **kwargs) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.parse_args(argv)
     launch(build(load_studio(find_model())))
 

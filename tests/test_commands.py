@@ -66,6 +66,7 @@ def test_every_command_has_a_parser_of_its_own(name, monkeypatch):
 
     def parse(self, *args, **kwargs):
         names.append(self.prog)
+        assert isinstance(self, commands.Parser)
         raise SystemExit(0)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)

@@ -6,11 +6,13 @@
 A clone has scripts, recipes and the bundled model beside src/; a wheel carries them inside the package (setup.py).
 """
 
+import argparse
 import ast
 import importlib
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 PACKAGE = Path(__file__).resolve().parent
 CARRIED = ("scripts", "space", "configs", "model_cards", "pretrained")  # folders of the repository, in a wheel
@@ -30,6 +32,18 @@ COMMANDS = {
     "push": "scripts/push_to_hub.py",
     "space": "space/app.py",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in two lines what is wrong with an argument, without the usage, which --help has; exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n{self.prog} --help says more.\n")
+
+
+def make_parser(description: str | None) -> Parser:
+    """A script's parser, whose help is the script's docstring as it is written."""
+    return Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def command_line(name: str, launched: bool = False) -> str:

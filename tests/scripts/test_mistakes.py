@@ -93,6 +93,27 @@ def test_one_sentence(words, sentence, place, monkeypatch, capsys):
     assert [path for path in sorted(place.rglob("*")) if path not in before and "run" not in path.parts] == []
 
 
+WRONG_OPTIONS = [
+    ("generate --seed x", "argument --seeds/--seed: 'x' is not a list of seeds such as 0-15 or 0-3,9"),
+    ("generate --clas penguin --hight 9", "unrecognized arguments: --hight 9"),
+    ("edit zoom --factor big", "argument --factor: invalid float value: 'big'"),
+    ("edit invert cat.jpg --seed 1.5", "argument --seed: invalid int value: '1.5'"),
+    ("edit", "the following arguments are required: COMMAND"),
+    ("train small --minutes 15", "the following arguments are required: --output"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), WRONG_OPTIONS)
+def test_a_wrong_option_is_answered_without_the_usage(words, sentence, capsys):
+    name, *arguments = words.split()
+    with pytest.raises(SystemExit) as end:
+        load_script(name).main(arguments)
+    said = capsys.readouterr()
+    assert end.value.code == 2 and said.out == ""
+    first, second = said.err.splitlines()
+    assert first == f"error: {sentence}" and second.endswith(" --help says more.")
+
+
 def test_broken_pictures_of_an_adversarial_run_are_said_before_networks_are_built(place, monkeypatch):
     from polyinr_hf.training import trainer
 

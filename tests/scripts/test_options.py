@@ -1,4 +1,4 @@
-"""Every option of every script is read by the script, and has a help text."""
+"""Every option of every script is read by the script, and has a help text; a wrong one is answered in two lines."""
 
 import argparse
 import ast
@@ -78,3 +78,13 @@ def test_every_option_is_read_and_explained(path, monkeypatch):
             assert action.help or action.choices or action.metavar, f"{path.name}: {action.dest} has no help"
             subject = not re.match(r"(of|in) ", action.help or "")
             assert subject, f"{path.name} {action.dest}: {action.help!r} has no subject"
+
+
+@pytest.mark.parametrize("path", [path for path in RUNNABLE if path.parent == SCRIPTS], ids=lambda path: path.stem)
+def test_a_wrong_option_is_answered_in_two_lines(path, monkeypatch, capsys):
+    for parser in parsers_of(path, monkeypatch):
+        with pytest.raises(SystemExit) as end:
+            parser.error("argument --seed: 'x' is wrong")
+        assert end.value.code == 2
+        said = f"error: argument --seed: 'x' is wrong\n{parser.prog} --help says more.\n"
+        assert capsys.readouterr() == ("", said)
