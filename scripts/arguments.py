@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from polyinr_hf import BUNDLED_MODEL, training
-from polyinr_hf.commands import IS_WHEEL, ROOT, find_file
+from polyinr_hf.commands import IS_WHEEL, ROOT, command_line, find_file
 from polyinr_hf.editing import SEED_SOURCES, draw_latents, encode_seeds, w_centroids
 from polyinr_hf.pipeline_poly_inr import PolyINRPipeline
 
@@ -54,6 +54,7 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {error.filename}: {error.strerror}" if is_systems else f"error: {error}")
     except (ValueError, RuntimeError, ImportError) as error:
         text = str(error).replace("`name_or_path`", "`--dataset`")  # as load_image_dataset calls it
+        text = text.replace("`pipe.labels` lists", f"`{command_line('generate')} --list_classes` lists")
         sys.exit(f"error: {MISSING_EXTRA.sub(_missing_extra, text)}")
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -1,5 +1,6 @@
 """Generate images, one PNG for each class and seed.
 
+    python scripts/generate.py --list_classes pen    # the class names that contain it; without a word, all of them
     python scripts/generate.py --class penguin avocado --seeds 0-23 --distinct --grid --output out
     python scripts/generate.py --pipeline poly-inr-imagenet --class goldfish 207 --seeds 0-3,9 --truncation_psi 0.7 \\
         --height 512 --width 768 --extent -0.25 -0.25 1.25 1.25 --output out
@@ -10,6 +11,7 @@ The same class and seed give the same image at every size and extent. Prints the
 """
 
 import math
+import os
 import re
 import sys
 import unicodedata
@@ -50,13 +52,20 @@ def parse_args(argv=None):
     parser.add_argument(
         "--seeds", "--seed", type=parse_seeds, default=[0], help="random seeds, such as 7, 0-15 or 0-3,9 (default: 0)"
     )
-    parser.add_argument(
+    classes = parser.add_mutually_exclusive_group()
+    classes.add_argument(
         "--class",
         dest="class_labels",
         nargs="+",
         action="extend",
         metavar="CLASS",
         help="class names or ids; leave out for an unconditional model",
+    )
+    classes.add_argument(
+        "--list_classes",
+        nargs="*",
+        metavar="WORD",
+        help="print the class names, or those that contain WORD, one per line, and draw nothing",
     )
     parser.add_argument(
         "--distinct",
@@ -85,15 +94,43 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def hyphenate(name: str) -> str:
+    """A class name in lower case, with a hyphen for whatever parts its words; letters of every alphabet stay."""
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name.casefold())).strip("-")
+
+
+def find_classes(pipe: PolyINRPipeline, text: str) -> list[str]:
+    """The class names that contain `text`, sorted; case does not matter, nor what parts words.
+
+    Raises:
+        ValueError: for a pipeline without class names, or a text that no name contains.
+    """
+    if not pipe.id2label:
+        count = pipe.generator.config.num_classes
+        found = f"{count} classes without names, 0 to {count - 1}" if count else "no classes"
+        raise ValueError(f"`--list_classes` must come with a pipeline that has class names, this one has {found}.")
+    names = [name for name in pipe.labels if hyphenate(text) in hyphenate(name)]
+    if not names:
+        raise ValueError(f"`--list_classes` must be a part of one of {len(pipe.labels):,} class names, got {text!r}.")
+    return names
+
+
+def print_names(names: list[str]) -> None:
+    """Prints a name a line, as many as the reader wants, which may be `head`."""
+    try:
+        print(*names, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left when it ends
+
+
 def file_stems(pipe: PolyINRPipeline) -> list[str]:
     """The first name of each class as part of a file name that no other class has: namesakes get their id, crane_134.
 
-    Letters of every alphabet stay; what parts them becomes a hyphen, so that an underscore is an id's alone.
+    What parts words is a hyphen, so that an underscore is an id's alone.
     """
     num_classes = pipe.generator.config.num_classes
     names = class_names(pipe, list(range(num_classes))) if num_classes else []
-    words = [re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name.casefold())).strip("-") for name in names]
-    stems = [word.encode()[:MAX_NAME_BYTES].decode(errors="ignore") for word in words]
+    stems = [hyphenate(name).encode()[:MAX_NAME_BYTES].decode(errors="ignore") for name in names]
     counts = Counter(stems)
     return [stem if stem and counts[stem] == 1 else f"{stem or 'class'}_{key}" for key, stem in enumerate(stems)]
 
@@ -125,6 +162,9 @@ def seeds_of_classes(pipe: PolyINRPipeline, args, classes: list[int] | None) -> 
 
 def generate(args) -> None:
     pipe = load_pipeline(args)
+    if args.list_classes is not None:
+        print_names(find_classes(pipe, " ".join(args.list_classes)))
+        return
     check_output_folder(args.output)
     classes = args.class_labels and list(dict.fromkeys(check_class_labels(pipe, args.class_labels)))
     for label in args.class_labels or []:

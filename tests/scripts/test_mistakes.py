@@ -51,7 +51,7 @@ MISTAKES = [
     ("generate --pipeline models/tiny/generator --class tench", "generator is no .*; models/tiny is one"),
     ("generate --pipeline models/tiny/model_index.json --class tench", "no pipeline's folder, .* models/tiny is one"),
     ("generate --pipeline models/tiny --class red apple", 'in quotes: --class "red apple"'),
-    ("generate --pipeline models/tiny --class blue apple", "unknown class name 'blue'"),
+    ("generate --pipeline models/tiny --class blue apple", "'blue'.* `.*generate.* --list_classes` lists the names"),
     ("generate --pipeline models/tiny --class tench --output text.md", "`--output` must be in a folder, got text.md"),
     ("generate --pipeline models/tiny --class tench --device gpu", "`--device` must be one that is here, .* got gpu"),
     ("edit zoom --pipeline models/tiny --class tench --seeds 0-3", "one image to zoom into, got 4"),
@@ -96,6 +96,7 @@ def test_one_sentence(words, sentence, place, monkeypatch, capsys):
 WRONG_OPTIONS = [
     ("generate --seed x", "argument --seeds/--seed: 'x' is not a list of seeds such as 0-15 or 0-3,9"),
     ("generate --clas penguin --hight 9", "unrecognized arguments: --hight 9"),
+    ("generate --class penguin --list_classes", "argument --list_classes: not allowed with argument --class"),
     ("edit zoom --factor big", "argument --factor: invalid float value: 'big'"),
     ("edit invert cat.jpg --seed 1.5", "argument --seed: invalid int value: '1.5'"),
     ("edit", "the following arguments are required: COMMAND"),

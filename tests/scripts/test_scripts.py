@@ -1,8 +1,10 @@
 import argparse
 import importlib.util
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 import unicodedata
 import warnings
@@ -141,6 +143,44 @@ def test_every_class_has_a_file_name_of_its_own(tmp_path, capsys):
         assert f"{expected}-seed0001.png" in found
     run("generate", "--pipeline", tmp_path / "pipe", "--class", "猫", "0", "--output", tmp_path / "one")
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["猫-seed0000.png"]  # one image, asked for twice
+
+
+@pytest.mark.parametrize(
+    "words, names",
+    [
+        ([], ["Carassius auratus", "Food & Drink", "goldfish", "tench"]),
+        (["FISH"], ["goldfish"]),
+        (["food", "drink"], ["Food & Drink"]),
+        (["us_au"], ["Carassius auratus"]),
+        (["a"], ["Carassius auratus"]),
+    ],
+)
+def test_generate_lists_class_names(folders, tmp_path, monkeypatch, capsys, words, names):
+    monkeypatch.chdir(tmp_path)
+    run("generate", "--pipeline", folders["conditional"], "--list_classes", *words)
+    assert capsys.readouterr() == ("\n".join(names) + "\n", "")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_generate_lists_as_many_class_names_as_are_read():
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent / "src")}
+    command = [sys.executable, SCRIPTS / "generate.py", "--list_classes"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # as head does
+        assert b"roken" not in process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_generate_lists_no_class_names_where_there_are_none(folders, tmp_path):
+    assert "class names, this one has no classes." in error_of(
+        "generate", "--pipeline", folders["unconditional"], "--list_classes"
+    )
+    model = PolyINRGenerator(z_dim=8, w_dim=8, channels=8, num_levels=3, num_classes=5, sample_size=SIZE)
+    PolyINRPipeline(model).save_pretrained(tmp_path)
+    assert "5 classes without names, 0 to 4" in error_of("generate", "--pipeline", tmp_path, "--list_classes")
+    text = error_of("generate", "--pipeline", folders["conditional"], "--list_classes", "big", "cat")
+    assert text == "error: `--list_classes` must be a part of one of 4 class names, got 'big cat'."
 
 
 def test_generate_saves_w_and_affine_parameters(folders, tmp_path, capsys):
