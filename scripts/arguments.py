@@ -327,6 +327,9 @@ class CallbackProgress:
         self.bar.update(done - self.bar.n)
 
     def update_step(self, step: "InversionStep") -> None:
+        # tqdm's own remaining time takes all steps to be as long as the last ones.
+        remaining = tqdm.format_interval(step.remaining_seconds)
+        self.bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<" + remaining + "{postfix}]"
         self.bar.set_postfix(loss=f"{step.loss:.5f}", refresh=False)
         self.update(step.step, step.num_steps)
 

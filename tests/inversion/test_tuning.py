@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline, inversion
 from polyinr_hf.images import psnr
-from polyinr_hf.inversion import STRENGTHS, InversionSettings, TuningSettings, estimate_seconds, invert
+from polyinr_hf.inversion import STRENGTHS, InversionSettings, Target, TuningSettings, estimate_seconds, invert
+from polyinr_hf.inversion.inversion import plan_phases
 from polyinr_hf.inversion.objective import InversionLoss
+from polyinr_hf.inversion.optimization import step_costs
+from polyinr_hf.inversion.search import Search, affine_start
 from polyinr_hf.optimizers import Muon
 
 SETTINGS = {field.name for field in dataclasses.fields(TuningSettings)}
@@ -187,6 +191,41 @@ def test_the_estimate_knows_how_one_tunes(pipe):
     settings = dataclasses.replace(STRENGTHS["near"], num_pixels=None)
     few, many = (estimate_seconds(pipe, 32, 32, dataclasses.replace(settings, num_steps=n)) for n in (10, 100))
     assert 0 < few < 0.5 * many
+
+
+@pytest.mark.parametrize("slower", [1, 3])
+def test_the_estimate_is_renewed_by_every_step(pipe, image, monkeypatch, slower):
+    """A step on a small copy tells what one on the image takes, on a machine that has become `slower` since."""
+    evaluate, orthogonalize, clock = InversionLoss.__call__, Muon.orthogonalize, SimpleNamespace(now=0.0, pace=1)
+
+    def spy(self, A, pixels, *args, **kwargs):
+        clock.now += clock.pace * len(pixels)
+        return evaluate(self, A, pixels, *args, **kwargs)
+
+    def spy_on_muon(matrix):
+        clock.now += clock.pace * 5 * 32 / 4  # pixels of four levels of n = 32
+        return orthogonalize(matrix)
+
+    monkeypatch.setattr(InversionLoss, "__call__", spy)
+    monkeypatch.setattr(Muon, "orthogonalize", staticmethod(spy_on_muon))
+    for module in ("inversion", "optimization"):
+        monkeypatch.setattr(f"polyinr_hf.inversion.{module}.time", SimpleNamespace(monotonic=lambda: clock.now))
+    settings = dataclasses.replace(CLOSE, coarse_side=4, coarse_share=0.5)
+    estimate = estimate_seconds(pipe, 16, 12, settings)
+    assert estimate == pytest.approx(10 * 12 + 10 * 48 + 20 * 64 + 40 * 5 * 32)
+    clock.pace, steps = slower, []
+    inversion.tune(pipe, image, settings=settings, callback=steps.append)
+    ends = [step.seconds + step.remaining_seconds for step in steps]
+    assert ends == pytest.approx([slower * estimate] * 40)
+    assert steps[-1].remaining_seconds == 0
+
+
+def test_features_are_part_of_the_estimate_of_steps_on_the_image(pipe):
+    search = Search(pipe.generator, **affine_start(pipe.encode(0)), tuning=STRENGTHS["near"])
+    settings = dataclasses.replace(STRENGTHS["near"], num_steps=2, coarse_side=8, coarse_share=0.5, num_pixels=None)
+    phases = plan_phases(pipe.generator, Target.prepare(torch.zeros(3, 16, 12)), settings)
+    assert step_costs(search, phases, features=False) == [48, 192]
+    assert step_costs(search, phases, features=True) == pytest.approx([48, 192 + 192 * 4 / 3])
 
 
 def test_muon_orthogonalizes():

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -373,6 +374,16 @@ def test_invert_goes_on_after_an_interruption(run, edit, photos, tmp_path, monke
     assert (output / "one.png").read_bytes() == first
     assert (output / "two.png").exists()
     assert not list(output.glob(".*"))
+
+
+def test_the_bar_of_a_search_shows_the_time_that_its_steps_to_come_take(edit, capsys, monkeypatch):
+    monkeypatch.setattr("arguments.BAR_SECONDS", 1e-9)
+    with edit.CallbackProgress("step", "cat.jpg") as progress:
+        for step, seconds in ((1, 75), (2, 5)):
+            progress.update_step(SimpleNamespace(step=step, num_steps=9, loss=0.5, remaining_seconds=seconds))
+            progress.bar.refresh()
+    said = capsys.readouterr().err
+    assert "| 1/9 [00:00<01:15, loss=0.50000]" in said and "| 2/9 [00:00<00:05, loss=0.50000]" in said
 
 
 @pytest.fixture

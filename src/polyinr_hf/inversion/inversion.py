@@ -32,8 +32,8 @@ from ..checks import check_size
 from ..files import replace_file, tensor_digest, weights_digest
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .objective import PERCEPTUAL_SIDE, PIXEL_CHUNK, InversionLoss, Target, backbone_name, load_perceptual_network
-from .optimization import InversionStep, Phase, State, optimize
+from .objective import PIXEL_CHUNK, InversionLoss, Target, backbone_name, load_perceptual_network
+from .optimization import WITHOUT_GRAPH, InversionStep, Phase, State, optimize, step_costs
 from .search import SPACES, START_SIDE, Search, affine_start, find_start
 from .settings import STRENGTHS, InversionSettings, TuningSettings
 
@@ -114,10 +114,7 @@ def _read_tensors(path: str | Path, *names: str) -> list[Tensor]:
 
 # --- how it is found --------------------------------------------------------------------------------------------------
 
-# Of the estimate, in units of a pixel's cost in a step, which draws it with a graph.
-WITHOUT_GRAPH = 1 / 3  # two thirds of a step are the backward pass
-LBFGS_EVALUATIONS = 1.1  # per iteration: most line searches accept their first point
-TRIALS = 2  # the first one also warms up
+TRIALS = 2  # of the estimate: the first one also warms up
 
 
 def invert(
@@ -353,7 +350,8 @@ def estimate_seconds(
 ) -> float:
     """Seconds that [`invert`] or [`tune`] takes for an image, from the time of one step on a few pixels.
 
-    It is a forecast, often within a third: phases may end early, and the machine may be busy with other work.
+    It is a forecast, often within a third: phases may end early, and the machine may be busy with other work. Callbacks
+    are given another after every step, [`~polyinr_hf.inversion.InversionStep`]'s `remaining_seconds`.
 
     Args:
         pipe: The pipeline.
@@ -374,13 +372,7 @@ def estimate_seconds(
     work = 0.0
     if isinstance(settings, InversionSettings):
         work = 2 * settings.num_starts * math.prod(target.downscaled(START_SIDE).size) * WITHOUT_GRAPH
-    for phase in phases:
-        pixels = len(phase.objective.sample_pixels(torch.Generator()))
-        if phase.method == "lbfgs":
-            pixels *= LBFGS_EVALUATIONS
-        elif features:
-            pixels += (1 + WITHOUT_GRAPH) * math.prod(target.downscaled(PERCEPTUAL_SIDE).size)
-        work += phase.num_steps * pixels
+    work += sum(step_costs(search, phases, features))
 
     objective, fastest = phases[-1].objective, math.inf
     pixels = torch.arange(PIXEL_CHUNK) % (height * width)

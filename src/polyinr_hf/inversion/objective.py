@@ -250,9 +250,9 @@ class InversionLoss:
         self.colors = target.image.flatten(2)[0].T  # (H * W, 3)
         self.num_pixels = None if num_pixels is None or num_pixels >= len(self.known) else num_pixels
         self.perceptual = None
+        small = target.downscaled(PERCEPTUAL_SIDE)
+        self.small_size, self.small_coordinates = small.size, small.coordinates.to(self.device)
         if network is not None and perceptual_weight > 0:
-            small = target.downscaled(PERCEPTUAL_SIDE)
-            self.small_size, self.small_coordinates = small.size, small.coordinates.to(self.device)
             self.perceptual = PerceptualLoss(network, small, self.device)
 
     def sample_pixels(self, random: torch.Generator) -> Tensor:

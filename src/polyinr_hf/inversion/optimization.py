@@ -27,6 +27,10 @@ MAX_EVALUATIONS = 25  # at most, of one line search: torch's own for 20 iteratio
 LBFGS_HISTORY = 50  # pairs of steps; each holds two copies of the parameters (not tuned)
 CHECKPOINT_SECONDS = 20.0  # between two saves: what being killed can lose
 
+# Of forecasts, in pixels that are drawn with a graph.
+WITHOUT_GRAPH = 1 / 3  # two thirds of a step are the backward pass
+LBFGS_EVALUATIONS = 1.1  # per iteration: most line searches accept their first point
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -61,6 +65,8 @@ class InversionStep:
         num_steps: Number of steps of all phases.
         loss: At the last step.
         seconds: Spent so far, those before an interruption included.
+        remaining_seconds: A forecast from the time that the steps so far took, by what those to come cost: a step on a
+            small copy of the image is much shorter than one on the image. Phases may end early.
         search: What is searched for.
         size: Height and width of the image, in pixels.
     """
@@ -69,6 +75,7 @@ class InversionStep:
     num_steps: int
     loss: float
     seconds: float
+    remaining_seconds: float
     search: Search
     size: tuple[int, int]
 
@@ -130,6 +137,28 @@ class State:
         return state
 
 
+def step_costs(search: Search, phases: Sequence[Phase], features: bool) -> list[float]:
+    """What each step of the phases takes, in pixels that are drawn with a graph; all steps of a phase take as much.
+
+    Args:
+        features: Whether a backbone's features of the image are compared; those of its small copies never are.
+    """
+    # An iteration of Muon is three products of n x n matrices, as much as the forward and backward pass of n pixels.
+    uses_muon = search.tuning is not None and search.tuning.optimizer == "muon"
+    muon = uses_muon * Muon.NEWTON_SCHULZ_STEPS * search.model.config.channels
+    costs = []
+    for phase in phases:
+        objective = phase.objective
+        cost = float(objective.num_pixels or len(objective.known))
+        if phase.method == "lbfgs":
+            cost *= LBFGS_EVALUATIONS
+        else:
+            is_compared = features and objective.size == phases[-1].objective.size
+            cost += muon + is_compared * (1 + WITHOUT_GRAPH) * math.prod(objective.small_size)
+        costs += [cost] * phase.num_steps
+    return costs
+
+
 def optimize(
     search: Search,
     phases: Sequence[Phase],
@@ -152,7 +181,8 @@ def optimize(
             variable.data.copy_(value)
     total, size = sum(phase.num_steps for phase in phases), phases[-1].objective.size
     adam_steps = sum(phase.num_steps for phase in phases if phase.method == "adam")
-    resumed_at, spent = time.monotonic(), state.seconds
+    costs = step_costs(search, phases, any(phase.objective.perceptual for phase in phases))
+    resumed_at, spent, cost = time.monotonic(), state.seconds, 0.0
     saved = -math.inf  # the start is worth keeping
     optimizers, stopped = None, False
     while state.phase < len(phases) and not stopped:
@@ -169,6 +199,7 @@ def optimize(
         else:
             losses = _lbfgs_steps(optimizers[0], min(LBFGS_BLOCK, remaining), search, phase.objective)
         now = time.monotonic()
+        cost += sum(costs[done : done + max(1, len(losses))])  # a line search that finds nothing takes its time, too
         state.losses += losses
         state.phase_step, state.seconds = state.phase_step + len(losses), spent + now - resumed_at
         state.optimizer = [optimizer.state_dict() for optimizer in optimizers]
@@ -180,7 +211,8 @@ def optimize(
         if callback is not None:
             done = sum(earlier.num_steps for earlier in phases[: state.phase]) + state.phase_step
             loss = (losses or state.losses or [math.nan])[-1]
-            stopped = callback(InversionStep(done, total, loss, state.seconds, search, size)) is True
+            to_come = (now - resumed_at) * sum(costs[done:]) / cost
+            stopped = callback(InversionStep(done, total, loss, state.seconds, to_come, search, size)) is True
     if checkpoint is not None:
         _save(search, state, checkpoint)
 
