@@ -1,7 +1,7 @@
 """Train a generator by a recipe.
 
-    python scripts/train.py small --output runs/mine data.dataset=path/to/pictures
-    python scripts/train.py configs/finetune.yaml --output runs/mine data.dataset=path/to/pictures
+    python scripts/train.py small --output runs/mine --dataset path/to/pictures
+    python scripts/train.py configs/finetune.yaml --output runs/mine --dataset path/to/pictures
     python scripts/train.py examples/emoji/kinds.yaml --output runs/emoji stages.0.kimg=500
     python scripts/train.py --output runs/emoji --resume
     accelerate launch scripts/train.py configs/imagenet.yaml --output runs/imagenet  # on several GPUs

@@ -1,7 +1,7 @@
 """Every block of README.md, docs/ and examples/ runs as printed, in a copy of the repository, from top to bottom.
 
-Stand-ins take the place of what needs a network or is the reader's own: a photograph, a folder of pictures, one of the
-authors' checkpoints, the emoji drawings. What would take minutes is shortened by arguments appended here; what takes
+Stand-ins take the place of what needs a network or is the reader's own: a folder of pictures, one of the authors'
+checkpoints, the emoji drawings. What would take minutes is shortened by arguments appended here; what takes
 hours, in docs/ and examples/, is parsed as the script parses it, recipe and all, and not started. A block that cannot
 run at all is preceded by the comment `<!-- not run: REASON -->`.
 """
@@ -97,7 +97,6 @@ def repository(tmp_path_factory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     draw_pictures(folder / "my" / "pictures", 24, 40)
-    shutil.copyfile(folder / "my" / "pictures" / "tomato" / "00.png", folder / "cat.jpg")
     shutil.copyfile(ROOT / "tests" / "reference" / "official_conditional_n64.pkl", folder / "best_model.pkl")
     return folder
 

@@ -219,9 +219,11 @@ def test_generate_towards_centroids(folders, tmp_path):
     assert images <= {image.tobytes() for image in pipe(w=centroids).images}
 
 
-def test_without_a_pipeline_the_bundled_model_draws():
-    generate = load_script("generate")
-    assert generate.parse_args([]).pipeline == str(SCRIPTS.parent / "pretrained" / "poly-inr-emoji")
+@pytest.mark.parametrize("words", ["generate", "edit zoom", "edit invert cat.jpg", "edit tune cat.jpg"])
+def test_without_a_pipeline_the_bundled_model_draws(words):
+    script, *arguments = words.split()
+    pipeline = load_script(script).parse_args(arguments).pipeline
+    assert pipeline == str(SCRIPTS.parent / "pretrained" / "poly-inr-emoji")
 
 
 def test_generate_unconditional(folders, tmp_path, capsys):
