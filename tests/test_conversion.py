@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import runpy
+import shutil
 import subprocess
 import sys
 import types
@@ -500,6 +501,24 @@ def test_other_files_are_said_to_be_what_they_are(tmp_path, sentence):
     with pytest.raises(ValueError, match="^`checkpoint`") as error:
         load_original_checkpoint(tmp_path / "network.pkl")
     assert sentence in str(error.value)
+
+
+def test_what_needs_no_conversion_is_said_to_need_none(tmp_path, small_tensors):
+    original = write_checkpoint(tmp_path / "network.pkl", small_tensors)
+    convert_original_checkpoint(original).save_pretrained(tmp_path / "pipe")
+    (weights,) = (tmp_path / "pipe" / "generator").glob("*.safetensors")
+    for path in (tmp_path / "pipe", weights.parent, weights):
+        with pytest.raises(ValueError, match="is a pipeline already and needs no conversion") as error:
+            load_original_checkpoint(path)
+        assert str(error.value).startswith(f"`checkpoint` {path} is")
+        assert str(error.value).endswith(f": `PolyINRPipeline.from_pretrained` opens {tmp_path / 'pipe'}.")
+    shutil.copyfile(weights, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors is in safetensors already, .* needs no conversion"):
+        load_original_checkpoint(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="^`checkpoint` .* is a folder: give the file that is inside"):
+        load_original_checkpoint(tmp_path)
+    shutil.copyfile(original, tmp_path / "pipe" / "network.pkl")
+    assert load_original_checkpoint(tmp_path / "pipe" / "network.pkl")[0]["num_classes"] == 3
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

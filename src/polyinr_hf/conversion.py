@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ._lazy import naming_extra
+from .checks import INDEX
 from .images import psnr
 from .modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from .pipeline_poly_inr import PolyINRPipeline
@@ -119,8 +120,14 @@ def read_module_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _read(path: str | Path) -> object:
     """Content of a checkpoint, or a sentence that says what the file is instead."""
-    with Path(path).open("rb") as file:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"`checkpoint` {path} is {_pipeline_of(path) or 'a folder: give the file that is inside'}.")
+    with path.open("rb") as file:
         head = file.read(64)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:  # a length, and JSON as long
+        what = _pipeline_of(path) or "in safetensors already, as a pipeline's weights are: it needs no conversion"
+        raise ValueError(f"`checkpoint` {path} is {what}.")
     for beginning, what in _OTHER_FILES.items():
         if head.lstrip().startswith(beginning):
             raise ValueError(f"`checkpoint` {path} {what}.")
@@ -133,6 +140,12 @@ def _read(path: str | Path) -> object:
             "`torch.save(torch.load(path, weights_only=True), new_path)`."
         )
     return content
+
+
+def _pipeline_of(path: Path) -> str | None:
+    """What to do with a pipeline's folder, or what is in it; None for anything else."""
+    folder = next((folder for folder in (path, *path.absolute().parents[:2]) if (folder / INDEX).is_file()), None)
+    return folder and f"a pipeline already and needs no conversion: `PolyINRPipeline.from_pretrained` opens {folder}"
 
 
 def _read_archive(path: str | Path) -> object:

@@ -71,6 +71,7 @@ MISTAKES = [
     ("evaluate --pipeline models/tiny --dataset /nowhere/at/all", "`--dataset` must be a local file .* no such file"),
     ("inspect_samples --pipeline models/tiny --dataset pictures", "`--dataset` must have classes, pictures has none"),
     ("convert_original --checkpoint none.pkl --output new", "none.pkl: No such file or directory"),
+    ("convert_original --checkpoint models/tiny --output new", "models/tiny is a pipeline already and needs no"),
     ("push_to_hub --pipeline models --repo me/x --dry_run", "models is no pipeline's folder, .* models/tiny is one"),
     ("push_to_hub --pipeline none --repo me/x --dry_run", "must be a pipeline folder, there is no none"),
     ("push_to_hub --pipeline models/tiny --repo me/x --card list.yaml --dry_run", "`--card` must be a file of keys"),
