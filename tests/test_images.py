@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from polyinr_hf.images import load_photo, preprocess_image, to_rgb
+from polyinr_hf.images import caption, load_photo, preprocess_image, to_rgb, wrap_caption
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -142,3 +142,33 @@ def test_formats_of_interpreters_are_refused_whatever_their_name(tmp_path, conte
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match="a.png', which cannot be read: it is not an image of a known format"):
         load_photo(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        ("avocado 4", ["avocado 4"]),
+        ("grinning-face-with-big-eyes 4", ["grinning-face-", "with-big-eyes 4"]),
+        ("a red apple that is large 4", ["a red apple that", "is large 4"]),
+        ("one-word-too-many-for-two-short-lines", ["one-word-too-", "many-for-two-short-lines"]),
+        ("", [""]),
+    ],
+)
+def test_captions_are_broken_where_words_end(text, lines):
+    assert wrap_caption(text, 96, 2) == lines
+    assert wrap_caption(text, 96, 1) == [text]
+
+
+def letters(picture: PIL.Image.Image, rows: slice) -> int:
+    """Height in pixels of what is written in some rows."""
+    return int((np.asarray(picture.convert("L"))[rows] < 128).any(axis=1).sum())
+
+
+def test_a_caption_of_two_lines_keeps_its_size():
+    image, text = PIL.Image.new("RGB", (96, 20), "white"), "smiling-face-with-horns 4"
+    one, two = caption(image, text), caption(image, text, num_lines=2)
+    assert one.size == (96, 20 + 18) and two.size == (96, 20 + 36)
+    assert letters(two, slice(20, 38)) > letters(one, slice(20, 38)) > 0
+    assert letters(two, slice(38, 56)) > 0 == letters(two, slice(20))
+    above = caption(image, text, above=True, num_lines=2)
+    assert letters(above, slice(36)) == letters(two, slice(20, 56)) and letters(above, slice(36, 56)) == 0

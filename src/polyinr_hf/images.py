@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from ._lazy import naming_extra
 from .modeling_poly_inr import PolyINRGenerator
 
 MAX_PHOTO_PIXELS = 2**26  # 8,192 x 8,192: 200 MB decoded
-CAPTION_HEIGHT = 18  # pixels
+CAPTION_HEIGHT, CAPTION_SIZES = 18, (12, 10, 9, 8)  # pixels of a line, and of its letters as far as they fit
 # What Pillow decodes by itself: no vector formats, which it would hand to another program.
 PHOTO_FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "TGA")
 
@@ -180,17 +181,32 @@ def save_grid(images: Tensor, columns: int, path: Path) -> None:
     make_image_grid(pictures, rows, columns).save(path)
 
 
-def caption(image: Image.Image, text: str, above: bool = False) -> Image.Image:
-    """The image with a white strip of 18 pixels below (or above) it that holds a line of text, shortened to fit."""
-    size = next((size for size in (12, 10, 9, 8) if _text_width(text, size) <= image.width), 8)
-    while text and _text_width(text, size) > image.width:
-        text = text.rstrip("…")[:-1] + "…" if len(text.rstrip("…")) > 1 else ""
-    picture = Image.new("RGB", (image.width, image.height + CAPTION_HEIGHT), "white")
-    picture.paste(image, (0, CAPTION_HEIGHT if above else 0))
-    y = CAPTION_HEIGHT // 2 if above else image.height + CAPTION_HEIGHT // 2
-    brush = ImageDraw.Draw(picture)
-    brush.text((image.width // 2, y), text, fill="black", anchor="mm", font=ImageFont.load_default(size=size))
+def caption(image: Image.Image, text: str, above: bool = False, num_lines: int = 1) -> Image.Image:
+    """The image with a white strip of 18 pixels a line below (or above) it that holds a text, shortened to fit."""
+    lines = wrap_caption(text, image.width, num_lines)
+    size = next((size for size in CAPTION_SIZES if max(_text_width(line, size) for line in lines) <= image.width), 8)
+    height = num_lines * CAPTION_HEIGHT
+    picture = Image.new("RGB", (image.width, image.height + height), "white")
+    picture.paste(image, (0, height if above else 0))
+    brush, font = ImageDraw.Draw(picture), ImageFont.load_default(size=size)
+    for y, line in enumerate(lines):
+        while line and _text_width(line, size) > image.width:
+            line = line.rstrip("…")[:-1] + "…" if len(line.rstrip("…")) > 1 else ""
+        middle = (0 if above else image.height) + y * CAPTION_HEIGHT + CAPTION_HEIGHT // 2
+        brush.text((image.width // 2, middle), line, fill="black", anchor="mm", font=font)
     return picture
+
+
+def wrap_caption(text: str, width: int, num_lines: int) -> list[str]:
+    """A caption in at most `num_lines` lines, each as full as `width` pixels allow, broken after spaces and hyphens."""
+    first, *words = re.split(r"(?<=[\s-])", text)
+    lines = [first]
+    for word in words:
+        if len(lines) < num_lines and _text_width(f"{lines[-1]}{word}".rstrip(), CAPTION_SIZES[0]) > width:
+            lines.append(word)
+        else:
+            lines[-1] += word
+    return [line.rstrip() for line in lines]
 
 
 def _text_width(text: str, size: int) -> float:

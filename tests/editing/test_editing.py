@@ -407,6 +407,17 @@ def test_style_mixing_grid(pipe, space):
         assert grid.crop((0, y - 38, 60, y - 20)).getextrema() == ((0, 255),) * 3  # its name, black on white
 
 
+def test_names_of_a_style_mixing_grid_have_the_lines_that_they_need(pipe):
+    A = encode_seeds(pipe, 1, [0, 1])
+    options = {"groups": {"last": [3]}, "height": 96, "width": 96}
+    short, long = ["avocado 0", "avocado 1"], ["avocado 0", "smiling-face-with-horns 1"]
+    heights = [
+        style_mixing_grid(pipe, A, A, source_names=sources, target_names=targets, **options).height
+        for sources, targets in ((short, short), (long, short), (short, long))
+    ]
+    assert heights == [3 * 96 + 4 * 18, 3 * 96 + 5 * 18, 3 * 96 + 6 * 18]
+
+
 def test_style_mixing_grid_of_chosen_levels(pipe):
     A = encode_seeds(pipe, 0, seeds=[0, 1])
     grid = style_mixing_grid(pipe, A, A, groups={"last": [3]})

@@ -178,20 +178,20 @@ def test_mix(run, pipe, parameters, tmp_path):
     output = tmp_path / "grid.png"
     run("mix", "--class", 0, "--seeds", "0-1", "--target_parameters", parameters, "--levels", 2, 3, "--output", output)
     grid = Image.open(output)
-    assert grid.size == (3 * SIZE, 2 * SIZE + 3 * 18)  # names of both edges, and the block's title
+    assert grid.size == (3 * SIZE, 2 * SIZE + 4 * 18)  # names, "tench 0" in two lines and "a", and the block's title
     mixed = mix_levels(encode_seeds(pipe, 1, 42), encode_seeds(pipe, 0, 1), [2, 3])
-    top = SIZE + 2 * 18
+    top = SIZE + 3 * 18
     assert_close(grid.crop((2 * SIZE, top, 3 * SIZE, top + SIZE)), picture(pipe, mixed))
 
 
 def test_mix_by_default_has_a_block_for_each_group(run, pipe, tmp_path, capsys):
     run("mix", "--class", 0, "--target_class", 1, "--output", tmp_path / "grid.png")
     grid = Image.open(tmp_path / "grid.png")
-    assert grid.size == (5 * SIZE, SIZE + 18 + 3 * (18 + 3 * (SIZE + 18)))
+    assert grid.size == (5 * SIZE, SIZE + 36 + 3 * (18 + 3 * (SIZE + 36)))
     assert capsys.readouterr().err == ""
     # Levels of w: the last block, "fine", is level 3.
     mixed = mix_levels(encode_seeds(pipe, 1, 4, space="w"), encode_seeds(pipe, 0, 0, space="w"), "fine")
-    top = grid.height - 3 * (SIZE + 18)
+    top = grid.height - 3 * (SIZE + 36)
     assert_close(grid.crop((SIZE, top, 2 * SIZE, top + SIZE)), pipe(w=mixed).images[0])
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..checks import check_count, whole_numbers
-from ..images import CAPTION_HEIGHT, caption, stack
+from ..images import CAPTION_HEIGHT, caption, stack, wrap_caption
 from ..modeling_poly_inr import PolyINRGenerator, pixel_coordinates
 from ..pipeline_poly_inr import PolyINRPipeline
 from .extents import Extent
@@ -84,6 +84,14 @@ def _check_levels(levels: int | str | Iterable[int], num_levels: int) -> list[in
     return numbers
 
 
+def _with_names(images: list[Image.Image], names: Sequence[str] | None) -> list[Image.Image]:
+    """Images of one size with captions of one height: two lines where a name asks for them."""
+    if not names:
+        return images
+    num_lines = max(len(wrap_caption(name, images[0].width, 2)) for name in names)
+    return [caption(image, name, num_lines=num_lines) for image, name in zip(images, names, strict=True)]
+
+
 def style_mixing_grid(
     pipe: PolyINRPipeline,
     sources: Tensor,
@@ -104,7 +112,8 @@ def style_mixing_grid(
         targets: of the same kind, T of them, which receive it (source B).
         groups: {name: levels}, one block of rows for each; default `level_groups(L)`.
         callback: called with (pictures done, pictures in all) after every row.
-        source_names, target_names: what is written below the images along the edges; nothing by default.
+        source_names, target_names: what is written below the images along the edges, in one line or two; nothing by
+            default.
         drawing: `height`, `width`, `extent`, `antialias` and `tolerance` of each picture, as the pipeline has them.
 
     Raises:
@@ -132,11 +141,9 @@ def style_mixing_grid(
         return images
 
     top_edge, left_edge = draw(sources), draw(targets)
-    width, height = top_edge[0].size
-    row_height = height + (CAPTION_HEIGHT if target_names else 0)
-    first_row = height + (CAPTION_HEIGHT if source_names else 0)
-    top_edge = [caption(*pair) for pair in zip(top_edge, source_names, strict=True)] if source_names else top_edge
-    left_edge = [caption(*pair) for pair in zip(left_edge, target_names, strict=True)] if target_names else left_edge
+    width = top_edge[0].width
+    top_edge, left_edge = _with_names(top_edge, source_names), _with_names(left_edge, target_names)
+    first_row, row_height = top_edge[0].height, left_edge[0].height
     block = CAPTION_HEIGHT + len(targets) * row_height
     grid = Image.new("RGB", ((1 + len(sources)) * width, first_row + len(groups) * block), "white")
     brush, font = ImageDraw.Draw(grid), ImageFont.load_default(size=12)
