@@ -125,8 +125,13 @@ def _unicode_table() -> dict[str, tuple[str, str, str]]:
 # --- reading the sets -------------------------------------------------------------------------------------------------
 
 
-def fetch_iconify(name: str, cache_dir: str | Path) -> Path:
+def fetch_iconify(name: str, cache_dir: str | Path, version: str | None = None) -> Path:
     """Downloads `@iconify-json/<name>` with `npm pack`, unless `cache_dir` has it already.
+
+    Args:
+        name: Of the set.
+        cache_dir: Folder for packages.
+        version: Of the package, needed for sets that are not in `EMOJI_SETS`.
 
     Returns:
         The package's .tgz.
@@ -135,7 +140,7 @@ def fetch_iconify(name: str, cache_dir: str | Path) -> Path:
         ValueError: if npm is missing or failed.
     """
     cache_dir = Path(cache_dir)
-    version = EMOJI_SETS[name].version
+    version = version or EMOJI_SETS[name].version
     archive = cache_dir / f"iconify-json-{name}-{version}.tgz"
     if archive.exists():
         return archive
@@ -162,18 +167,22 @@ def read_iconify(archive: Path, set_name: str, groups: Sequence[str]) -> list[Em
             json.load(tar.extractfile(f"package/{part}.json")) for part in ("icons", "metadata", "chars")
         )
     codepoints = {icon: _codepoint_key(codepoint) for codepoint, icon in characters.items()}
-    emoji = []
-    for group in groups:
-        for name in metadata["categories"].get(group, ()):
-            icon = icons["icons"][name]
-            left, top = icon.get("left", 0), icon.get("top", 0)
-            width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
-            svg = (
-                '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-                f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
-            )
-            emoji.append(Emoji(set_name, name, group, "", codepoints[name], svg))
-    return emoji
+    return [
+        Emoji(set_name, name, group, "", codepoints[name], svg_of_icon(icons, name))
+        for group in groups
+        for name in metadata["categories"].get(group, ())
+    ]
+
+
+def svg_of_icon(icons: dict, name: str) -> str:
+    """An icon of the contents of a package's `icons.json`, as an SVG with a `viewBox`."""
+    icon = icons["icons"][name]
+    left, top = icon.get("left", 0), icon.get("top", 0)
+    width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+    )
 
 
 def read_openmoji(groups: Sequence[str]) -> list[Emoji]:

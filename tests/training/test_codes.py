@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from polyinr_hf import PolyINRGenerator
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.training import codes
-from polyinr_hf.training.codes import BETAS_CODES, Codes, PicturesStep, Shard, first_codes
+from polyinr_hf.training.codes import BETAS_CODES, PHASES, Codes, PicturesStep, Shard, first_codes, phases_of
 from polyinr_hf.training.matching import FeatureMatching, LatentCells
 from polyinr_hf.training.points import colors_at
 
@@ -99,6 +99,17 @@ def test_codes_begin_with_what_the_source_draws_most_like_them():
     assert (again[0] - drawn[0]).square().mean() < (random - drawn[:1]).square().mean(dim=(1, 2, 3)).median()
 
 
+@pytest.mark.parametrize("minutes", [None, 1, 15, 27])
+def test_up_to_half_an_hour_the_phases_share_the_time_alike(minutes):
+    assert phases_of(minutes) == pytest.approx(PHASES)
+
+
+def test_of_a_longer_run_the_mapping_network_gets_ten_minutes():
+    phases = phases_of(110)
+    assert 110 * (phases["details"] - phases["mapping"]) == pytest.approx(10)
+    assert phases["mapping"] / (1 - phases["details"]) == pytest.approx(0.4 / 0.24)
+
+
 # --- how --------------------------------------------------------------------------------------------------------------
 
 
@@ -162,11 +173,10 @@ def test_two_processes_give_what_one_gives(pictures):
 
 def test_crops_are_compared_with_the_same_place_of_their_pictures(pictures, monkeypatch):
     """Were each latent to draw its picture, no distance would be left; of any other, transposed ones too, one is."""
-    monkeypatch.setattr(codes, "CROP_SIDE", 12)
     learner = make_learner(pictures, features=make_features())
     w, rows = torch.zeros(3, 64), torch.tensor([4, 0, 9])
     points = learner._sample_crops(3, torch.Generator().manual_seed(0))
-    assert points.shape == (3, 144, 2) and points.min() >= 0 and points.max() <= 1
+    assert points.shape == (3, 64, 2)
 
     def distance(drawn, rows):
         monkeypatch.setattr(learner, "_colors", lambda w, points: colors_at(drawn, rows, points))
@@ -175,6 +185,15 @@ def test_crops_are_compared_with_the_same_place_of_their_pictures(pictures, monk
     assert distance(pictures, rows) < 1e-6
     assert distance(pictures.transpose(2, 3), rows) > 0.01
     assert distance(pictures, rows.flip(0)) > 0.01
+
+
+def test_crops_are_of_every_size_up_to_the_whole_picture_and_everywhere_in_it(pictures, monkeypatch):
+    monkeypatch.setattr(codes, "MOST_CROP_POINTS", 5)  # of 16: every pixel, every second or every third
+    learner = make_learner(pictures, features=make_features())
+    pixels = learner._sample_crops(300, torch.Generator().manual_seed(0)) * (SIDE - 1)  # (300, 25, 2)
+    assert torch.allclose(pixels, pixels.round(), atol=1e-4) and pixels.round().unique().tolist() == list(range(SIDE))
+    extents = (pixels.amax(dim=1) - pixels.amin(dim=1)).round()  # (300, 2)
+    assert extents.unique().tolist() == [4, 8, 12] and torch.equal(extents[:, 0], extents[:, 1])
 
 
 def test_crops_teach_what_a_feature_network_sees(pictures):

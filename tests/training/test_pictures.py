@@ -28,7 +28,6 @@ def small_steps(monkeypatch):
     monkeypatch.setattr(pictures, "MARKS", 3)
     monkeypatch.setattr(codes, "POINTS_PER_STEP", 128)
     monkeypatch.setattr(codes, "REGRESSIONS_PER_STEP", 2)
-    monkeypatch.setattr(codes, "CROPS_PER_STEP", 2)
 
 
 def save_picture(path, seed: int, size=(20, 20), mode="RGB") -> None:
@@ -164,7 +163,7 @@ def test_the_time_is_kept_whatever_a_step_takes(flat, tmp_path, seconds_a_step):
     assert first_of_mapping == pytest.approx(1.5, abs=0.5)
 
 
-@pytest.mark.parametrize("stop_at", [4, 12, 18], ids=["codes", "mapping", "details"])
+@pytest.mark.parametrize("stop_at", [4, 8, 12, 18], ids=["codes", "between", "mapping", "details"])
 def test_a_run_stopped_in_any_phase_goes_on_bit_for_bit(flat, tmp_path, stop_at):
     whole = PicturesTrainer(recipe_for(flat), tmp_path / "whole")
     assert whole.train()

@@ -31,13 +31,17 @@ from .points import colors_at, edge_pixels, random_points
 
 PICTURES_PER_STEP = 512  # all, where there are fewer: 200 x 64 points reach in a minute what 16 x 1,024 never did
 POINTS_PER_STEP = 12_800
-# Rates, tuned on 200 icons at 64 px from the bundled weights (docs/training.md has the table).
+# Rates of steps that all pictures are in, tuned on 200 icons at 64 px from the bundled weights (docs/training.md has a
+# table); in proportion where a step has a part of them: with these, a sixth of 3,093 loses what the weights knew.
 LR_WEIGHTS, LR_MATRICES, LR_CODES = 1e-3, 3e-3, 0.1
 BETAS_WEIGHTS, BETAS_CODES = (0.9, 0.99), (0.5, 0.9)  # a code's own gradient is exact but for the choice of points
 WARM_UP = 0.02  # of a phase, in which rates rise: Adam's first steps are as long as any
-CANDIDATES, CANDIDATE_SIDE = 4096, 8  # latents of the source that codes start from, compared as 8 x 8 pixels
-# Where each phase begins, as a share of the time.
+# Latents of the source that codes start from, so many or four a picture, compared as 8 x 8 pixels. Where the source
+# knows these pictures, nearly every one is found.
+CANDIDATES, CANDIDATE_SIDE = 4096, 8
+# Where each phase begins, as a share of the time. The mapping network gains little after ten minutes.
 PHASES = {"codes": 0.0, "mapping": 0.4, "details": 0.76}
+MOST_MAPPING_MINUTES = 10.0
 # The mapping network's phase is least squares of w alone, which costs no points. In bfloat16 as much is left after as
 # many updates (0.354 of the codes' variance after 600), in 0.6 of a CPU's time.
 REGRESSIONS_PER_STEP, REGRESSION_BATCH = 32, 256
@@ -46,8 +50,9 @@ LR_MAPPING = 0.06
 # The last phase: latents sampled for each picture of a step, of which half are taken, those that stand for one picture
 # first; and the rate of all weights, a third of the codes', not tuned.
 LATENTS_PER_PICTURE, LR_JOINT = 2, 3e-4
-# Its crops: so many pixels a side, of so many pictures, about as many points as all others.
-CROP_SIDE, CROPS_PER_STEP = 32, 12
+# Its crops: of half as many points a side as a picture has pixels, up to so many, at every pixel, every second, third
+# and so on; of as many pictures as make about as many points as all others.
+MOST_CROP_POINTS = 64
 PURE = 0.9  # share of one picture in what a latent stands for, above which its points are that picture's
 SEEDS_APART = 2_000_003  # steps that a seed may have before it meets the next one's random numbers
 
@@ -121,6 +126,7 @@ class PicturesStep:
         shard: of several processes.
         features: what compares crops in the last phase; None: points alone.
         features_weight: of their squared distance, beside the errors of colors.
+        phases: where each begins, as a share of the run.
     """
 
     def __init__(
@@ -135,7 +141,9 @@ class PicturesStep:
         shard: Shard | None = None,
         features: FeatureMatching | None = None,
         features_weight: float = 0.1,
+        phases: dict[str, float] = PHASES,
     ):
+        self.phases = phases
         self.generator, self.pictures, self.labels, self.seed = generator, pictures, labels, seed
         self.autocast, self.shard, self.device = autocast, shard or Shard(), generator.device
         self.features, self.features_weight = features, features_weight
@@ -144,6 +152,7 @@ class PicturesStep:
         self.cells = LatentCells(len(pictures), generator.config.z_dim, labels).to(self.device)
         self.per_step = min(len(pictures), PICTURES_PER_STEP)
         self.points = max(1, POINTS_PER_STEP // self.per_step)  # of each picture
+        self.crop_side = min(MOST_CROP_POINTS, max(1, pictures.shape[-1] // 2))
         if features is not None:
             rows = torch.linspace(0, len(pictures) - 1, min(len(pictures), PICTURES_PER_STEP)).round().long()
             crops = self._sample_crops(len(rows), torch.Generator().manual_seed(seed))
@@ -179,10 +188,14 @@ class PicturesStep:
 
     def take(self, step: int, done: float) -> Tensor:
         """A step of the phase that it is time for, after `done` of the run, 0 to 1; returns this process's loss."""
-        phase = phase_of(done)
-        begin = PHASES[phase]
-        end = min([share for share in PHASES.values() if share > begin], default=1.0)
+        phase = self.phase_of(done)
+        begin = self.phases[phase]
+        end = min([share for share in self.phases.values() if share > begin], default=1.0)
         return getattr(self, f"{phase}_step")(step, (done - begin) / (end - begin))
+
+    def phase_of(self, done: float) -> str:
+        """The phase that the run is in after `done` of it, 0 to 1."""
+        return [name for name, begin in self.phases.items() if begin <= done][-1]
 
     # -- first phase --------------------------------------------------------------------------------------------------
     def codes_step(self, step: int, progress: float) -> Tensor:
@@ -203,7 +216,7 @@ class PicturesStep:
         gradient = torch.zeros(len(rows), w.shape[1], device=self.device)
         self.shard.part(gradient).copy_(torch.zeros_like(w) if w.grad is None else w.grad)
         self.shard.sum_gradients([*self.others, *self.matrices], gradient)
-        factor = warm_half_cosine(progress)
+        factor = warm_half_cosine(progress) * self.per_step / len(self.pictures)
         self.codes.update(rows.to(self.device), gradient, LR_CODES * factor)
         self._apply("weights", LR_WEIGHTS * factor)
         self._apply("matrices", LR_MATRICES * factor)
@@ -266,7 +279,7 @@ class PicturesStep:
         w = self._map(z[mine], None if labels is None else labels[mine])
         loss = error + self._points_loss(w, top.indices[mine], self.shard.part(points))
         if self.features is not None:
-            crops = chosen[:CROPS_PER_STEP]
+            crops = chosen[: max(1, POINTS_PER_STEP // self.crop_side**2)]
             mine, pixels = self.shard.part(crops), self.shard.part(self._sample_crops(len(crops), random))
             w = self._map(z[mine], None if labels is None else labels[mine])
             loss = loss + self._crops_loss(self.features, w, top.indices[mine], pixels) / len(crops)
@@ -279,11 +292,12 @@ class PicturesStep:
         return loss.detach()
 
     def _sample_crops(self, number: int, random: torch.Generator) -> Tensor:
-        """Points (B, C * C, 2) of the pixels of crops at random places."""
-        side = self.pictures.shape[-1]
-        crop = torch.arange(min(CROP_SIDE, side))
-        corners = torch.randint(side - len(crop) + 1, (number, 1, 2), generator=random)
-        return (corners + torch.cartesian_prod(crop, crop)) / max(side - 1, 1)
+        """Points (B, C * C, 2) of crops at random places, each at every pixel or every few, up to the whole picture."""
+        side, crop = self.pictures.shape[-1], torch.arange(self.crop_side)
+        pitch = torch.randint(1, (side - 1) // max(self.crop_side - 1, 1) + 1, (number, 1, 1), generator=random)
+        free = side - 1 - pitch * (self.crop_side - 1)  # pixels that a crop can be moved by
+        corners = (torch.rand(number, 1, 2, generator=random) * (free + 1)).long()
+        return (corners + pitch * torch.cartesian_prod(crop, crop)) / max(side - 1, 1)
 
     def _crops_loss(self, features: FeatureMatching, w: Tensor, pictures: Tensor, points: Tensor) -> Tensor:
         """Squared distance of crops that w (B, w_dim) draw to those of pictures (B,), in all, by `features`."""
@@ -362,9 +376,12 @@ class PicturesStep:
         return w.unsqueeze(1).repeat(1, self.generator.config.num_levels, 1)
 
 
-def phase_of(done: float) -> str:
-    """The phase that a run is in after `done` of its time, 0 to 1."""
-    return [name for name, begin in PHASES.items() if begin <= done][-1]
+def phases_of(minutes: float | None) -> dict[str, float]:
+    """Where each phase of a run of so many minutes begins, as a share of it: of one that counts steps, as `PHASES`."""
+    codes, details = PHASES["mapping"], 1 - PHASES["details"]
+    mapping = min(1 - codes - details, MOST_MAPPING_MINUTES / (minutes or MOST_MAPPING_MINUTES))
+    codes *= (1 - mapping) / (codes + details)
+    return {"codes": 0.0, "mapping": codes, "details": codes + mapping}
 
 
 def _as_images(colors: Tensor) -> Tensor:
@@ -378,11 +395,12 @@ def warm_half_cosine(progress: float) -> float:
 
 
 @torch.no_grad()
-def first_codes(source: PolyINRGenerator, pictures: Tensor, seed: int, candidates: int = CANDIDATES) -> Tensor:
+def first_codes(source: PolyINRGenerator, pictures: Tensor, seed: int, candidates: int | None = None) -> Tensor:
     """Codes to start from, (N, w_dim): for each picture, of many random w of `source`, the one that looks most like it.
 
     `pictures` are uint8 (N, 3, S, S); images are compared at 8 x 8 pixels.
     """
+    candidates = candidates or max(CANDIDATES, 4 * len(pictures))
     random, device = torch.Generator().manual_seed(seed), source.device
     z = torch.randn(candidates, source.config.z_dim, generator=random).to(device)
     labels = None

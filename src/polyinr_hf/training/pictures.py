@@ -24,7 +24,7 @@ from ..files import replace_folder
 from ..images import sample_images, save_grid, to_float
 from ..modeling_poly_inr import PolyINRGenerator
 from ..pipeline_poly_inr import PolyINRPipeline
-from .codes import PicturesStep, Shard, first_codes, phase_of
+from .codes import PicturesStep, Shard, first_codes, phases_of
 from .exports import export_name, save_description
 from .launch import (
     Run,
@@ -140,6 +140,7 @@ class PicturesTrainer(Run):
         shard = Shard(accelerator.process_index, accelerator.num_processes, lambda own: accelerator.reduce(own, "sum"))
         options = {"compile_synthesis": recipe.run.compile, "autocast": accelerator.autocast, "shard": shard}
         options |= {"features": self._build_features(), "features_weight": recipe.loss.matching_weight}
+        options["phases"] = phases_of(self._minutes)
         return PicturesStep(generator, self.pictures, self.labels, start, recipe.run.seed, **options)
 
     def _build_features(self) -> FeatureMatching | None:
@@ -195,14 +196,14 @@ class PicturesTrainer(Run):
         while True:
             progress, stopping = self._agree()
             done = min(progress, 1.0)
-            if phase_of(done) != "codes" and not self._mapping_began:
-                self.learner.begin_mapping()
-                self._mapping_began = True
             if mark is not None and (self._mark(done) != mark or stopping or done >= 1):
                 self._report(bar, done, loss)
                 self._save_checkpoint()
             if done >= 1 or stopping:
                 return done >= 1
+            if self.learner.phase_of(done) != "codes" and not self._mapping_began:
+                self.learner.begin_mapping()
+                self._mapping_began = True
             mark = self._mark(done)
             loss = self.learner.take(self.step, done)
             self.step += 1
@@ -231,7 +232,8 @@ class PicturesTrainer(Run):
             )
         if not self.accelerator.is_main_process:
             return
-        psnr, phase = self.learner.psnr(self._mapping_began), phase_of(done)
+        psnr = self.learner.psnr(self._mapping_began)
+        phase = self.learner.phase_of(done) if self._mapping_began else "codes"
         minutes = self.seconds / 60
         line = {"step": self.step, "minutes": minutes, "phase": phase, "loss": total.item(), "psnr": psnr}
         with (self.output_dir / "log.jsonl").open("a") as file:
