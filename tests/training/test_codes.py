@@ -10,7 +10,7 @@ from polyinr_hf import PolyINRGenerator
 from polyinr_hf.feature_networks import load_feature_network
 from polyinr_hf.training import codes
 from polyinr_hf.training.codes import BETAS_CODES, PHASES, Codes, PicturesStep, Shard, first_codes, phases_of
-from polyinr_hf.training.matching import FeatureMatching, LatentCells
+from polyinr_hf.training.matching import FeatureMatching, LatentCells, class_members, images_of_latents
 from polyinr_hf.training.points import colors_at
 
 SIDE, NUMBER = 16, 12
@@ -228,7 +228,7 @@ def test_more_pictures_than_a_step_takes_are_all_learned(pictures):
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([0] * 30 + [1] * 9 + [2])])
+@pytest.mark.parametrize("labels", [None, torch.tensor([0] * 30 + [1] * 9 + [2]), torch.arange(40) // 10])
 def test_cells_of_a_class_are_equally_likely(labels):
     """For codes in clusters of unequal sizes, too."""
     random = torch.Generator().manual_seed(0)
@@ -242,6 +242,23 @@ def test_cells_of_a_class_are_equally_likely(labels):
         assert set(found.tolist()) == set(members.tolist())
         counts = torch.bincount(found, minlength=40)[members] / len(z) * len(members)
         assert counts.min() > 0.7 and counts.max() < 1.4
+
+
+def test_cells_in_order_are_those_of_matching_by_latent():
+    """Most of each latent's cell is one picture's, too, however many pictures its class has."""
+    labels = torch.tensor([0] * 3 + [1] + [2] * 30 + [0] * 2)
+    cells = LatentCells(36, 256, labels)
+    cells.order()
+    z = torch.randn(20_000, 256, generator=torch.Generator().manual_seed(0))
+    for label in (0, 1, 2):
+        class_labels = torch.full((len(z),), label)
+        expected = images_of_latents(z, class_labels, class_members(labels.tolist(), 36, 3))
+        shares = cells.shares(z, class_labels)
+        members = torch.nonzero(labels == label).flatten()
+        places = (torch.searchsorted(members, those) for those in (shares.argmax(dim=1), expected))
+        apart = torch.stack(list(places)).diff(dim=0).abs()  # in the class; scores are of z of one length
+        assert apart.max() <= 2 and (apart == 0).float().mean() > 0.7
+        assert (shares.amax(dim=1) > 0.9).float().mean() > 0.8
 
 
 def test_neighbors_in_z_are_alike():

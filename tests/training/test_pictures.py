@@ -137,6 +137,19 @@ def test_a_run_starts_from_how_another_model_draws(flat, tmp_path):
         PicturesTrainer(other, tmp_path / "other")
 
 
+def test_a_model_of_these_pictures_keeps_its_mapping_and_what_latents_stand_for(flat, tmp_path):
+    """With matching by latent, as those do that have been trained so; in the codes' phase nothing changes it."""
+    source = PolyINRGenerator(num_classes=None, sample_size=8, **MODEL)
+    PolyINRPipeline(source).save_pretrained(tmp_path / "source")
+    recipe = recipe_for(flat, f"run.init_from={tmp_path / 'source'}", "loss.matching_by=latent", "run.codes=9 steps")
+    trainer = PicturesTrainer(recipe, tmp_path / "run")
+    assert trainer.train()
+    assert trainer.learner.cells.anchors[:, 0].diff().min() > 0  # pictures in order along each number of z
+    trainer = PicturesTrainer(recipe, tmp_path / "again")
+    mine = trainer.generator.state_dict()
+    assert all(torch.equal(mine[name], values) for name, values in source.state_dict().items())
+
+
 def test_many_pictures_are_held_in_a_file(flat, tmp_path, monkeypatch):
     """Past a limit, decoded pictures are a file's map, and the run is the same."""
     whole = PicturesTrainer(recipe_for(flat), tmp_path / "whole")

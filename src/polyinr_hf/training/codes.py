@@ -52,7 +52,7 @@ LR_MAPPING = 0.06
 LATENTS_PER_PICTURE, LR_JOINT = 2, 3e-4
 # Its crops: of half as many points a side as a picture has pixels, up to so many, at every pixel, every second, third
 # and so on; of as many pictures as make about as many points as all others.
-MOST_CROP_POINTS = 64
+MOST_CROP_POINTS = 32
 PURE = 0.9  # share of one picture in what a latent stands for, above which its points are that picture's
 SEEDS_APART = 2_000_003  # steps that a seed may have before it meets the next one's random numbers
 
@@ -127,6 +127,7 @@ class PicturesStep:
         features: what compares crops in the last phase; None: points alone.
         features_weight: of their squared distance, beside the errors of colors.
         phases: where each begins, as a share of the run.
+        by_order: whether latents stand for pictures in their order ([`LatentCells.order`]), not by likeness of codes.
     """
 
     def __init__(
@@ -142,8 +143,9 @@ class PicturesStep:
         features: FeatureMatching | None = None,
         features_weight: float = 0.1,
         phases: dict[str, float] = PHASES,
+        by_order: bool = False,
     ):
-        self.phases = phases
+        self.phases, self.by_order = phases, by_order
         self.generator, self.pictures, self.labels, self.seed = generator, pictures, labels, seed
         self.autocast, self.shard, self.device = autocast, shard or Shard(), generator.device
         self.features, self.features_weight = features, features_weight
@@ -245,8 +247,11 @@ class PicturesStep:
 
     # -- second phase -------------------------------------------------------------------------------------------------
     def begin_mapping(self) -> None:
-        """Cuts the latents into cells by the codes, and sets the mean w of classes."""
-        self.cells.fit(self.codes.weight, self.seed)
+        """Cuts the latents into cells, and sets the mean w of classes."""
+        if self.by_order:
+            self.cells.order()
+        else:
+            self.cells.fit(self.codes.weight, self.seed)
         labels = torch.zeros(len(self.pictures), dtype=torch.long) if self.labels is None else self.labels
         means = torch.zeros_like(self.generator.w_mean).index_add_(0, labels.to(self.device), self.codes.weight)
         counts = torch.bincount(labels, minlength=len(means)).clamp(min=1).unsqueeze(1).to(self.device)
@@ -286,7 +291,7 @@ class PicturesStep:
         loss.backward()
         self.shard.sum_gradients([*self.generator.mapping.parameters(), *self.others, *self.matrices])
         self._apply("mapping", LR_MAPPING * half_cosine(0.6 + 0.4 * progress))
-        factor = half_cosine(progress)
+        factor = half_cosine(progress) * self.per_step / len(self.pictures)
         self._apply("weights", LR_JOINT * factor)
         self._apply("matrices", LR_JOINT * factor)
         return loss.detach()

@@ -26,6 +26,7 @@ CELLS_FILE = "cells.safetensors"
 ROUNDS = 400  # of fitting offsets; with 200 the largest of 200 cells was twice the smallest
 LATENTS_PER_CELL, MIN_LATENTS = 4, 4096  # a round's sample: noise of a small one is averaged out by the falling rate
 RATE = 0.1  # of a score's standard deviation, that an offset moves by where a cell is drawn twice too often
+ORDER_SLOPE = 0.4  # of cells in order: about one standard deviation of a latent's selector between three cells' scores
 SOFTNESS = 0.02  # standard deviations of a score over which one picture's code blends into the next one's
 
 
@@ -57,15 +58,36 @@ class LatentCells(nn.Module):
         """Places the anchors by the pictures' codes (N, w_dim), and makes the cells of each class equally likely."""
         self.offsets.zero_()
         random = torch.Generator().manual_seed(seed)
+        labels, sizes = self.labels.unique(return_counts=True)
+        for (
+            size
+        ) in sizes.unique().tolist():  # classes of one size together: of a thousand of three, each would draw its own
+            classes = torch.stack([torch.nonzero(self.labels == label).flatten() for label in labels[sizes == size]])
+            for members in classes:
+                self.anchors[members] = principal_directions(codes[members].float(), self.anchors.shape[1])
+            for round_ in range(ROUNDS if size > 1 else 0):
+                number = max(MIN_LATENTS, LATENTS_PER_CELL * size)
+                z = torch.randn(number, self.anchors.shape[1], generator=random).to(codes.device)
+                chosen = self._scores(z, classes.flatten()).unflatten(1, classes.shape).argmax(dim=2)  # (number, C)
+                counts = torch.zeros(classes.shape, device=codes.device)
+                counts.scatter_add_(1, chosen.T, torch.ones(chosen.T.shape, device=codes.device))
+                excess = counts * (size / number) - 1
+                self.offsets[classes] -= RATE * (1 - round_ / ROUNDS) * excess.clamp(-2, 2)
+
+    @torch.no_grad()
+    def order(self) -> None:
+        """Puts each class's cells along a latent's [`selector`], in the pictures' order, as in matching by latent.
+
+        Which picture a latent stands for does not depend on codes then, and stays the same from run to run.
+        """
         for label in self.labels.unique().tolist():
             members = torch.nonzero(self.labels == label).flatten()
-            self.anchors[members] = principal_directions(codes[members].float(), self.anchors.shape[1])
-            for round_ in range(ROUNDS if len(members) > 1 else 0):
-                number = max(MIN_LATENTS, LATENTS_PER_CELL * len(members))
-                z = torch.randn(number, self.anchors.shape[1], generator=random).to(codes.device)
-                chosen = self._scores(z, members).argmax(dim=1)
-                excess = torch.bincount(chosen, minlength=len(members)) * (len(members) / number) - 1
-                self.offsets[members] -= RATE * (1 - round_ / ROUNDS) * excess.clamp(-2, 2)
+            # The more cells, the narrower: of a steeper score the same share of a cell is close to a border.
+            slopes = ORDER_SLOPE * len(members) * torch.arange(len(members), dtype=torch.float64)
+            borders = torch.special.ndtri(torch.arange(1, len(members), dtype=torch.float64) / len(members))
+            offsets = F.pad(-(slopes.diff() * borders).cumsum(0), (1, 0))  # neighbors score alike at their border
+            self.anchors[members] = slopes.float().unsqueeze(1).expand(-1, self.anchors.shape[1]).to(self.anchors)
+            self.offsets[members] = offsets.to(self.offsets)
 
     def _scores(self, z: Tensor, members: Tensor) -> Tensor:
         """(B, M): how much latents (B, z_dim) agree with the anchors of `members`, N(0, 1), plus their offsets."""

@@ -126,9 +126,12 @@ class PicturesTrainer(Run):
                     )
         generator = build_generator(recipe, self.dataset.num_classes)
         if source is not None:
+            mine = generator.state_dict()
             drawing = ("affine_levels.", "synthesis_levels.", "to_rgb.")
-            state = {name: value for name, value in source.state_dict().items() if name.startswith(drawing)}
-            generator.load_state_dict(generator.state_dict() | state)
+            kept = (*drawing, "mapping.", "w_mean") if recipe.loss.matching_by == "latent" else drawing
+            state = {name: value for name, value in source.state_dict().items() if name.startswith(kept)}
+            state = {name: value for name, value in state.items() if value.shape == mine[name].shape}
+            generator.load_state_dict(mine | state)
         generator.to(self.device)
         if source is None or resume:  # a checkpoint brings its own
             random = torch.Generator().manual_seed(recipe.run.seed)
@@ -140,7 +143,7 @@ class PicturesTrainer(Run):
         shard = Shard(accelerator.process_index, accelerator.num_processes, lambda own: accelerator.reduce(own, "sum"))
         options = {"compile_synthesis": recipe.run.compile, "autocast": accelerator.autocast, "shard": shard}
         options |= {"features": self._build_features(), "features_weight": recipe.loss.matching_weight}
-        options["phases"] = phases_of(self._minutes)
+        options |= {"phases": phases_of(self._minutes), "by_order": recipe.loss.matching_by == "latent"}
         return PicturesStep(generator, self.pictures, self.labels, start, recipe.run.seed, **options)
 
     def _build_features(self) -> FeatureMatching | None:
@@ -179,6 +182,8 @@ class PicturesTrainer(Run):
         return total - min(END_SECONDS, END_SHARE * total)
 
     def _train(self) -> bool:
+        if self.recipe.run.compile and self.accelerator.is_main_process:
+            print("the first step compiles the network: ten seconds of an idle processor", file=sys.stderr)
         with tqdm(
             total=100, disable=not self.accelerator.is_main_process, bar_format="{l_bar}{bar}| [{elapsed}{postfix}]"
         ) as bar:
