@@ -171,6 +171,33 @@ def test_two_processes_give_what_one_gives(pictures):
         )  # Adam makes much of gradients that round to nothing
 
 
+def test_a_picture_whose_colors_explode_does_not_outweigh_the_others(pictures, monkeypatch):
+    """The mean of the errors' logarithms, whose gradient by a picture's error is bounded."""
+    learner = make_learner(pictures)
+    rows, points = torch.arange(NUMBER), torch.rand(NUMBER, 64, 2, generator=torch.Generator().manual_seed(0))
+    offset = torch.full((NUMBER,), 0.5)
+    offset[3] = 1e4
+    offset.requires_grad_()
+    drawn = colors_at(pictures, rows, points)
+    monkeypatch.setattr(learner, "_colors", lambda w, points: drawn + offset[:, None, None])
+    loss = learner._points_loss(torch.zeros(NUMBER, 64), rows, points)
+    expected = torch.tensor([0.75] * (NUMBER - 1) + [1e8 + 1e4]).log1p().mean()
+    torch.testing.assert_close(loss.detach(), expected)
+    loss.backward()
+    assert offset.grad is not None and offset.grad[3] < offset.grad[0]
+
+
+def test_rates_rise_as_the_last_phase_begins(pictures):
+    """What the phase before ended with is nearly nothing; at once at their height the mapping network diverged."""
+    learner, rates = make_learner(pictures), []
+    for step, progress in enumerate((0.0, 0.01, 0.05, 0.5)):
+        learner.details_step(step, progress)
+        groups = [learner.optimizers[name].param_groups[0] for name in ("weights", "matrices", "mapping")]
+        rates.append([group["lr"] / group.get("size", 1.0) for group in groups])
+    first, second, top, later = torch.tensor(rates)
+    assert (first < 0.02 * top).all() and (second < 0.3 * top).all() and (later < top).all()
+
+
 def test_crops_are_compared_with_the_same_place_of_their_pictures(pictures, monkeypatch):
     """Were each latent to draw its picture, no distance would be left; of any other, transposed ones too, one is."""
     learner = make_learner(pictures, features=make_features())
