@@ -100,6 +100,46 @@ def test_split_slices(tmp_path):
     assert len(load_image_dataset(path, split="train[:2]", cache_dir=str(tmp_path / "cache"))) == 2
 
 
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n---\n"
+
+
+def write_declared(folder, values):
+    """A parquet folder whose card says which files are which: pictures of these values."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(CARD)
+    rows = {"image": [encode(solid(value)) for value in values]}
+    rows = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()}))
+    rows.to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+    return folder
+
+
+def load_values(folder, cache):
+    """The fingerprint, and the values of the pictures."""
+    dataset = load_image_dataset(folder, cache_dir=str(cache))
+    values = [int(dataset.decode(row, i, 8)[0][0, 0, 0]) for i, row in enumerate(dataset.dataset)]
+    return dataset.dataset._fingerprint, values
+
+
+def test_local_folders_of_one_name_have_rows_of_their_own_each_prepared_once(tmp_path):
+    cache = tmp_path / "cache"
+    folders = [write_declared(tmp_path / top / "pets", values) for top, values in (("a", [1, 2]), ("b", [3, 4]))]
+    loaded = [load_values(folder, cache) for folder in folders]
+    assert [values for _, values in loaded] == [[1, 2], [3, 4]]
+    assert loaded[0][0] != loaded[1][0]
+    prepared = {file: file.stat().st_mtime_ns for file in cache.rglob("*.arrow")}
+    assert len(prepared) == 2
+    assert [load_values(folder, cache) for folder in folders] == loaded
+    assert {file: file.stat().st_mtime_ns for file in cache.rglob("*.arrow")} == prepared
+
+
+def test_a_local_folder_written_anew_has_its_new_rows(tmp_path):
+    folder, cache = write_declared(tmp_path / "pets", [1, 2]), tmp_path / "cache"
+    fingerprint, values = load_values(folder, cache)
+    assert values == [1, 2]
+    new_fingerprint, values = load_values(write_declared(folder, [3, 4]), cache)
+    assert values == [3, 4] and new_fingerprint != fingerprint
+
+
 def test_wrong_path_file_and_split_are_named(tmp_path):
     with pytest.raises(ValueError, match="`name_or_path` must be a local file or folder or a Hub id"):
         load_image_dataset(tmp_path / "nowhere")

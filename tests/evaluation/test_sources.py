@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
-from polyinr_hf.data.dataset import ImageDataset
+from polyinr_hf.data.dataset import ImageDataset, load_image_dataset
 from polyinr_hf.evaluation.sources import (
     DatasetSource,
     PipelineSource,
@@ -130,6 +130,26 @@ def test_dataset():
     assert len(mirror) == 10 and mirror.key != source.key
     assert torch.equal(mirror.load(3, 8), torch.cat([expected[3:], expected[:3].flip(3)]))
     assert source.key != DatasetSource(ImageDataset(rows.select(range(4))), 6).key
+
+
+def test_local_folders_of_one_name_are_not_each_others_reference(tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
+    keys = []
+    for top, color in (("a", "red"), ("b", "blue")):
+        folder, saved = tmp_path / top / "pets", tmp_path / top / "saved"
+        (folder / "data").mkdir(parents=True)
+        (folder / "README.md").write_text(card)
+        features = datasets.Features({"image": datasets.Image()})
+        rows = datasets.Dataset.from_dict({"image": [Image.new("RGB", (8, 8), color)]}, features=features)
+        rows.to_parquet(folder / "data" / "pets.parquet")
+        # Prepared in caches of their own, both have the same fingerprint.
+        rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / top / "cache"))
+        rows.save_to_disk(saved)
+        opened = [load_image_dataset(path, cache_dir=str(tmp_path / "cache")) for path in (folder, saved) * 2]
+        keys.append([DatasetSource(dataset, 8).key for dataset in opened])
+        assert keys[-1][:2] == keys[-1][2:]  # unchanged, they are the same reference
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] != keys[1][1]
 
 
 @pytest.mark.parametrize("labels", [(0, 2, 2, 1, 2), ("x", "z", "z", "y", "z")])

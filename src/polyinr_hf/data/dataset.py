@@ -6,13 +6,15 @@ dataset once, in order. Training batches are drawn by [`~polyinr_hf.data.make_lo
 
 import glob
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import datasets
+import datasets.config
 import torch
+from datasets.fingerprint import Hasher
 from datasets.utils.file_utils import is_local_path, xopen
 from PIL.Image import Image
 from torch import Tensor
@@ -112,11 +114,19 @@ def load_image_dataset(
 
 def _load_saved(path: Path, split: str) -> datasets.Dataset:
     saved = datasets.load_from_disk(str(path))
-    if isinstance(saved, datasets.Dataset):
-        return saved
-    if split not in saved:
-        raise ValueError(f"`split` must be one of {list(saved)}, got {split!r}.")
-    return saved[split]
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise ValueError(f"`split` must be one of {list(saved)}, got {split!r}.")
+        saved = saved[split]
+    # A fingerprint that was saved may be that of a folder's name, as below.
+    saved._fingerprint = Hasher.hash([saved._fingerprint, _hash_states(file["filename"] for file in saved.cache_files)])
+    return saved
+
+
+def _hash_states(files: Iterable[str]) -> str:
+    """A hash of files, by path, size and time of change, and of addresses by themselves."""
+    states = [(file, Path(file).stat() if Path(file).is_file() else None) for file in files]
+    return Hasher.hash([(file, state and (state.st_size, state.st_mtime_ns)) for file, state in states])
 
 
 def _load_as_datasets_does(name: str, config: str | None, listing: Listing | None, **options) -> Rows:
@@ -129,10 +139,17 @@ def _load_as_datasets_does(name: str, config: str | None, listing: Listing | Non
     if listing is None:  # the Hub could not be asked, but perhaps was before
         with cache_if_unreachable(name, options.get("revision")):
             return datasets.load_dataset(name, config, **options)
-    dataset = datasets.load_dataset(name, config, **options)
-    say(f"{name}: {shorten(listing.row_tables) or 'its files'}, read as `datasets` does", matters=False)
     which = {key: value for key, value in options.items() if key not in ("split", "streaming")}
     files = datasets.load_dataset_builder(name, config, **which).config.data_files or {}
+    state = None
+    if Path(name).exists():  # `datasets` caches rows by the folder's name and its card alone, where that has configs
+        state = _hash_states(file for part in files.values() for file in part)
+        cache_dir = Path(options["cache_dir"] or datasets.config.HF_DATASETS_CACHE, "local_folders", state)
+        options["cache_dir"] = str(cache_dir)
+    dataset = datasets.load_dataset(name, config, **options)
+    if state and isinstance(dataset, datasets.Dataset):
+        dataset._fingerprint = Hasher.hash([dataset._fingerprint, state])
+    say(f"{name}: {shorten(listing.row_tables) or 'its files'}, read as `datasets` does", matters=False)
     names = [*listing.row_tables, *listing.pictures]
     if lost := find_lost(names, (file for part in files.values() for file in part)):
         say(f"{name}: {len(lost)} of {len(names)} files are in none of its splits: {shorten(lost)}")
