@@ -4,6 +4,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 import plan as plan_command
+from polyinr_hf.training.matching import LatentCells, save_cells
 from polyinr_hf.training.plan import StageCost, check_memory, format_plan, plan_recipe
 from polyinr_hf.training.trainer import Trainer
 
@@ -108,6 +109,15 @@ def test_matching_by_likeness_is_counted_with_its_images(make_recipe):
     numbers = 3 * 16**2 + 24 * 16**2 + 40 * 8**2 + 112 * 4**2 + 320 * 2**2  # of an image and its maps at 64 px
     assert (many.generator_gflop - few.generator_gflop) * 1e9 == pytest.approx(2 * 200 * numbers, rel=0.01)
     assert (many.peak_gib - few.peak_gib) * 2**30 > 200 * numbers * 2
+
+
+def test_a_run_from_a_model_with_cells_costs_what_it_does_without(make_recipe, tmp_path):
+    """As after `train.py small`."""
+    save_cells(LatentCells(20, 8), tmp_path)
+    overrides = (STAGE, "loss.matching_weight=1", "loss.matching_by=latent")
+    recipes = (make_recipe(*overrides), make_recipe(*overrides, f"run.init_from={tmp_path}"))
+    without, cost = (plan_recipe(recipe, 1, 1, 20)[0] for recipe in recipes)
+    assert cost == without
 
 
 def test_chunks_lower_the_planned_peak(make_recipe):

@@ -188,7 +188,8 @@ class _Rehearsal:
         names = (*recipe.discriminator.feature_networks, recipe.loss.guidance_classifier)
         untrained = replace(recipe.discriminator, feature_weights=dict.fromkeys(names, "random"))
         model = replace(recipe.known_model, initialization="released")  # the other one reads numbers off its weights
-        self.recipe = recipe = replace(recipe, discriminator=untrained, model=model)
+        run = replace(recipe.run, init_from=None)  # of which cells would be read, which fake tensors cannot be
+        self.recipe = recipe = replace(recipe, discriminator=untrained, model=model, run=run)
         self.num_images, self.num_classes = num_images, num_classes
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.device("meta"):
