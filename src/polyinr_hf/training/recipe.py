@@ -164,7 +164,8 @@ class LossConfig:
     blur_fade_kimg: float = 300.0  # until images are seen sharp; 0: at once
     # Of the distance to a real image, see [`FeatureMatching`]; with `run.codes` of crops, in the last quarter.
     matching_weight: float = _at_least(0, 0.0)
-    matching_by: str = _one_of("likeness", "latent")  # the latter for classes of a few images
+    # "latent" for classes of a few images; with `run.codes`, for a source that was trained so, whose mapping is kept.
+    matching_by: str = _one_of("likeness", "latent")
     points_weight: float = _at_least(0, 0.0)  # of the error of colors at single points; see [`PointMatching`]
     points_per_image: int = _at_least(1, 128)
     adversarial_start_kimg: float = _at_least(0, 0.0)  # matching and points alone before; the blur counts from here
