@@ -25,16 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from measuring import make_parser, run_command
-from polyinr_hf import PolyINRPipeline, training
-from polyinr_hf.data import load_image_dataset
-from polyinr_hf.data.loader import decode_all
-from polyinr_hf.evaluation import PipelineSource, TensorSource, image_features, nearest_pictures
-from polyinr_hf.evaluation.metrics import FeatureSet, precision_recall
-from polyinr_hf.evaluation.sources import label_frequencies
-from polyinr_hf.training.pictures import PicturesTrainer
+from polyinr_hf import PolyINRPipeline, data, evaluation, training
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "emoji"))
 from emoji_sets import fetch_iconify, rasterize, svg_of_icon  # noqa: E402
@@ -125,7 +118,9 @@ def cut_photographs(folder: Path, random: np.random.Generator) -> None:
 
 
 def train(args: argparse.Namespace) -> dict:
-    """A run of `train.py small` by CPU time; returns its log's last line and the processor's seconds."""
+    """A run of `train.py small` by CPU time; returns the processor's seconds."""
+    from polyinr_hf.training.pictures import PicturesTrainer
+
     began, init_from = time.process_time(), None if args.init_from == "scratch" else args.init_from
     recipe = training.small_recipe([f"data.dataset={args.dataset}", *args.overrides], args.minutes, init_from)
     PicturesTrainer(recipe, args.output, args.resume, clock=lambda: time.process_time() / 2).train()
@@ -134,14 +129,26 @@ def train(args: argparse.Namespace) -> dict:
 
 def measure(args: argparse.Namespace) -> dict:
     """The figures of a pipeline beside its pictures."""
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    from polyinr_hf.data.loader import decode_all
+    from polyinr_hf.evaluation.metrics import FeatureSet, precision_recall
+    from polyinr_hf.evaluation.sources import label_frequencies
+
     pipeline = PolyINRPipeline.from_pretrained(args.pipeline)
     pipeline.set_progress_bar_config(disable=True)
-    dataset = load_image_dataset(str(args.dataset), class_conditional=pipeline.generator.config.num_classes is not None)
+    dataset = data.load_image_dataset(
+        str(args.dataset), class_conditional=pipeline.generator.config.num_classes is not None
+    )
     number = len(dataset)
     pictures, _, _ = decode_all(dataset, SIDE, 0)
-    samples = PipelineSource(pipeline, 4 * number, label_frequencies(dataset.num_classes, dataset), resolution=SIDE)
+    samples = evaluation.PipelineSource(
+        pipeline, 4 * number, label_frequencies(dataset.num_classes, dataset), resolution=SIDE
+    )
     images = torch.cat([samples.load(start, min(start + 32, 4 * number)) for start in range(0, 4 * number, 32)])
-    real, drawn = (image_features(TensorSource(those), "features") for those in (pictures, images))
+    real, drawn = (
+        evaluation.image_features(evaluation.TensorSource(those), "features") for those in (pictures, images)
+    )
     sets = [FeatureSet.from_features(features) for features in (drawn[:number], real)]
     kid = kid_features_to_metric(*(those.features.double() for those in sets), kid_subsets=1, kid_subset_size=number)
     precision, recall = precision_recall(*sets)
@@ -150,13 +157,13 @@ def measure(args: argparse.Namespace) -> dict:
         "kid_lite0": kid[KEY_METRIC_KID_MEAN],
         "precision_lite0": precision,
         "recall_lite0": recall,
-        "reached by pixels": nearest_pictures(*pixels)[2],
-        "reached by lite0": nearest_pictures(drawn, real)[2],
+        "reached by pixels": evaluation.nearest_pictures(*pixels)[2],
+        "reached by lite0": evaluation.nearest_pictures(drawn, real)[2],
     }
 
 
 def show(args: argparse.Namespace) -> dict:
-    """Sixteen pictures of each run in a row, below them the grids that are nearest to the minutes."""
+    """Twelve pictures of each run in a row, below them the grids that are nearest to the minutes."""
     rows, shown = [], {}
     for run in args.runs:
         grids = {float(path.stem.removeprefix("minute-")): path for path in run.glob("samples/minute-*.png")}
@@ -168,37 +175,37 @@ def show(args: argparse.Namespace) -> dict:
         side, width = images[0].height // 4, images[0].width
         for image, first in [(images[0], 0), *((image, 1) for image in images)]:
             rows.append([image.crop((0, row * side, width, (row + 1) * side)) for row in (first, first + 2)])
-    canvas = Image.new("RGB", (2 * width, len(rows) * side))
+    canvas = Image.new("RGB", (2 * width - 4 * side, len(rows) * side))
     for row, halves in enumerate(rows):
         for column, half in enumerate(halves):
             canvas.paste(half, (column * width, row * side))
-    canvas.save(args.output)
+    canvas.save(args.output, optimize=True)
     return shown
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("prepare")
+    command = commands.add_parser("prepare", help="draw icons and cut photographs")
     command.set_defaults(run=prepare)
-    command.add_argument("--output", type=Path, required=True)
-    command = commands.add_parser("train")
+    command.add_argument("--output", type=Path, required=True, help="folder of the five folders")
+    command = commands.add_parser("train", help="train by the processor's time")
     command.set_defaults(run=train)
-    command.add_argument("--dataset", required=True)
-    command.add_argument("--output", type=Path, required=True)
-    command.add_argument("--minutes", type=float, default=15.0)
-    command.add_argument("--init_from", default="pretrained/poly-inr-emoji", help="or scratch")
-    command.add_argument("--resume", action="store_true")
-    command.add_argument("overrides", nargs="*")
-    command = commands.add_parser("measure")
+    command.add_argument("--dataset", required=True, help="folder of pictures")
+    command.add_argument("--output", type=Path, required=True, help="folder of the run")
+    command.add_argument("--minutes", type=float, default=15.0, help="time of two cores (default: %(default)s)")
+    command.add_argument("--init_from", default="pretrained/poly-inr-emoji", help="pipeline to start from, or scratch")
+    command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the recipe")
+    command = commands.add_parser("measure", help="print a pipeline's figures")
     command.set_defaults(run=measure)
-    command.add_argument("--pipeline", required=True)
-    command.add_argument("--dataset", required=True)
-    command = commands.add_parser("show")
+    command.add_argument("--pipeline", required=True, help="export of a run")
+    command.add_argument("--dataset", required=True, help="folder of its pictures")
+    command = commands.add_parser("show", help="put pictures above what runs drew of them")
     command.set_defaults(run=show)
-    command.add_argument("--runs", type=Path, nargs="+", required=True)
-    command.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 15])
-    command.add_argument("--output", type=Path, required=True)
+    command.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
+    command.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 15], help="when (default: 1 5 15)")
+    command.add_argument("--output", type=Path, required=True, help="PNG to write")
     return parser.parse_args(argv)
 
 
@@ -209,5 +216,9 @@ def run(args: argparse.Namespace) -> dict:
     return result
 
 
+def main(argv: list[str] | None = None) -> None:
+    run_command(run, parse_args(argv))
+
+
 if __name__ == "__main__":
-    run_command(run, parse_args())
+    main()

@@ -74,7 +74,7 @@ def test_grids_are_shown_below_their_pictures(tmp_path):
         "run, minute 6": 5.0,
     }
     image = np.asarray(Image.open(output))
-    assert image.shape == (12, 64, 3)
+    assert image.shape == (12, 48, 3)
     assert image[::4, 0, 0].tolist() == [10, 40, 120] and image[::4, -1, 0].tolist() == [20, 41, 121]
     with pytest.raises(ValueError, match="`--runs` must be folders of runs on few pictures"):
         run("show", "--runs", tmp_path, "--output", output)
