@@ -39,16 +39,16 @@ PHOTOGRAPH_NAMES = (
     *("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "hubble_deep_field"),
     *("immunohistochemistry", "rocket"),
 )
-# Iconify's sets: sea animals are taken from all, everything else from Emoji One.
+# Iconify's sets and their versions, None: as in examples/emoji. Sea animals are of all, everything else of Emoji One.
 SETS = {
     "emojione": "1.2.3",
     "emojione-v1": "1.2.3",
     "fxemoji": "1.2.2",
     "openmoji": "1.2.29",
     "fluent-emoji": "1.2.7",
-    "fluent-emoji-flat": "1.2.6",
-    "noto": "1.2.9",
-    "twemoji": "1.2.5",
+    "fluent-emoji-flat": None,
+    "noto": None,
+    "twemoji": None,
 }
 GROUPS = ("Activities", "Food", "Nature", "Objects", "Travel")  # of Emoji One
 CLASSES = ("Food", "Nature", "Travel")
@@ -80,7 +80,7 @@ class Icon:
     svg: str
 
 
-def read_icons(name: str, version: str) -> list[Icon]:
+def read_icons(name: str, version: str | None) -> list[Icon]:
     """All drawings of a set, by name; of Emoji One those of some groups, without variants of skin."""
     archive = fetch_iconify(name, Path.home() / ".cache" / "polyinr_hf" / "emoji", version)
     with tarfile.open(archive) as tar:

@@ -131,7 +131,7 @@ def fetch_iconify(name: str, cache_dir: str | Path, version: str | None = None) 
     Args:
         name: Of the set.
         cache_dir: Folder for packages.
-        version: Of the package, needed for sets that are not in `EMOJI_SETS`.
+        version: Of the package, default that of `EMOJI_SETS`, which not all sets are in.
 
     Returns:
         The package's .tgz.
