@@ -36,7 +36,8 @@ NOT_RUN = {
     "examples/emoji/prepare.py": "fetches drawings from npm; tests/examples/test_emoji.py",
     "space/app.py": "serves until it is stopped; tests/space",
 }
-LONG = ["examples/emoji/showcase.py"]  # six minutes; its arguments are checked, as those of scripts in docs/
+# Minutes each; their arguments are checked, as those of scripts in docs/.
+LONG = ["examples/emoji/showcase.py", "benchmarks/own_pictures.py"]
 # In docs/ the arguments of scripts are checked, but for the export that a block of Python opens; in the README they run
 # with what this appends.
 SHORTER = {
@@ -118,8 +119,9 @@ def check_arguments(script: Path, arguments: list[str]) -> None:
 
     specification = importlib.util.spec_from_file_location(f"documented_{script.stem}", script)
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(script.parent)
+        specification.loader.exec_module(module)
         for name in ("parse_args", "parse_intermixed_args"):
             patch.setattr(argparse.ArgumentParser, name, stopping(getattr(argparse.ArgumentParser, name)))
         patch.setattr(sys, "argv", [script.name, *arguments])
