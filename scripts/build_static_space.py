@@ -17,6 +17,7 @@ from arguments import one_line_errors
 from polyinr_hf import PolyINRPipeline
 from polyinr_hf.commands import make_parser
 from polyinr_hf.files import replace_folder
+from polyinr_hf.hub import read_showcase
 from polyinr_hf.onnx_export import DTYPES, export_onnx, import_onnx, read_license
 
 PAGE = Path(__file__).resolve().parents[1] / "space_static"
@@ -45,11 +46,10 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def add_showcase(showcase: Path, labels: dict[str, int], metadata: Path) -> None:
-    """Adds what examples/emoji/showcase.py wrote, if it is there, to the page's `metadata`, by the IDs of classes."""
-    if not showcase.is_file():
+def add_showcase(pipeline: str | Path, labels: dict[str, int], metadata: Path) -> None:
+    """Adds the showcase of a pipeline, if it has one, to the page's `metadata`, by the IDs of classes."""
+    if (shown := read_showcase(pipeline)) is None:
         return
-    shown = json.loads(showcase.read_text(encoding="utf-8"))
     opening = [[labels[name], seed] for name, seed in shown["opening"]]
     designs = {labels[name]: seeds for name, seeds in shown["designs"].items()}
     content = json.loads(metadata.read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def build_static_space(pipeline: str, output: Path, dtype: str = "float16") -> N
         card.data.models = None if Path(pipeline).exists() else [pipeline]
         card.save(folder / "README.md")
         export_onnx(pipe, folder / "model", dtype, license)
-        add_showcase(Path(pipeline, "showcase.json"), pipe.labels, folder / "model" / "model.json")
+        add_showcase(pipeline, pipe.labels, folder / "model" / "model.json")
 
 
 def main(argv=None):

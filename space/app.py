@@ -7,7 +7,6 @@ The environment variable POLYINR_MODEL names the pipeline, a folder or a Hub id 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -22,9 +21,11 @@ try:
     from polyinr_hf import PolyINRPipeline
     from polyinr_hf.commands import make_parser
     from polyinr_hf.feature_networks import load_feature_network as _load  # noqa: F401  what the next compares with
+    from polyinr_hf.hub import read_showcase
     from polyinr_hf.inversion import tune as _tune  # noqa: F401  of a photograph, which the page offers
 except ImportError as error:
-    raise SystemExit(f'error: {error}. In the repository: pip install -e ".[space,eval]"') from error
+    install = 'pip install "polyinr-hf[space,eval]", or in a clone of the repository pip install -e ".[space,eval]"'
+    raise SystemExit(f"error: {error}: {install}") from error
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = Path("pretrained", "poly-inr-emoji")  # beside this file in a Space, beside its folder in the repository
@@ -43,16 +44,14 @@ def find_model() -> str | Path:
 
 
 def load_studio(model: str | Path) -> Studio:
-    """The model of a folder or Hub id, its card, and, of a folder, its showcase."""
+    """The model of a folder or Hub id, its card and its showcase."""
     pipe = PolyINRPipeline.from_pretrained(model)
     card = Path(model, "README.md")
     if card.is_file():
         text = ModelCard.load(card, ignore_metadata_errors=True).text
     else:
         text = f"The model is [{model}](https://huggingface.co/{model}), whose card says what it learned from."
-    showcase = Path(model, "showcase.json")
-    shown = json.loads(showcase.read_text(encoding="utf-8")) if showcase.is_file() else None
-    return Studio(pipe.to("cuda" if torch.cuda.is_available() else "cpu"), text, shown)
+    return Studio(pipe.to("cuda" if torch.cuda.is_available() else "cpu"), text, read_showcase(model))
 
 
 def build(studio: Studio) -> gr.Blocks:

@@ -22,6 +22,7 @@ from loopback_hub import LoopbackHub, connect
 import polyinr_hf.hub.model_card
 from polyinr_hf import PolyINRGenerator, PolyINRPipeline
 from polyinr_hf.data.dataset import load_image_dataset
+from polyinr_hf.hub import read_showcase
 from polyinr_hf.hub.model_card import count_parameters, create_card
 from polyinr_hf.hub.push import push_folder, shared_files
 from polyinr_hf.training.models import load_source
@@ -152,6 +153,15 @@ def test_pickles_are_refused(hub, pipe):
     with pytest.raises(ValueError, match="safetensors"):
         pipe.push_to_hub("ann/inr", safe_serialization=False)
     assert not hub.repositories
+
+
+def test_what_a_model_is_best_shown_by_travels_with_it(hub, folder):
+    showcase = {"opening": [["carp", 3]], "designs": {"carp": [3, 5]}, "recognized": ["carp"]}
+    push_folder(folder, "ann/plain")
+    (folder / "showcase.json").write_text(json.dumps(showcase))
+    push_folder(folder, "ann/inr")
+    assert read_showcase("ann/inr") == read_showcase(folder) == showcase
+    assert read_showcase("ann/plain") is None and read_showcase("ann/missing") is None
 
 
 def test_commit_says_what_was_trained_and_is_one(hub, folder):

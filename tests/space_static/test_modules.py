@@ -39,8 +39,8 @@ def test_a_showcase_is_told_to_the_page_by_ids(tmp_path):
     add_showcase = runpy.run_path(str(LATENTS.parents[2] / "scripts" / "build_static_space.py"))["add_showcase"]
     showcase, metadata = tmp_path / "showcase.json", tmp_path / "model.json"
     metadata.write_text('{"config": {}}')
-    add_showcase(showcase, {"cat": 0, "dog": 1}, metadata)
+    add_showcase(tmp_path, {"cat": 0, "dog": 1}, metadata)
     assert json.loads(metadata.read_text()) == {"config": {}}
     showcase.write_text('{"opening": [["dog", 4]], "designs": {"cat": [7, 2]}, "recognized": ["cat"]}')
-    add_showcase(showcase, {"cat": 0, "dog": 1}, metadata)
+    add_showcase(tmp_path, {"cat": 0, "dog": 1}, metadata)
     assert json.loads(metadata.read_text())["showcase"] == {"opening": [[1, 4]], "designs": {"0": [7, 2]}}

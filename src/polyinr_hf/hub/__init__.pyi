@@ -10,3 +10,4 @@ from .push import (
     redact as redact,
     shared_files as shared_files,
 )
+from .showcase import read_showcase as read_showcase

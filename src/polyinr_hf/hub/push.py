@@ -34,6 +34,7 @@ SHARED_FILES = (  # of a pipeline folder; only these files are uploaded
     "training.json",
     "evaluation.json",
     "samples.png",
+    "showcase.json",
     "README.md",
 )
 VARIANT_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
