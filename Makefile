@@ -24,7 +24,7 @@ NEWS_SECONDS ?= 15
 define install
 @echo "Installing polyinr-hf$(1) into $(VENV)"
 @$(INSTALL) ".$(1)" >$(VENV)/install.log 2>&1 & pip=$$!; seconds=0; while sleep 1; kill -0 $$pip 2>/dev/null; do \
-  seconds=$$((seconds + 1)); test $$((seconds % $(NEWS_SECONDS))) != 0 || echo "  $$seconds s, $$(du -sm $(VENV) | cut -f1) MB:" \
+  seconds=$$((seconds + 1)); test $$((seconds % $(NEWS_SECONDS))) != 0 || echo "  $$seconds s, $$(du -sm $(VENV) 2>/dev/null | cut -f1) MB:" \
   "$$(grep -E '^ *(Collecting|Downloading|Building|Installing)' $(VENV)/install.log | tail -n 1 | cut -c 1-90)"; \
   done; wait $$pip || { tail -n 20 $(VENV)/install.log >&2; exit 1; }
 @touch $@ $(VENV)/installed-core
