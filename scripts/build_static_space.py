@@ -50,8 +50,8 @@ def add_showcase(pipeline: str | Path, labels: dict[str, int], metadata: Path) -
     """Adds the showcase of a pipeline, if it has one, to the page's `metadata`, by the IDs of classes."""
     if (shown := read_showcase(pipeline)) is None:
         return
-    opening = [[labels[name], seed] for name, seed in shown["opening"]]
-    designs = {labels[name]: seeds for name, seeds in shown["designs"].items()}
+    opening = [[labels[name], seed] for name, seed in shown["opening"] if name in labels]
+    designs = {labels[name]: seeds for name, seeds in shown["designs"].items() if name in labels}
     content = json.loads(metadata.read_text(encoding="utf-8"))
     content["showcase"] = {"opening": opening, "designs": designs}
     metadata.write_text(json.dumps(content), encoding="utf-8")

@@ -161,6 +161,12 @@ def test_what_a_model_is_best_shown_by_travels_with_it(hub, folder):
     (folder / "showcase.json").write_text(json.dumps(showcase))
     push_folder(folder, "ann/inr")
     assert read_showcase("ann/inr") == read_showcase(folder) == showcase
+    (folder / "showcase.json").write_text('{"recognized": ["carp"]}')
+    assert read_showcase(folder) == {"opening": [], "designs": {}, "recognized": ["carp"]}
+    for text in ("[]", "{"):
+        (folder / "showcase.json").write_text(text)
+        with pytest.raises(OSError, match=r"showcase\.json"):
+            read_showcase(folder)
     assert read_showcase("ann/plain") is None and read_showcase("ann/missing") is None
 
 

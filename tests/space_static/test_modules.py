@@ -41,6 +41,6 @@ def test_a_showcase_is_told_to_the_page_by_ids(tmp_path):
     metadata.write_text('{"config": {}}')
     add_showcase(tmp_path, {"cat": 0, "dog": 1}, metadata)
     assert json.loads(metadata.read_text()) == {"config": {}}
-    showcase.write_text('{"opening": [["dog", 4]], "designs": {"cat": [7, 2]}, "recognized": ["cat"]}')
+    showcase.write_text('{"opening": [["dog", 4], ["unicorn", 1]], "designs": {"cat": [7, 2]}, "recognized": ["cat"]}')
     add_showcase(tmp_path, {"cat": 0, "dog": 1}, metadata)
     assert json.loads(metadata.read_text())["showcase"] == {"opening": [[1, 4]], "designs": {"0": [7, 2]}}

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import errors, hf_hub_download
 
+from ..checks import check_json_object
+
 SHOWCASE_FILE = "showcase.json"
 
 
@@ -16,7 +18,10 @@ def read_showcase(path_or_repo: str | Path) -> dict | None:
 
     Returns:
         `opening`, a list of class and seed; `designs`, the seeds that show a class's designs; `recognized`, the classes
-        that can be recognized. None if there is no such file.
+        that can be recognized; of those missing in the file nothing. None if there is no such file.
+
+    Raises:
+        OSError: for a file that is not a JSON object.
     """
     path = Path(path_or_repo, SHOWCASE_FILE)
     if not Path(path_or_repo).is_dir():
@@ -24,4 +29,10 @@ def read_showcase(path_or_repo: str | Path) -> dict | None:
             path = Path(hf_hub_download(str(path_or_repo), SHOWCASE_FILE))
         except (errors.EntryNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError):
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        shown = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{path} is not JSON: {error}") from error
+    return {"opening": [], "designs": {}, "recognized": []} | check_json_object(shown, path)
